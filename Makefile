@@ -1,0 +1,35 @@
+# make demo         train the demo's captioner (CPU, about 10 minutes) and show what it learnt
+# make test         all tests
+# make demo-models  make the demo's shipped models again
+# make lint         ruff
+# make setup        only the environment; every other target does this first
+#
+# PYTHON=python3.12   the interpreter that .venv is made with (3.11 or later)
+# SET=cpu|cuda        the pinned requirements; by default cuda where nvidia-smi works
+# ARGS="..."          further arguments of the command
+
+PYTHON ?=
+SET ?=
+ARGS ?=
+RUN = .venv/bin/python
+
+.PHONY: help setup demo test demo-models lint
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup:
+	@PYTHON="$(PYTHON)" SET="$(SET)" bash tools/setup.sh
+
+demo: setup
+	$(RUN) tools/demo.py $(ARGS)
+
+test: setup
+	$(RUN) -m pytest $(ARGS)
+
+demo-models: setup
+	$(RUN) tools/make_demo_models.py $(ARGS)
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .

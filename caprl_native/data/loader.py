@@ -1,0 +1,287 @@
+"""Samples -> batches: decoded and prepared in worker processes, sharded over ranks, resumable.
+
+The order is a pure function of (seed, epoch). Batch k of an epoch is `order[k * B : (k + 1) * B]`,
+and shard r of S takes every S-th sample of it. So a position is two numbers, epoch and batch, that
+mean the same on any number of ranks and worker processes. StatefulDataLoader's own state does not
+(it holds the state of each worker); the position of the batches that were *delivered* is counted here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from caprl_native.config import DataConfig, MediaConfig
+from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
+from caprl_native.data.records import DataError, Records
+from caprl_native.data.workers import ignore_interrupts, without_main, worker_context
+from caprl_native.types import Sample
+
+Prepare = Callable[[Sample, list[DecodedImage | DecodedVideo]], Any]
+
+log = logging.getLogger(__name__)
+
+
+class SampleSkipped(Exception):
+    """Raised by `prepare` for a sample that cannot be used, such as a prompt that is too long."""
+
+
+class TooManySkipped(RuntimeError):
+    """More samples could not be used than the configuration allows."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sample, what `prepare` made of it (without one: its decoded media), and its record."""
+
+    sample: Sample  # embedded files' bytes are dropped, they have been decoded
+    prepared: Any
+    index: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be used. `name`: the file or record that is to blame."""
+
+    sample: Sample
+    reason: str
+    index: int
+    name: str
+
+
+Item = Loaded | Skipped
+
+
+class _Samples(Dataset[Item]):
+    """What a worker process runs: record -> decoded -> prepared."""
+
+    def __init__(self, records: Records, media: MediaConfig, prepare: Prepare | None) -> None:
+        self.records, self.media, self.prepare = records, media, prepare
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.records[index]
+        light = replace(sample, media=tuple(replace(m, data=None) for m in sample.media))
+        try:
+            decoded = decode(sample, self.media)
+            prepared = decoded if self.prepare is None else self.prepare(sample, decoded)
+        except MediaError as error:
+            return Skipped(light, error.reason, index, error.name)
+        except SampleSkipped as error:
+            return Skipped(light, str(error), index, f"sample {sample.id} ({sample.source})")
+        return Loaded(light, prepared, index)
+
+
+def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+    """The order in which an epoch visits `n` records."""
+    if not shuffle:
+        return np.arange(n)
+    return np.random.default_rng([seed % 2**64, epoch]).permutation(n)
+
+
+class _BatchOrder(Sampler[list[int]]):
+    """This shard's part of every batch from `first` on, epoch after epoch, without end."""
+
+    def __init__(self, n: int, size: int, *, seed: int, shuffle: bool, shard: slice) -> None:
+        self.n, self.size, self.seed, self.shuffle, self.shard = n, size, seed, shuffle, shard
+        self.first = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch = self.n // self.size
+        epoch, batch = divmod(self.first, per_epoch)
+        while True:
+            order = epoch_order(self.n, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+            for k in range(batch, per_epoch):
+                yield order[k * self.size : (k + 1) * self.size][self.shard].tolist()
+            epoch, batch = epoch + 1, 0
+
+
+class Loader:
+    """An endless iterator over this shard's part of each batch, lists of `Loaded` and `Skipped`.
+
+    Records that do not fill an epoch's last batch are left out of that epoch. Worker processes
+    start with the first batch and live until `close`; they prefetch over the ends of epochs.
+    """
+
+    def __init__(
+        self,
+        dataset: _Samples,
+        config: DataConfig,
+        *,
+        seed: int,
+        shard: int,
+        num_shards: int,
+    ) -> None:
+        n, size = len(dataset), config.batch_size
+        if n < size:
+            raise DataError(
+                f"{n} records do not fill one batch of {size}; "
+                f"add records, or set data.batch_size to {n} or less"
+            )
+        self.batches_per_epoch = n // size
+        self._delivered = 0
+        self._config, self._dataset, self._iterator = config, dataset, None
+        self._order = _BatchOrder(
+            n, size, seed=seed, shuffle=config.shuffle, shard=slice(shard, None, num_shards)
+        )
+        self._identity = {
+            "seed": seed,
+            "shuffle": config.shuffle,
+            "batch_size": size,
+            "records": dataset.records.fingerprint,
+        }
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._delivered // self.batches_per_epoch
+
+    @property
+    def batch(self) -> int:
+        """The place of the next batch in its epoch; 0: an epoch has just ended (or none begun)."""
+        return self._delivered % self.batches_per_epoch
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> list[Item]:
+        if self._iterator is None:
+            self._order.first = self._delivered
+            self._iterator = _start(self._dataset, self._order, self._config)
+        items = next(self._iterator)
+        self._delivered += 1
+        return items
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the batches delivered so far; the same on every shard."""
+        return {"epoch": self.epoch, "batch": self.batch} | self._identity
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a position. Raises `DataError` if it was taken over other data."""
+        for key, mine in self._identity.items():
+            if state[key] != mine:
+                raise DataError(
+                    f"cannot continue in mid-epoch: {key} was {state[key]!r}, now it is {mine!r}; "
+                    "restore it, or start a new run"
+                )
+        self.close()
+        self._delivered = state["epoch"] * self.batches_per_epoch + state["batch"]
+
+    def close(self) -> None:
+        """Ends the worker processes; prefetched batches are lost, the position is not."""
+        self._iterator = None
+
+
+def build_loader(
+    records: Records,
+    config: DataConfig,
+    media: MediaConfig,
+    *,
+    seed: int,
+    shard: int,
+    num_shards: int,
+    prepare: Prepare | None = None,
+) -> Loader:
+    """The training loader of shard `shard` of `num_shards`.
+
+    `prepare(sample, decoded)` runs in the worker processes, so it must be picklable and defined in
+    an importable module; it may raise `SampleSkipped`. Raises `DataError` if the records do not
+    fill one batch.
+    """
+    dataset = _Samples(records, media, prepare)
+    return Loader(dataset, config, seed=seed, shard=shard, num_shards=num_shards)
+
+
+def eval_batches(
+    records: Records,
+    config: DataConfig,
+    media: MediaConfig,
+    *,
+    shard: int,
+    num_shards: int,
+    prepare: Prepare | None = None,
+    limit: int = 0,
+) -> Iterator[list[Item]]:
+    """This shard's part of the first `limit` records (0: all) in batches, in order, once.
+
+    Every shard gets the same number of batches; the last may be smaller, or empty.
+    """
+    n = min(limit, len(records)) if limit else len(records)
+    batches = [
+        list(range(start, min(start + config.batch_size, n)))[shard::num_shards]
+        for start in range(0, n, config.batch_size)
+    ]
+    yield from _start(_Samples(records, media, prepare), batches, config)
+
+
+def _start(
+    dataset: _Samples, batches: Sampler[list[int]] | Sequence[list[int]], config: DataConfig
+) -> Iterator[list[Item]]:
+    workers = config.workers
+    loader = StatefulDataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=max(1, config.prefetch) if workers else None,
+        collate_fn=list,
+        multiprocessing_context=worker_context(dataset.prepare) if workers else None,
+        worker_init_fn=ignore_interrupts if workers else None,
+        generator=torch.Generator().manual_seed(0),  # so that torch's global one is left alone
+        snapshot_every_n_steps=0,
+    )
+    with without_main(dataset.prepare):
+        return iter(loader)
+
+
+class SkipLedger:
+    """Counts what could not be used, says why once per file, and fails the run above a share."""
+
+    def __init__(self, max_share: float, *, judge_after: int = 20) -> None:
+        self.max_share, self.judge_after = max_share, judge_after
+        self.seen = self.skipped = 0
+        self._logged: set[str] = set()
+
+    def update(
+        self,
+        items: Sequence[Item],
+        *,
+        epoch_ended: bool = False,
+        reduce: Callable[[list[int]], list[int]] = list,
+    ) -> int:
+        """Takes a batch in; returns how many of it were skipped, over all ranks.
+
+        `reduce` sums counts over ranks, so that every rank holds the same totals and fails at the
+        same step. Raises `TooManySkipped` once `judge_after` samples or a whole epoch were seen.
+        """
+        skipped = [item for item in items if isinstance(item, Skipped)]
+        for item in skipped:
+            if item.name not in self._logged:
+                self._logged.add(item.name)
+                log.warning("skipped %s: %s", item.name, item.reason)
+        seen, lost = reduce([len(items), len(skipped)])
+        self.seen += seen
+        self.skipped += lost
+        judged = epoch_ended or self.seen >= self.judge_after
+        if judged and self.skipped > self.max_share * self.seen:
+            raise TooManySkipped(
+                f"{self.skipped} of {self.seen} samples could not be used, more than the share of "
+                f"{self.max_share:g} that data.max_skipped_share allows"
+                + "".join(f"; e.g. {s.name}: {s.reason}" for s in islice(skipped, 3))
+            )
+        return lost
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen, "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen, self.skipped = state["seen"], state["skipped"]

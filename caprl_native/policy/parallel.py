@@ -1,0 +1,171 @@
+"""Process groups, sharding, and loading a model into its shards."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from caprl_native.config import PolicyConfig
+from caprl_native.policy.families import family_of
+from caprl_native.policy.model import Policy, load_hf
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where this process stands. Ranks of one tensor-parallel group are neighbours."""
+
+    rank: int
+    world: int
+    tensor_parallel: int
+    device: torch.device
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.tensor_parallel
+
+    @property
+    def data_size(self) -> int:
+        return self.world // self.tensor_parallel
+
+    @property
+    def tensor_rank(self) -> int:
+        return self.rank % self.tensor_parallel
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> Layout:
+    """Joins the process group that torchrun describes; without torchrun, a group of one.
+
+    Raises:
+        ValueError: the ranks do not divide into tensor-parallel groups.
+    """
+    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    if world % tensor_parallel:
+        raise ValueError(
+            f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {world} ranks"
+        )
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device = torch.device("cpu")
+        backend = "gloo"
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world))
+    if not dist.is_initialized():
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=1))
+    return Layout(dist.get_rank(), world, tensor_parallel, device)
+
+
+def mesh_for(layout: Layout, replicas: int) -> DeviceMesh:
+    """One axis of shards; with `replicas` > 1 (HSDP), replicas by shards."""
+    kind = layout.device.type
+    if replicas == 1:
+        return init_device_mesh(kind, (layout.world,), mesh_dim_names=("shard",))
+    if layout.world % replicas:
+        raise ValueError(f"policy.replicas = {replicas} does not divide the {layout.world} ranks")
+    shape = (replicas, layout.world // replicas)
+    return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def load_policy(config: PolicyConfig, layout: Layout, *, path: str = "") -> Policy:
+    """The model of `config.path` (or `path`), frozen where asked, sharded over the ranks.
+
+    Rank 0 reads the files; the others get their shards from it, so that one full copy exists.
+    """
+    path = path or config.path
+    full = load_hf(path) if layout.is_main else None
+    policy = Policy(load_hf(path, empty=True), family_of(path), chunk=config.logprob_chunk)
+    freeze(policy, config.freeze)
+    shard(policy, config, mesh_for(layout, config.replicas))
+    policy.to_empty(device=layout.device)
+    policy.hf.tie_weights()
+    state = {f"hf.{k}": v for k, v in full.state_dict().items()} if full is not None else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(policy, state, options=options)
+    _broadcast_buffers(policy.hf, full, layout)
+    if config.activation_checkpointing:
+        layers = policy.family.language_layers(policy.hf)
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = _checkpoint
+    return policy.train()
+
+
+def _checkpoint(function, *args):
+    return torch.utils.checkpoint.checkpoint(
+        function, *args, use_reentrant=False, preserve_rng_state=False
+    )
+
+
+def _broadcast_buffers(hf: nn.Module, full: nn.Module | None, layout: Layout) -> None:
+    """Buffers such as rotary frequencies are in no state dict; the shards' copies are empty yet."""
+    source = dict(full.named_buffers()) if full is not None else {}
+    for name, buffer in hf.named_buffers():
+        if full is not None:
+            buffer.copy_(source[name])
+        dist.broadcast(buffer, src=0)
+
+
+def freeze(policy: Policy, parts: list[str]) -> None:
+    """Fixes the parameters of the named parts ("vision", "projector", "language")."""
+    for name, parameter in policy.hf.named_parameters():
+        parameter.requires_grad_(policy.family.part_of(name) not in parts)
+
+
+def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
+    """FSDP2: one unit per vision block and language layer, the rest in the root."""
+    precision = MixedPrecisionPolicy(
+        param_dtype=DTYPES[config.dtype],
+        reduce_dtype=torch.float32,
+        # Inputs have their right types already; rotary tables must not lose their float32.
+        cast_forward_inputs=False,
+    )
+    hf, family = policy.hf, policy.family
+    for block in (*family.vision_blocks(hf), *family.language_layers(hf)):
+        fully_shard(block, mesh=mesh, mp_policy=precision)
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """A sharded tensor whole, on every rank (a collective); others as they are."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all ranks, in place."""
+    dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: object) -> list[object]:
+    """Every rank's object, in the order of ranks, on every rank."""
+    gathered: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def model_files(path: str | Path) -> list[Path]:
+    """The files of a model directory that are not weights: config, tokenizer, processors."""
+    weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
+    return [f for f in sorted(Path(path).iterdir()) if f.is_file() and not f.name.endswith(weights)]

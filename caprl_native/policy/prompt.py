@@ -1,0 +1,108 @@
+"""Sample and decoded media -> the prompt, once, for trainer and engine alike."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caprl_native.config import MediaConfig
+from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.types import Sample
+
+
+@dataclass
+class Prompt:
+    """A prompt as the trainer scores it, and as the engine is given it.
+
+    `ids`: `[P]`, media placeholders expanded; `token_types`: `[P]`, 0 text, 1 image, 2 video;
+    `patches`: `[N, C]` float32; `grid`: `[M, 3]`; `engine`: vLLM's form (text and decoded media).
+    """
+
+    ids: Tensor
+    token_types: Tensor
+    patches: Tensor | None
+    grid: Tensor | None
+    kind: str
+    seconds_per_grid: list[float] | None
+    engine: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+
+def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
+    """Keyword arguments of the Hugging Face processor, the same in the trainer and the engine.
+
+    Frames are chosen and sizes are capped when media are decoded, so the processor only rounds sizes
+    to whole patches. The limits are spelled out because directories ship others.
+    """
+    return {
+        "images_kwargs": {
+            "size": {"shortest_edge": media.image_min_pixels, "longest_edge": media.image_max_pixels}
+        },
+        "videos_kwargs": {
+            # Counted over all frames of a video, unlike the images' limits.
+            "size": {"shortest_edge": 1, "longest_edge": media.video_total_pixels},
+            "do_sample_frames": False,
+            "cap_pixels_per_frame": False,
+        },
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _processor(path: str) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(path)
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle; runs in loader workers."""
+
+    path: str
+    media: MediaConfig
+
+    def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
+        processor = _processor(self.path)
+        text = processor.apply_chat_template(
+            list(sample.messages), tokenize=False, add_generation_prompt=True
+        )
+        images = [d.image for d in decoded if isinstance(d, DecodedImage)]
+        videos = [d for d in decoded if isinstance(d, DecodedVideo)]
+        if images and videos:
+            raise ValueError(f"{sample.source}: images and videos in one sample are not supported")
+        inputs: dict[str, Any] = {"text": [text], "return_mm_token_type_ids": True}
+        options = processor_kwargs(self.media)
+        media: dict[str, Any] = {}
+        if images:
+            inputs["images"] = images
+            media["image"] = images
+        if videos:
+            inputs["videos"] = [v.frames for v in videos]
+            metadata = [{k: v for k, v in d.metadata.items() if k != "do_sample_frames"} for d in videos]
+            options["videos_kwargs"]["video_metadata"] = metadata
+            media["video"] = [(v.frames, v.metadata) for v in videos]
+        out = processor(**inputs, **options, return_tensors="pt")
+        seconds = out.get("second_per_grid_ts")
+        patches = out.get("pixel_values", out.get("pixel_values_videos"))
+        return Prompt(
+            ids=out["input_ids"][0],
+            token_types=out["mm_token_type_ids"][0],
+            patches=patches,
+            grid=out.get("image_grid_thw", out.get("video_grid_thw")),
+            kind=sample.modality,
+            seconds_per_grid=None if seconds is None else [float(s) for s in np.asarray(seconds)],
+            engine={"prompt": text, **({"multi_modal_data": media} if media else {})},
+        )
+
+
+def text_prompt(ids: list[int]) -> Prompt:
+    """A prompt of text alone."""
+    tensor = torch.tensor(ids)
+    return Prompt(tensor, torch.zeros_like(tensor), None, None, "text", None, {"prompt_token_ids": ids})

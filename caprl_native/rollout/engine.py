@@ -1,0 +1,173 @@
+"""vLLM in this very process: start, generate, take new weights, sleep, wake, stop."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BIAS_OF_BANNED = -100.0  # the least that vLLM takes: e^-100 is 0 beside 1 in float32
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine needs to know at its start."""
+
+    path: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
+    kv_cache_gib: float  # used on a CPU
+    gpu_memory_utilization: float  # used on a GPU
+    tensor_parallel_size: int = 1
+    enforce_eager: bool = False
+    sleep: bool = False
+    seed: int = 0
+    mm_processor_kwargs: dict[str, Any] | None = None
+    media_per_prompt: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 means all."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    banned: tuple[int, ...] = ()
+
+
+@dataclass
+class Completion:
+    token_ids: list[int]
+    logprobs: list[float]  # nats, of the distribution that was sampled from
+    finish_reason: str
+    text: str
+
+
+@dataclass
+class Generated:
+    """One request's answer: the prompt as the engine saw it, and its completions."""
+
+    prompt_ids: list[int]
+    completions: list[Completion]
+
+
+def prepare_environment() -> None:
+    """Settings that vLLM reads from the environment, made before it is first imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core in this process
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks share the cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+class Engine:
+    """One vLLM engine per tensor-parallel group, run by all ranks of the group in step."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        prepare_environment()
+        from vllm import LLM
+
+        self.settings = settings
+        cuda = torch.cuda.is_available()
+        memory = (
+            {"gpu_memory_utilization": settings.gpu_memory_utilization}
+            if cuda
+            else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+        )
+        media = settings.media_per_prompt
+        multimodal = {
+            "limit_mm_per_prompt": {"image": media, "video": media},
+            "mm_processor_kwargs": settings.mm_processor_kwargs,
+        }
+        threads = torch.get_num_threads()
+        self.llm = LLM(
+            model=settings.path,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            distributed_executor_backend="external_launcher",
+            enforce_eager=settings.enforce_eager or not cuda,
+            enable_sleep_mode=settings.sleep and cuda,
+            seed=settings.seed,
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            **memory,
+            **(multimodal if media else {}),
+        )
+        torch.set_num_threads(threads)
+
+    def generate(
+        self, prompts: Sequence[dict[str, Any]], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Generated]:
+        """Completions of each prompt, in order. With `n` > 1 completion i draws from seed + i."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                seed=seed % 2**62,
+                logprobs=0,
+                logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
+                skip_special_tokens=True,
+            )
+            for seed in seeds
+        ]
+        outputs = self.llm.generate(list(prompts), params, use_tqdm=False)
+        return [
+            Generated(
+                prompt_ids=list(out.prompt_token_ids),
+                completions=[_completion(c) for c in out.outputs],
+            )
+            for out in outputs
+        ]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes tensors under their Hugging Face names, and forgets all that old weights computed."""
+        self.llm.collective_rpc(
+            "reload_weights",
+            kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
+        )
+        self.reset_caches()
+
+    def reset_caches(self) -> None:
+        """Drops the encoder, multimodal and prefix caches; the next request starts from nothing."""
+        self.llm.llm_engine.reset_encoder_cache()
+        self.llm.reset_mm_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("the engine's prefix cache could not be reset: requests still run")
+
+    def sleep(self) -> None:
+        """On CUDA, gives weights' and cache's memory back; elsewhere does nothing."""
+        if self.settings.sleep and torch.cuda.is_available():
+            self.llm.sleep(level=1)
+
+    def wake(self, tag: str) -> None:
+        """Takes the memory of "weights" or "kv_cache" again: weights first, then load, then the cache."""
+        if self.settings.sleep and torch.cuda.is_available():
+            self.llm.wake_up(tags=[tag])
+
+    def close(self) -> None:
+        """Stops the engine; must come before the process group is destroyed."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+
+
+def _completion(output: Any) -> Completion:
+    logprobs = [
+        step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)
+    ]
+    return Completion(list(output.token_ids), logprobs, output.finish_reason, output.text)

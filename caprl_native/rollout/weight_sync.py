@@ -1,0 +1,38 @@
+"""The trainer's shards -> the engine, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from caprl_native.policy.model import Policy
+from caprl_native.policy.parallel import DTYPES, full_tensor
+from caprl_native.rollout.engine import Engine
+
+
+def stream(policy: Policy, dtype: torch.dtype, parts: set[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Whole parameters in the engine's dtype under Hugging Face names; a collective over all ranks.
+
+    `parts`: only these parts of the model. Shards are cast before they are gathered, and each tensor
+    is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
+    all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
+    """
+    for name, parameter in policy.hf.named_parameters():
+        if parts is None or policy.family.part_of(name) in parts:
+            yield name, full_tensor(parameter.detach().to(dtype))
+
+
+def trainable_parts(policy: Policy) -> set[str]:
+    """The parts with a parameter that can change."""
+    named = policy.hf.named_parameters()
+    return {policy.family.part_of(name) for name, p in named if p.requires_grad}
+
+
+def sync(policy: Policy, engine: Engine, *, everything: bool = False) -> None:
+    """Gives the engine the policy's weights (those that can have changed, or `everything`)."""
+    dtype = DTYPES[engine.settings.dtype]
+    engine.wake("weights")
+    engine.load_weights(stream(policy, dtype, None if everything else trainable_parts(policy)))
+    engine.wake("kv_cache")

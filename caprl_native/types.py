@@ -1,0 +1,82 @@
+"""What flows through a run: samples in, rollouts and groups out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Modality = Literal["image", "video", "text"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question. `choices` carry no labels; `answer` indexes the right one."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class MediaRef:
+    """An image or a video: a file (`path`) or the encoded file's bytes (`data`), never both."""
+
+    kind: Literal["image", "video"]
+    path: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    label: str = ""  # of embedded files: where they came from
+
+    @property
+    def name(self) -> str:
+        return self.path or self.label or f"<{len(self.data or b'')} embedded bytes>"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record of a data set.
+
+    `messages` is a chat in the Hugging Face template's form: each `content` is a list of parts,
+    `{"type": "text", "text": ...}`, `{"type": "image"}` or `{"type": "video"}`; the n-th media part
+    stands for `media[n]`. `response` is set in supervised data only.
+    """
+
+    id: str
+    media: tuple[MediaRef, ...]
+    messages: tuple[dict[str, Any], ...]
+    questions: tuple[Question, ...] = ()
+    response: str | None = None
+    source: str = ""  # "file:line", for error messages
+
+    @property
+    def modality(self) -> Modality:
+        """`video` if any medium is one, else `image`, else `text`."""
+        kinds = {m.kind for m in self.media}
+        return "video" if "video" in kinds else "image" if kinds else "text"
+
+
+@dataclass
+class Rollout:
+    """One caption written by the policy, and all that was learnt about it."""
+
+    token_ids: list[int]
+    logprobs: list[float]  # the engine's, nats, of the distribution that was sampled from
+    finish_reason: str  # "stop" or "length"
+    text: str
+    rewards: dict[str, float] = field(default_factory=dict)  # by component name
+    total: float | None = None  # None: the reward is missing, never zero
+    advantage: float = 0.0
+    failure: str | None = None  # why the reward is missing
+    reading: list[dict[str, Any]] = field(default_factory=list)  # the reader's questions and answers
+
+
+@dataclass
+class Group:
+    """A sample with its n rollouts. `prompt` is the family's prepared, opaque prompt."""
+
+    sample: Sample
+    prompt: Any
+    rollouts: list[Rollout]
+
+    @property
+    def scored(self) -> list[Rollout]:
+        return [r for r in self.rollouts if r.total is not None]

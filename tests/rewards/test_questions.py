@@ -1,0 +1,183 @@
+"""Questions: parsing choices and answers, drawing, and reading a letter."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from caprl_native.rewards.questions import draw, parse_answer, parse_choices, parse_letter
+from caprl_native.types import Question
+
+TABLE = Path(__file__).parents[1] / "golden" / "rl" / "caprl_options_and_letters.json"
+CASES = json.loads(TABLE.read_text())["cases"]
+LETTER_CASES = [case for case in CASES if case["kind"] == "parse_letter"]
+RECORD_CASES = [case for case in CASES if case["kind"].startswith("shuffle_")]
+
+
+def unusable(case: dict) -> bool:
+    """As the table says; besides, a single choice is no question (valid: 2 to 26)."""
+    return not case["invariants"]["usable"] or len(case["input"]["choices"]) < 2
+
+
+@pytest.mark.parametrize("case", RECORD_CASES, ids=[case["id"] for case in RECORD_CASES])
+def test_golden_records(case: dict) -> None:
+    given, want = case["input"], case["invariants"]
+    if unusable(case):
+        with pytest.raises(ValueError, match="valid|more than once"):
+            parse_answer(given["answer"], parse_choices(given["choices"]))
+        return
+    choices = parse_choices(given["choices"])
+    question = Question(given["question"], choices, parse_answer(given["answer"], choices))
+    letters = set()
+    for seed in range(60):
+        shown = draw(question, random.Random(seed))
+        assert sorted(shown.choices[:-1]) == want["option_texts"]
+        assert shown.choices[shown.letters.index(shown.answer)] == want["correct_text"]
+        assert shown.cannot == shown.letters[-1] == "ABCDEFGH"[len(choices)]
+        letters.add(shown.answer)
+    assert letters == set("ABCDEFGH"[: len(choices)])
+
+
+@pytest.mark.parametrize("case", LETTER_CASES, ids=[case["id"] for case in LETTER_CASES])
+def test_golden_letters(case: dict) -> None:
+    letter = parse_letter(case["input"]["model_output"], "ABCDEFGHI")
+    assert letter == case["sensible_letter"]
+    assert (letter == case["input"]["correct_letter"]) == bool(case["sensible_correct"])
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        (" (C)", "C"),
+        ("**D**.", "D"),
+        ("**(B)** red", "B"),
+        ("B) 3", "B"),
+        (" B - blue", "B"),
+        ("B\nQuestion: A", "B"),
+        ("Ｂ", "B"),
+        ("选B", "B"),
+        ("\\boxed{C}", "C"),
+        ("The answer is (b)", "B"),
+        ("A is correct", "A"),
+        ("A, not B", "A"),
+        ("It isn't A; it's C", "C"),
+        ("I'm sure it is D", "D"),
+        ("a", "A"),
+        ("I", None),
+        (" A red ball", None),
+        ("Answer: a man", None),
+        ("B or C", None),
+        ("A/B", None),
+        ("Answer: B or C", None),
+        ("A\nB\nC", None),
+        ("A. B. C.", None),
+        ("Not A", None),
+        ("U.S.A.", None),
+        ("N/A", None),
+        ("Based on the caption, B", "B"),
+        ("Answer is not B but C", "C"),
+        ("I cannot determine", None),
+        ("F", None),
+        (" 3", None),
+        ("", None),
+    ],
+)
+def test_letters(output: str, letter: str | None) -> None:
+    assert parse_letter(output, "ABCDE") == letter
+
+
+@pytest.mark.parametrize("form", ["A) {}", "A. {}", "A: {}", "(A) {}", "A){}", " A.  {} ", "{}"])
+@pytest.mark.parametrize("case", [str.upper, str.lower])
+def test_every_form_of_label_is_stripped(form: str, case) -> None:
+    texts = ("red", "dark blue", "A.M.", "", "3:15")
+    raw = [form.replace("A", case("ABCDE"[i])).format(text) for i, text in enumerate(texts)]
+    assert parse_choices(raw) == texts
+    if form != "{}":
+        assert parse_choices("\n".join(raw)) == texts
+
+
+def test_what_only_looks_like_a_label_stays() -> None:
+    for raw in (
+        ["J. Smith", "T. Hardy"],
+        ["A) red", "blue"],
+        ["A red", "B blue"],
+        ["A.M.", "P.M."],
+    ):
+        assert parse_choices(raw) == tuple(raw)
+    assert parse_choices({"B": "blue", "A": "red"}) == ("red", "blue")
+    assert parse_choices(["run", None]) == ("run", "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (["A) x", "A) y"], "labelled A, A; valid: A to B"),
+        (["B) x", "A) y"], "labelled B, A"),
+        (["x"], "1 choices; valid: 2 to 26"),
+        (["x"] * 27, "27 choices"),
+        ([], "0 choices"),
+        ({"A": "x", "C": "y"}, "valid: the letters A, B"),
+        ([["x"], ["y"]], "a choice must be a text, not list"),
+    ],
+)
+def test_bad_choices_are_named(raw, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_choices(raw)
+
+
+def test_an_answer_may_be_a_letter_a_text_or_both() -> None:
+    choices = ("Red", "red", "dark  blue", "A")
+    for raw, index in {
+        "B": 1,
+        "c": 2,
+        "C.": 2,
+        "(C)": 2,
+        "C) dark blue": 2,
+        "Dark Blue": 2,
+        "Red": 0,
+        "red": 1,
+    }.items():
+        assert parse_answer(raw, choices) == index
+
+
+@pytest.mark.parametrize(
+    ("raw", "choices", "message"),
+    [
+        ("E", ("x", "y"), "valid: a letter from A to B"),
+        ("", ("x", "y"), "the answer is ''"),
+        (None, ("x", "y"), "the answer is None"),
+        ("B) x", ("x", "y"), "not among the choices"),
+        ("RED", ("Red", "red"), "not among the choices"),
+        ("A", ("red", "red", "blue"), "stands more than once"),
+        ("A", ("B", "A"), "the letter of one choice and the text of another"),
+    ],
+)
+def test_bad_answers_are_named(raw, choices: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_answer(raw, choices)
+
+
+def test_a_draw_is_decided_by_its_seed() -> None:
+    question = Question("Which?", tuple("pqrstu"), 2)
+    assert draw(question, random.Random(5)) == draw(question, random.Random(5))
+    assert len({draw(question, random.Random(seed)).choices for seed in range(20)}) > 10
+
+
+def test_a_choice_that_says_so_already_is_kept_and_may_be_right() -> None:
+    text = "It cannot be answered from the caption."
+    question = Question("Why?", ("rain", text, "snow"), 1)
+    for seed in range(20):
+        shown = draw(question, random.Random(seed))
+        assert sorted(shown.choices) == sorted(question.choices)
+        assert shown.answer == shown.cannot == "C" and shown.choices[-1] == text
+
+
+def test_without_the_extra_choice_and_with_all_letters_taken() -> None:
+    question = Question("Why?", ("rain", "snow"), 0)
+    shown = draw(question, random.Random(0), cannot_answer=False)
+    assert shown.letters == "AB" and shown.cannot is None
+    full = Question("Which?", tuple(f"choice {i}" for i in range(26)), 25)
+    shown = draw(full, random.Random(0))
+    assert len(shown.choices) == 26 and shown.cannot is None
+    assert shown.choices[shown.letters.index(shown.answer)] == "choice 25"

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the pinned requirements into it; does nothing when that is done already.
+#   PYTHON  the interpreter to make .venv with (default: the first of python3.11, 3.12, 3.13, python3)
+#   SET     cpu or cuda (default: cuda where nvidia-smi works)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+if [ -z "${SET:-}" ]; then
+  if nvidia-smi >/dev/null 2>&1; then SET=cuda; else SET=cpu; fi
+fi
+requirements=requirements/$SET.txt
+[ -f "$requirements" ] || fail "SET=$SET: expected cpu or cuda ($requirements does not exist)"
+
+# The folder is part of the stamp: a moved or copied .venv points at the old place.
+stamp=.venv/.installed-$( (cat "$requirements" && pwd -P) | sha256sum | cut -c1-16)
+[ -f "$stamp" ] && [ -x .venv/bin/python ] && exit 0
+
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "Linux on x86-64 is needed; this is $(uname -sm)"
+
+new_enough() { # a shim may exist without an interpreter behind it, so run it
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+if [ -x .venv/bin/python ] && new_enough .venv/bin/python; then
+  :
+else
+  if [ -z "${PYTHON:-}" ]; then
+    for PYTHON in python3.11 python3.12 python3.13 python3 ""; do
+      [ -n "$PYTHON" ] && new_enough "$PYTHON" && break
+    done
+    [ -n "$PYTHON" ] || fail "Python 3.11 or later is needed; none found (PYTHON=/path/to/python3.11 names one)"
+  fi
+  new_enough "$PYTHON" || fail "Python 3.11 or later is needed; $PYTHON is older or does not run"
+  "$PYTHON" -c 'import venv, ensurepip' >/dev/null 2>&1 ||
+    fail "Python's venv module is needed; $PYTHON has none (on Debian and Ubuntu: the package python3-venv)"
+fi
+
+need=6
+[ "$SET" = cuda ] && need=25
+free=$(($(df -Pk . | awk 'NR == 2 { print $4 }') / 1048576))
+[ -x .venv/bin/python ] || [ "$free" -ge "$need" ] ||
+  fail "$need GiB of free disk space are needed here for the environment; there are $free"
+
+[ -x .venv/bin/python ] && new_enough .venv/bin/python || "$PYTHON" -m venv --clear .venv
+rm -f .venv/.installed-*
+
+log=.venv/install.log
+count=$(grep -c '==' "$requirements" || true)
+echo "Installing the $count packages of $requirements into .venv: once, about 5 minutes (log: $log)"
+.venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
+  --no-deps --no-compile -r "$requirements" >"$log" 2>&1 &
+pip=$!
+trap 'kill "$pip" 2>/dev/null' INT TERM
+while kill -0 "$pip" 2>/dev/null; do
+  sleep 1
+  if [ -t 1 ]; then
+    seen=$(grep -c -E '^(Collecting|Requirement already)' "$log" || true)
+    printf '\r  %s of %s found, %s s ' "$seen" "$count" "$SECONDS"
+  fi
+done
+if [ -t 1 ]; then echo; fi
+if ! wait "$pip"; then
+  if grep -q 'No matching distribution found for torch==.*+cpu' "$log"; then
+    fail "pip finds no CPU build of torch: point its extra index (PIP_EXTRA_INDEX_URL) or find-links" \
+      "(PIP_FIND_LINKS) at PyTorch's CPU wheels and run this again"
+  fi
+  fail "pip could not install $requirements: $(grep -E '^ERROR' "$log" | tail -n 1) (log: $log)"
+fi
+
+# Makes `python -m caprl_native.train` work from any folder, without a build.
+site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+pwd -P >"$site/caprl_native.pth"
+touch "$stamp"
+echo "Installed in $SECONDS s"

@@ -44,6 +44,7 @@ __all__ = [
     "load",
     "load_with_origins",
     "parse_cli",
+    "print_once",
 ]
 
 T = TypeVar("T")
@@ -210,6 +211,12 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
 def _speaks() -> bool:
     """Of the processes that torchrun started on a machine, one prints."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def print_once(*texts: str) -> None:
+    """Prints the texts, a blank line between; under torchrun from one rank per machine."""
+    if _speaks():
+        print("\n".join(texts))
 
 
 def exit_with_error(error: ConfigError) -> typing.NoReturn:

@@ -101,7 +101,7 @@ def _vlm_config(family: Family, vocab: dict[str, int], hidden: int, layers: int,
 
     heads = hidden // 32
     text = dict(
-        vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 3,
+        vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=max(heads // 2, 1),
         max_position_embeddings=4096, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"), rms_norm_eps=1e-6,
         bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
@@ -137,11 +137,17 @@ def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerF
         side |= dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     image = Qwen2VLImageProcessor(size=size, **side)
     if family == "qwen3_vl":
-        video = Qwen3VLVideoProcessor(size={"shortest_edge": least, "longest_edge": most * 16}, **side)
-        processor: Any = Qwen3VLProcessor(image, tokenizer, video, chat_template=chat_template(family))
+        video = Qwen3VLVideoProcessor(
+            size={"shortest_edge": least, "longest_edge": most * 16}, **side
+        )
+        processor: Any = Qwen3VLProcessor(
+            image, tokenizer, video, chat_template=chat_template(family)
+        )
     else:
         video = Qwen2VLVideoProcessor(size=size, **side)
-        processor = Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=chat_template(family))
+        processor = Qwen2_5_VLProcessor(
+            image, tokenizer, video, chat_template=chat_template(family)
+        )
     tokenizer.chat_template = chat_template(family)
     processor.save_pretrained(path)
     # The engine and older readers of such directories look for these two files.
@@ -205,7 +211,7 @@ def write_tiny_reader(
     vocab = tokenizer.get_vocab()
     heads = hidden // 32
     config = Qwen3Config(
-        vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 3,
+        vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=max(heads // 2, 1),
         head_dim=32, max_position_embeddings=4096, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},

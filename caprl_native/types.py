@@ -66,7 +66,9 @@ class Rollout:
     total: float | None = None  # None: the reward is missing, never zero
     advantage: float = 0.0
     failure: str | None = None  # why the reward is missing
-    reading: list[dict[str, Any]] = field(default_factory=list)  # the reader's questions and answers
+    reading: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # the reader's questions and answers
 
 
 @dataclass

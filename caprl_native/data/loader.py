@@ -3,12 +3,13 @@
 The order is a pure function of (seed, epoch). Batch k of an epoch is `order[k * B : (k + 1) * B]`,
 and shard r of S takes every S-th sample of it. So a position is two numbers, epoch and batch, that
 mean the same on any number of ranks and worker processes. StatefulDataLoader's own state does not
-(it holds the state of each worker); the position of the batches that were *delivered* is counted here.
+(it holds each worker's state), so the batches that were *delivered* are counted here.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,7 +23,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from caprl_native.config import DataConfig, MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.records import DataError, Records
-from caprl_native.data.workers import ignore_interrupts, without_main, worker_context
+from caprl_native.data.workers import live_with_the_trainer, without_main, worker_context
 from caprl_native.types import Sample
 
 Prepare = Callable[[Sample, list[DecodedImage | DecodedVideo]], Any]
@@ -195,8 +196,9 @@ def build_loader(
     """The training loader of shard `shard` of `num_shards`.
 
     `prepare(sample, decoded)` runs in the worker processes, so it must be picklable and defined in
-    an importable module; it may raise `SampleSkipped`. Raises `DataError` if the records do not
-    fill one batch.
+    an importable module; it may raise `SampleSkipped`. An attribute `worker_imports` names heavy
+    modules that it will need, to be imported once and not by every worker. Raises `DataError` if
+    the records do not fill one batch.
     """
     dataset = _Samples(records, media, prepare)
     return Loader(dataset, config, seed=seed, shard=shard, num_shards=num_shards)
@@ -228,18 +230,19 @@ def _start(
     dataset: _Samples, batches: Sampler[list[int]] | Sequence[list[int]], config: DataConfig
 ) -> Iterator[list[Item]]:
     workers = config.workers
-    loader = StatefulDataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        prefetch_factor=max(1, config.prefetch) if workers else None,
-        collate_fn=list,
-        multiprocessing_context=worker_context(dataset.prepare) if workers else None,
-        worker_init_fn=ignore_interrupts if workers else None,
-        generator=torch.Generator().manual_seed(0),  # so that torch's global one is left alone
-        snapshot_every_n_steps=0,
-    )
-    with without_main(dataset.prepare):
+    with without_main(dataset.prepare), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's call
+        loader = StatefulDataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            prefetch_factor=max(1, config.prefetch) if workers else None,
+            collate_fn=list,
+            multiprocessing_context=worker_context(dataset.prepare) if workers else None,
+            worker_init_fn=live_with_the_trainer if workers else None,
+            generator=torch.Generator().manual_seed(0),  # so that torch's global one is left alone
+            snapshot_every_n_steps=0,
+        )
         return iter(loader)
 
 

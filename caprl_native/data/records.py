@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -66,10 +67,6 @@ class JsonLines:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_fd": None}  # a worker opens the file itself
 
-    def __del__(self) -> None:
-        if getattr(self, "_fd", None) is not None:
-            os.close(self._fd)
-
     def number(self, i: int) -> int:
         return self._numbers[i]
 
@@ -83,6 +80,7 @@ class JsonLines:
     def read(self, i: int) -> Any:
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._fd)
         start = self._starts[i]
         end = self._starts[i + 1] if i + 1 < len(self) else self._end
         try:

@@ -7,16 +7,21 @@ server is: it imports what workers need once, and forks each from there in milli
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
 
 def _module_of(function: Any) -> str | None:
+    if function is None:
+        return None
     while isinstance(function, partial):
         function = function.func
     function = getattr(function, "__self__", function)  # a bound method: its object
@@ -25,11 +30,15 @@ def _module_of(function: Any) -> str | None:
 
 
 def worker_context(prepare: Any = None) -> BaseContext:
-    """A fork server that has imported the loader and the module of `prepare`."""
+    """A fork server that has imported the loader, and what `prepare` needs.
+
+    That is the module that defines it, and those that its attribute `worker_imports` names.
+    """
     context = multiprocessing.get_context("forkserver")
     module = _module_of(prepare)
-    wanted = ["caprl_native.data.loader"] + ([module] if module not in (None, "__main__") else [])
-    context.set_forkserver_preload(wanted)  # ignored by a server that is already running
+    wanted = ["caprl_native.data.loader", *getattr(prepare, "worker_imports", ())]
+    wanted += [module] if module not in (None, "__main__") else []
+    context.set_forkserver_preload(wanted)  # a server that is already running goes on as it is
     return context
 
 
@@ -51,6 +60,17 @@ def without_main(prepare: Any = None) -> Iterator[None]:
             setattr(main, key, value)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; what it means is the training process's to decide."""
+def live_with_the_trainer(worker: int) -> None:
+    """What a worker does first: it ignores Ctrl-C, and ends when the training process ends.
+
+    Ctrl-C reaches the whole process group; what it means is the training process's to decide. A
+    killed one cannot end its workers, and their parent, the fork server, lives as long as they.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -33,18 +33,24 @@ class MediaFeatures:
 @dataclass(frozen=True)
 class Family:
     model_type: str
-    parts: dict[str, tuple[str, ...]]  # part -> prefixes of parameter names; the longest prefix wins
+    parts: dict[
+        str, tuple[str, ...]
+    ]  # part -> prefixes of parameter names; the longest prefix wins
     vision_blocks: Callable[[nn.Module], nn.ModuleList]
     language_layers: Callable[[nn.Module], nn.ModuleList]
     media_features: Callable[[nn.Module, Tensor, Tensor], MediaFeatures]
     positions: Callable[[Any, Any], Tensor]  # (config, Prompt) -> [3, P]
-    language: Callable[..., Tensor]  # (model, embeds, mask, positions, media_mask, features) -> hidden
+    language: Callable[
+        ..., Tensor
+    ]  # (model, embeds, mask, positions, media_mask, features) -> hidden
     media_token_ids: Callable[[Any], tuple[int, ...]]  # config -> pad tokens that features replace
     banned_token_ids: Callable[[Any], tuple[int, ...]]  # config -> tokens that are never sampled
 
     def part_of(self, parameter: str) -> str:
         """The part ("vision", "projector" or "language") that a parameter's name belongs to."""
-        hits = [(len(p), part) for part, ps in self.parts.items() for p in ps if parameter.startswith(p)]
+        hits = [
+            (len(p), part) for part, ps in self.parts.items() for p in ps if parameter.startswith(p)
+        ]
         if not hits:
             raise ValueError(f"{self.model_type}: parameter {parameter!r} belongs to no known part")
         return max(hits)[1]
@@ -80,7 +86,11 @@ def _mrope_positions(config: Any, prompt: Any) -> Tensor:
                 run = torch.arange(left).expand(3, -1) + start
             else:  # media may follow one another without a token between
                 (t, h, w), step = next(media)
-                axes = [(torch.arange(t) * step).long(), torch.arange(h // merge), torch.arange(w // merge)]
+                axes = [
+                    (torch.arange(t) * step).long(),
+                    torch.arange(h // merge),
+                    torch.arange(w // merge),
+                ]
                 run = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1) + start
             runs.append(run)
             left -= run.shape[1]
@@ -98,7 +108,10 @@ def _qwen_language(
 ) -> Tensor:
     extra: dict[str, Any] = {}
     if features.deepstack:
-        extra = {"visual_pos_masks": media_mask, "deepstack_visual_embeds": list(features.deepstack)}
+        extra = {
+            "visual_pos_masks": media_mask,
+            "deepstack_visual_embeds": list(features.deepstack),
+        }
     out = model.model.language_model(
         inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False, **extra
     )

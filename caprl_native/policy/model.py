@@ -74,5 +74,7 @@ def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:
     kwargs = {"attn_implementation": "sdpa", "dtype": torch.float32}
     if empty:
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path), **kwargs)
+            return AutoModelForImageTextToText.from_config(
+                AutoConfig.from_pretrained(path), **kwargs
+            )
     return AutoModelForImageTextToText.from_pretrained(path, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from caprl_native.config import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.data.loader import SampleSkipped
 from caprl_native.types import Sample
 
 
@@ -43,7 +44,10 @@ def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
     """
     return {
         "images_kwargs": {
-            "size": {"shortest_edge": media.image_min_pixels, "longest_edge": media.image_max_pixels}
+            "size": {
+                "shortest_edge": media.image_min_pixels,
+                "longest_edge": media.image_max_pixels,
+            }
         },
         "videos_kwargs": {
             # Counted over all frames of a video, unlike the images' limits.
@@ -63,10 +67,17 @@ def _processor(path: str) -> Any:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle; runs in loader workers."""
+    """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle; runs in loader workers.
+
+    Raises `SampleSkipped` for a prompt longer than `max_tokens`, media tokens counted.
+    """
+
+    # What worker processes import once, before the first sample.
+    worker_imports: ClassVar[tuple[str, ...]] = ("transformers", "torchvision.transforms.v2")
 
     path: str
     media: MediaConfig
+    max_tokens: int = 0  # 0: any length
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
         processor = _processor(self.path)
@@ -76,7 +87,7 @@ class PromptBuilder:
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
         videos = [d for d in decoded if isinstance(d, DecodedVideo)]
         if images and videos:
-            raise ValueError(f"{sample.source}: images and videos in one sample are not supported")
+            raise SampleSkipped("it has both images and videos; give a sample one kind")
         inputs: dict[str, Any] = {"text": [text], "return_mm_token_type_ids": True}
         options = processor_kwargs(self.media)
         media: dict[str, Any] = {}
@@ -85,10 +96,17 @@ class PromptBuilder:
             media["image"] = images
         if videos:
             inputs["videos"] = [v.frames for v in videos]
-            metadata = [{k: v for k, v in d.metadata.items() if k != "do_sample_frames"} for d in videos]
+            metadata = [
+                {k: v for k, v in d.metadata.items() if k != "do_sample_frames"} for d in videos
+            ]
             options["videos_kwargs"]["video_metadata"] = metadata
             media["video"] = [(v.frames, v.metadata) for v in videos]
         out = processor(**inputs, **options, return_tensors="pt")
+        length = out["input_ids"].shape[1]
+        if self.max_tokens and length > self.max_tokens:
+            raise SampleSkipped(
+                f"the prompt has {length} tokens, data.max_prompt_tokens is {self.max_tokens}"
+            )
         seconds = out.get("second_per_grid_ts")
         patches = out.get("pixel_values", out.get("pixel_values_videos"))
         return Prompt(
@@ -105,4 +123,6 @@ class PromptBuilder:
 def text_prompt(ids: list[int]) -> Prompt:
     """A prompt of text alone."""
     tensor = torch.tensor(ids)
-    return Prompt(tensor, torch.zeros_like(tensor), None, None, "text", None, {"prompt_token_ids": ids})
+    return Prompt(
+        tensor, torch.zeros_like(tensor), None, None, "text", None, {"prompt_token_ids": ids}
+    )

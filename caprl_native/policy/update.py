@@ -83,7 +83,9 @@ class Updater:
         return collate([row], self.policy.positions)
 
     @torch.no_grad()
-    def _score(self, model: Policy, batches: list[tuple[MicroBatch, list[Rollout]]]) -> list[Tensor]:
+    def _score(
+        self, model: Policy, batches: list[tuple[MicroBatch, list[Rollout]]]
+    ) -> list[Tensor]:
         """Log-prob tables `[R, T]` under `model`."""
         tables = []
         for batch, _ in batches:
@@ -194,7 +196,9 @@ class Updater:
         """
         limit = self.config.max_grad_norm or math.inf
         norm = full_tensor(
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit, error_if_nonfinite=False)
+            torch.nn.utils.clip_grad_norm_(
+                self.policy.parameters(), limit, error_if_nonfinite=False
+            )
         ).item()
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm} in update {number}")
@@ -219,7 +223,7 @@ def _reduce(totals: dict[str, Tensor]) -> dict[str, float]:
     for part in gather_objects({k: float(v) for k, v in totals.items()}):
         for key, value in part.items():
             old = merged.get(key)
-            merged[key] = value if old is None else max(old, value) if key in MAXIMA else old + value
+            merged[key] = (
+                value if old is None else max(old, value) if key in MAXIMA else old + value
+            )
     return merged
-
-

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caprl_native.config import AccuracyConfig
-from caprl_native.rewards.base import Caption, Score, rng_of, seed_of
+from caprl_native.rewards.base import Caption, Score
 from caprl_native.rewards.prompts import CANNOT_ANSWER, reader_messages
 from caprl_native.rewards.questions import ShownQuestion, draw, parse_letter
 from caprl_native.rewards.reader import Answer, Ask, Reader
+from caprl_native.seeds import rng_of, seed_of
 
 
 @dataclass
@@ -38,7 +39,8 @@ class AccuracyReward:
         questions = caption.sample.questions
         chosen = [rng.choice(questions) for _ in range(self.config.draws)] or questions
         return [
-            draw(q, rng, cannot_answer=self.config.cannot_answer, text=CANNOT_ANSWER) for q in chosen
+            draw(q, rng, cannot_answer=self.config.cannot_answer, text=CANNOT_ANSWER)
+            for q in chosen
         ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,14 +32,3 @@ class Reward(Protocol):
     def __call__(self, captions: Sequence[Caption]) -> list[Score]:
         """A score for each caption, in order."""
         ...
-
-
-def seed_of(*key: int | str) -> int:
-    """A 62-bit seed that depends on nothing but the key (Python's `hash` differs per process)."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 2
-
-
-def rng_of(*key: int | str) -> random.Random:
-    """A random generator of its own for the key."""
-    return random.Random(seed_of(*key))

@@ -25,7 +25,9 @@ class RewardModel:
     reader: Reader
     seed: int
 
-    def score(self, groups: Sequence[Group], step: int, *, accuracy: AccuracyConfig | None = None) -> None:
+    def score(
+        self, groups: Sequence[Group], step: int, *, accuracy: AccuracyConfig | None = None
+    ) -> None:
         """Fills `rewards`, `total` and `reading` of every rollout, or `failure` where it has none.
 
         Draws depend on the run's seed, the step, the sample and the rollout's number alone.
@@ -57,7 +59,10 @@ class RewardModel:
         if config.alpha and caption.sample.modality == "video":
             rule = config.timestamps
             score = timestamp_reward(
-                caption.text, rule=rule.rule, min_brackets=rule.min_brackets, max_minute=rule.max_minute
+                caption.text,
+                rule=rule.rule,
+                min_brackets=rule.min_brackets,
+                max_minute=rule.max_minute,
             )
             rollout.rewards["timestamps"] = score.value
             rollout.total += config.alpha * score.value

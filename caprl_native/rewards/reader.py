@@ -34,6 +34,9 @@ class Reader(Protocol):
         """An answer for each question, in order."""
         ...
 
+    def forget(self) -> None: ...
+    def sleep(self) -> None: ...
+    def wake(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -53,6 +56,7 @@ class EngineReader:
                 max_num_seqs=config.max_num_seqs,
                 kv_cache_gib=config.kv_cache_gib,
                 gpu_memory_utilization=config.gpu_memory_utilization,
+                sleep=True,
             )
         )
         self.sampling = Sampling(
@@ -69,7 +73,10 @@ class EngineReader:
             [asks[i].seed for i in fits],
         )
         answers = [
-            Answer(None, f"the question has {len(ids)} tokens; reward.reader.max_model_len leaves {limit}")
+            Answer(
+                None,
+                f"the question has {len(ids)} tokens; reward.reader.max_model_len leaves {limit}",
+            )
             for ids in prompts
         ]
         for i, out in zip(fits, outputs, strict=True):
@@ -91,6 +98,15 @@ class EngineReader:
     def forget(self) -> None:
         """Empties the prefix cache, so that a step does not depend on the steps before it."""
         self.engine.reset_caches()
+
+    def sleep(self) -> None:
+        """On CUDA, gives the memory back while the policy trains."""
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        """Takes it again."""
+        for tag in ("weights", "kv_cache"):
+            self.engine.wake(tag)
 
     def close(self) -> None:
         self.engine.close()
@@ -147,6 +163,12 @@ class EndpointReader:
 
     def forget(self) -> None:
         """The server's caches are its own business."""
+
+    def sleep(self) -> None:
+        """Holds no memory here."""
+
+    def wake(self) -> None:
+        """Holds no memory here."""
 
     def close(self) -> None:
         """Connections are closed after every call."""

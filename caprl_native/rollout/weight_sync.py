@@ -12,7 +12,9 @@ from caprl_native.policy.parallel import DTYPES, full_tensor
 from caprl_native.rollout.engine import Engine
 
 
-def stream(policy: Policy, dtype: torch.dtype, parts: set[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+def stream(
+    policy: Policy, dtype: torch.dtype, parts: set[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Whole parameters in the engine's dtype under Hugging Face names; a collective over all ranks.
 
     `parts`: only these parts of the model. Shards are cast before they are gathered, and each tensor
@@ -22,6 +24,10 @@ def stream(policy: Policy, dtype: torch.dtype, parts: set[str] | None = None) ->
     for name, parameter in policy.hf.named_parameters():
         if parts is None or policy.family.part_of(name) in parts:
             yield name, full_tensor(parameter.detach().to(dtype))
+    head = policy.hf.get_output_embeddings().weight
+    if head is policy.hf.get_input_embeddings().weight and (parts is None or "language" in parts):
+        # vLLM's CPU build keeps a packed copy of a tied LM head, which would stay as it was.
+        yield "lm_head.weight", full_tensor(head.detach().to(dtype))
 
 
 def trainable_parts(policy: Policy) -> set[str]:

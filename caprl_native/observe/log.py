@@ -1,0 +1,146 @@
+"""Where a run's numbers and captions go: metrics.jsonl, the rollout log, W&B, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from caprl_native.config import LogConfig
+from caprl_native.policy.parallel import gather_objects
+from caprl_native.types import Group
+
+
+class RunLog:
+    """Rank 0 writes; the other ranks' calls take part in the gathering and write nothing."""
+
+    def __init__(
+        self, folder: Path, config: LogConfig, *, main: bool, name: str, resolved: str
+    ) -> None:
+        self.folder, self.config, self.main = folder, config, main
+        self.times: dict[str, float] = {}
+        self._bar: tqdm | None = None
+        self._wandb: Any = None
+        if main:
+            (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+            (folder / "eval").mkdir(exist_ok=True)
+            (folder / "config.toml").write_text(resolved)
+            if config.wandb != "disabled":
+                import wandb
+
+                self._wandb = wandb.init(
+                    project=config.project, name=name, dir=str(folder), mode=config.wandb
+                )
+
+    def start(self, step: int, steps: int) -> None:
+        """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped."""
+        if not self.main:
+            return
+        file = self.folder / "metrics.jsonl"
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            _replace(file, "".join(f"{line}\n" for line in kept if line) if step else "")
+        show = self.config.progress and sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=step, unit="step", disable=not show, smoothing=0.1)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the seconds spent inside to `time/<phase>` of the step."""
+        began = time.perf_counter()
+        yield
+        self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - began
+
+    def metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """One JSON line; also to W&B."""
+        if not self.main:
+            return
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._wandb is not None:
+            self._wandb.log(metrics, step=step)
+
+    def take_times(self) -> dict[str, float]:
+        """The phases' seconds since the last call, as `time/<phase>`."""
+        times = {f"time/{phase}": seconds for phase, seconds in self.times.items()}
+        self.times = {}
+        return times
+
+    def progress(self, metrics: dict[str, float]) -> None:
+        """Moves the bar, or prints a line where there is no terminal."""
+        if self._bar is None:
+            return
+        self._bar.update()
+        shown = {
+            "reward": f"{metrics.get('reward/total/mean', float('nan')):.3f}",
+            "tok/s": f"{metrics.get('perf/tokens_per_s', 0):.0f}",
+        }
+        if not self._bar.disable:
+            self._bar.set_postfix(shown)
+        elif self.config.progress:
+            done, total = metrics["step"], self._bar.total
+            left = (total - done) * metrics.get("perf/step_s", 0.0)
+            text = ", ".join(f"{k} {v}" for k, v in shown.items())
+            print(f"step {done}/{total}: {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """Writes the step's captions, with what the reader made of them (a collective)."""
+        self._write(f"rollouts/step_{step:06d}.jsonl", groups, self.config.rollouts)
+
+    def evaluation(self, step: int, groups: Sequence[Group]) -> None:
+        """Writes the held-out captions (a collective)."""
+        self._write(f"eval/step_{step:06d}.jsonl", groups, -1)
+
+    def _write(self, name: str, groups: Sequence[Group], limit: int) -> None:
+        records = [record for part in gather_objects(_records(groups)) for record in part]
+        if self.main:
+            kept = records if limit < 0 else records[:limit]
+            lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
+            _replace(self.folder / name, lines)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": group.sample.id,
+            "source": group.sample.source,
+            "media": [m.name for m in group.sample.media],
+            "rollout": i,
+            "caption": r.text,
+            "tokens": len(r.token_ids),
+            "finish_reason": r.finish_reason,
+            "rewards": r.rewards,
+            "total": r.total,
+            "advantage": r.advantage,
+            "failure": r.failure,
+            "reader": r.reading,
+        }
+        for group in groups
+        for i, r in enumerate(group.rollouts)
+    ]
+
+
+def _step_of(line: str) -> float:
+    """The step of a metrics line; a line that a kill cut short belongs to no step."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, file)

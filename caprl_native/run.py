@@ -1,0 +1,333 @@
+"""The parts of a training run, put together; each public method is one verb of the loop in train.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from caprl_native import checkpoint
+from caprl_native.algorithm.advantages import flat_groups, group_advantages
+from caprl_native.config import Config
+from caprl_native.config_io import dump
+from caprl_native.data.loader import Item, SkipLedger, build_loader, eval_batches
+from caprl_native.data.records import read_records
+from caprl_native.interrupt import Interrupts
+from caprl_native.observe.log import RunLog
+from caprl_native.observe.metrics import group_metrics
+from caprl_native.policy.optim import build_optimizer
+from caprl_native.policy.parallel import Layout, gather_objects, load_policy, sum_over_ranks
+from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.policy.update import Updater
+from caprl_native.rewards.composite import RewardModel
+from caprl_native.rewards.reader import build_reader
+from caprl_native.rollout.captions import Captioner
+from caprl_native.rollout.engine import Sampling
+from caprl_native.rollout.self_check import compare, policy_engine
+from caprl_native.rollout.weight_sync import sync
+from caprl_native.seeds import rng_of
+from caprl_native.types import Group
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Everything that a run holds: data, policy, engines, rewards, log. Close it at the end."""
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        self.config, self.layout = config, layout
+        self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
+        self.step = 0
+        self.interrupts = Interrupts()
+        self._load_data()
+        self.policy = load_policy(config.policy, layout)
+        self.optimizer = build_optimizer(self.policy, config.policy)
+        self.engine = policy_engine(config, self.policy)
+        self.reader = build_reader(config.reward.reader)
+        self.rewards = RewardModel(config.reward, self.reader, config.run.seed)
+        self._build_captioners()
+        self.updater = Updater(
+            policy=self.policy,
+            reference=self._reference(),
+            optimizer=self.optimizer,
+            config=config.policy,
+            algorithm=config.algorithm,
+            temperature=config.rollout.temperature,
+            max_tokens=config.rollout.max_tokens,
+            total_steps=self.total_steps,
+            layout=layout,
+        )
+        self.log = RunLog(
+            self.folder,
+            config.log,
+            main=layout.is_main,
+            name=config.run.name,
+            resolved=dump(config),
+        )
+
+    def _load_data(self) -> None:
+        config, layout = self.config, self.layout
+        records = read_records(
+            config.data.files, config.data.media_root, prompt_override=config.data.prompt
+        )
+        self.prepare = PromptBuilder(
+            config.policy.path, config.media, config.data.max_prompt_tokens
+        )
+        self.loader = build_loader(
+            records,
+            config.data,
+            config.media,
+            seed=config.run.seed,
+            shard=layout.data_rank,
+            num_shards=layout.data_size,
+            prepare=self.prepare,
+        )
+        self.ledger = SkipLedger(config.data.max_skipped_share)
+        self.held_out = None
+        if config.eval.every and config.data.eval_files:
+            self.held_out = read_records(
+                config.data.eval_files, config.data.media_root, prompt_override=config.data.prompt
+            )
+
+    def _build_captioners(self) -> None:
+        rollout, banned = self.config.rollout, tuple(self.policy.banned)
+        sampling = Sampling(
+            n=rollout.n,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            max_tokens=rollout.max_tokens,
+            banned=banned,
+        )
+        greedy = Sampling(temperature=0.0, max_tokens=rollout.max_tokens, banned=banned)
+        self.captioner = Captioner(self.engine, sampling, self.config.run.seed)
+        self.greedy = Captioner(self.engine, greedy, self.config.run.seed)
+
+    def _reference(self):
+        algorithm, policy = self.config.algorithm, self.config.policy
+        if not algorithm.kl_weight:
+            return None
+        frozen = dataclasses.replace(policy, freeze=["vision", "projector", "language"])
+        return load_policy(frozen, self.layout, path=algorithm.reference or policy.path)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.run.steps or self.config.run.epochs * self.loader.batches_per_epoch
+
+    def begin(self) -> None:
+        """Resumes where asked, gives the engine the weights, and compares the two."""
+        root, resume = self.folder / "checkpoints", self.config.run.resume
+        if resume:
+            self.step = checkpoint.find(root, resume)
+            state = checkpoint.load(root, self.step, self.policy, self.optimizer)
+            self.loader.load_state_dict(state["loader"])
+            self.ledger.load_state_dict(state["ledger"])
+        self.log.start(self.step, self.total_steps)
+        sync(self.policy, self.engine, everything=True)
+        compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
+        self._began = time.perf_counter()
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to come, until the last one or an interrupt."""
+        while self.step < self.total_steps and not self.interrupts.requested():
+            yield self.step + 1
+
+    def next_prompts(self) -> list[Item]:
+        """This rank's part of the next batch, media decoded."""
+        with self.log.timed("data"):
+            items = next(self.loader)
+        return items
+
+    def write_captions(self, items: Sequence[Item], step: int) -> list[Group]:
+        """n captions for each prompt; a tensor-parallel group shares them out among its ranks."""
+        lead = self.layout.tensor_rank == 0
+        lost = self.ledger.update(
+            items if lead else [], epoch_ended=self.loader.batch == 0, reduce=_sum_counts
+        )
+        self.skipped = lost
+        with self.log.timed("rollout"):
+            groups = self.captioner.write(items, step)
+        return groups[self.layout.tensor_rank :: self.layout.tensor_parallel]
+
+    def score(self, groups: Sequence[Group], step: int) -> None:
+        """The reader reads; every caption gets its reward, or the reason why it has none."""
+        with self.log.timed("reward"):
+            self.rewards.score(groups, step)
+            dist.barrier()  # so that waiting for other ranks is not booked as training
+        if self.config.run.shuffle_rewards:
+            _shuffle_rewards(groups, self.config.run.seed, step)
+
+    def refill(self, groups: list[Group], step: int) -> list[Group]:
+        """With `rollout.refill`: fresh prompts in place of groups that carry no gradient.
+
+        Raises:
+            RuntimeError: `rollout.refill_tries` extra batches did not fill the step.
+        """
+        if not self.config.rollout.refill:
+            return groups
+        kept = [g for g in groups if not _is_flat(g)]
+        for _ in range(self.config.rollout.refill_tries):
+            if sum(gather_objects(len(kept))) >= self.config.data.batch_size:
+                return self._trimmed(kept)
+            fresh = self.write_captions(self.next_prompts(), step)
+            self.score(fresh, step)
+            kept += [g for g in fresh if not _is_flat(g)]
+        have = sum(gather_objects(len(kept)))
+        if have < self.config.data.batch_size:
+            raise RuntimeError(
+                f"step {step}: {have} of {self.config.data.batch_size} groups carry a gradient after "
+                f"{self.config.rollout.refill_tries} extra batches; the questions are too easy or too "
+                "hard for this policy, or raise rollout.refill_tries or rollout.n"
+            )
+        return self._trimmed(kept)
+
+    def _trimmed(self, groups: list[Group]) -> list[Group]:
+        """This rank's groups, as many dropped as the ranks together have too many."""
+        counts = [int(n) for n in gather_objects(len(groups))]
+        while sum(counts) > self.config.data.batch_size:
+            counts[counts.index(max(counts))] -= 1
+        return groups[: counts[self.layout.rank]]
+
+    def assign_advantages(self, groups: list[Group], step: int) -> list[Group]:
+        """Advantages within each group; groups with fewer than two rewards leave the batch.
+
+        Raises:
+            RuntimeError: no group of any rank is left; the message gives a reason that was seen.
+        """
+        algorithm = self.config.algorithm
+        usable = [g for g in groups if len(g.scored) >= 2]
+        for group in usable:
+            rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
+            values = group_advantages(
+                rewards,
+                [0] * len(rewards),
+                algorithm.advantage,
+                std=algorithm.std,
+                eps=algorithm.std_eps,
+            )
+            for rollout, value in zip(group.scored, values.tolist(), strict=True):
+                rollout.advantage = value
+        if not sum(gather_objects(len(usable))):
+            reasons = [r.failure for g in groups for r in g.rollouts if r.failure]
+            raise RuntimeError(
+                f"step {step}: no group has two rewards, so there is nothing to learn from"
+                + (f"; e.g. {reasons[0]}" if reasons else "")
+            )
+        return usable
+
+    def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """One pass over the batch's groups: the policy gets better."""
+        self.engine.sleep()
+        self.reader.sleep()
+        with self.log.timed("train"):
+            return self.updater.update(groups, step - 1)
+
+    def sync_weights(self) -> None:
+        """The engine gets the policy's new weights."""
+        with self.log.timed("sync"):
+            sync(self.policy, self.engine)
+        self.reader.wake()
+
+    def report(self, step: int, groups: Sequence[Group], update: dict[str, float]) -> None:
+        """Metrics line, rollout log, progress; the step is then done."""
+        self.step = step
+        metrics = group_metrics(groups) | update
+        metrics["data/skipped"] = self.skipped
+        self.log.rollouts(step, groups)
+        tokens = sum(gather_objects(sum(len(r.token_ids) for g in groups for r in g.rollouts)))
+        seconds = time.perf_counter() - self._began
+        metrics |= {"perf/step_s": seconds, "perf/tokens_per_s": tokens / seconds}
+        metrics |= self.log.take_times()
+        self._began = time.perf_counter()
+        self.log.metrics(step, metrics)
+        self.log.progress({"step": step, **metrics})
+        gap = metrics.get("mismatch/logprob_abs_mean", 0.0)
+        if gap > self.config.algorithm.mismatch_alarm and self.layout.is_main:
+            log.warning(
+                "step %d: trainer and engine differ by %.4f nats per token on average, "
+                "more than algorithm.mismatch_alarm",
+                step,
+                gap,
+            )
+
+    def evaluate(self, step: int) -> None:
+        """Greedy captions of held-out samples, when this step is due."""
+        every = self.config.eval.every
+        if self.held_out is None or (step % every and step != self.total_steps):
+            return
+        began, groups = time.perf_counter(), []
+        batches = eval_batches(
+            self.held_out,
+            self.config.data,
+            self.config.media,
+            shard=self.layout.data_rank,
+            num_shards=self.layout.data_size,
+            prepare=self.prepare,
+            limit=self.config.eval.samples,
+        )
+        accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
+        for items in batches:
+            written = self.greedy.write(items, -1)
+            mine = written[self.layout.tensor_rank :: self.layout.tensor_parallel]
+            self.rewards.score(mine, -1, accuracy=accuracy)  # one step's draws: comparable
+            groups += mine
+        metrics = group_metrics(groups, prefix="eval/")
+        metrics = {k: v for k, v in metrics.items() if not k.startswith("eval/reward/std")}
+        metrics["eval/time_s"] = time.perf_counter() - began
+        self.log.evaluation(step, groups)
+        self.log.metrics(step, metrics)
+        self._began = time.perf_counter()
+
+    def save(self, step: int) -> None:
+        """A checkpoint, when this step is due or the run is about to end."""
+        every = self.config.run.save_every
+        last = step == self.total_steps or self.interrupts.requested()
+        if not last and (not every or step % every):
+            return
+        state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
+        root = self.folder / "checkpoints"
+        with self.log.timed("save"):
+            checkpoint.save(root, step, self.policy, self.optimizer, state, self.config.run.keep)
+
+    def finish(self) -> None:
+        """Exports the policy once the last step is done."""
+        if self.config.run.export and self.step >= self.total_steps:
+            checkpoint.export(
+                self.policy,
+                self.config.policy.path,
+                self.folder / "export",
+                self.config.policy.dtype,
+            )
+
+    def close(self) -> None:
+        """Stops engines, workers and logs."""
+        self.loader.close()
+        self.log.close()
+        self.reader.close()
+        self.engine.close()
+
+
+def _sum_counts(counts: list[int]) -> list[int]:
+    return [int(v) for v in sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()]
+
+
+def _is_flat(group: Group) -> bool:
+    rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
+    return len(rewards) < 2 or bool(flat_groups(rewards, [0] * len(rewards)).all())
+
+
+def _shuffle_rewards(groups: Sequence[Group], seed: int, step: int) -> None:
+    """The control experiment: every reward goes to some caption of the batch, by lot."""
+    scored = [r for g in groups for r in g.scored]
+    parts = gather_objects([r.total for r in scored])
+    totals = [total for part in parts for total in part]
+    rng_of("shuffle", seed, step).shuffle(totals)
+    first = sum(len(part) for part in parts[: dist.get_rank()])
+    for rollout, total in zip(scored, totals[first : first + len(scored)], strict=True):
+        rollout.total = total

@@ -1,0 +1,282 @@
+"""Supervised training of captioners and readers: `torchrun -m caprl_native.sft --config X.toml`.
+
+Records hold a prompt, its media and a `response`. The model is a vision-language model of a
+registered family, or any causal language model when the records are text alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from tqdm import tqdm
+
+from caprl_native.config import SftConfig
+from caprl_native.config_io import dump, parse_cli
+from caprl_native.data.loader import Loaded, SkipLedger, build_loader
+from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.data.records import read_records
+from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.optim import build_optimizer, learning_rate
+from caprl_native.policy.parallel import Layout, full_tensor, init_distributed, model_files
+from caprl_native.policy.prompt import Prompt, PromptBuilder, text_prompt
+from caprl_native.types import Sample
+
+IGNORED = -100  # the label of a position that is not learnt
+
+
+@dataclass
+class Example:
+    """A prompt and the response to learn, its end-of-turn token included."""
+
+    prompt: Prompt
+    response: list[int]
+
+
+@dataclass(frozen=True)
+class ExampleBuilder:
+    """Sample and decoded media -> `Example`. Cheap to pickle; runs in loader workers."""
+
+    prompts: PromptBuilder
+    text_only: bool
+
+    def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Example:
+        tokenizer = _tokenizer(self.prompts.path)
+        response = tokenizer(sample.response, add_special_tokens=False).input_ids
+        response.append(tokenizer.eos_token_id)
+        if not self.text_only:
+            return Example(self.prompts(sample, decoded), response)
+        text = tokenizer.apply_chat_template(
+            list(sample.messages), tokenize=False, add_generation_prompt=True
+        )
+        return Example(text_prompt(tokenizer(text, add_special_tokens=False).input_ids), response)
+
+
+_TOKENIZERS: dict[str, Any] = {}
+
+
+def _tokenizer(path: str) -> Any:
+    """The directory's tokenizer, loaded once per process."""
+    from transformers import AutoTokenizer
+
+    if path not in _TOKENIZERS:
+        _TOKENIZERS[path] = AutoTokenizer.from_pretrained(path)
+    return _TOKENIZERS[path]
+
+
+def is_text_only(path: str | Path) -> bool:
+    """Whether the directory's model is of no registered vision-language family."""
+    config = json.loads((Path(path) / "config.json").read_text())
+    return config.get("model_type") not in FAMILIES
+
+
+def load_model(path: str, text_only: bool) -> nn.Module:
+    """The directory's model, in float32."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    return kind.from_pretrained(path, dtype=torch.float32)
+
+
+def collate(
+    examples: Sequence[Example], loss_on: str, pad: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Model inputs padded on the right, and labels `[B, L]` (`IGNORED` where nothing is learnt).
+
+    `labels[b, t]` is the token at t, learnt from the position before it. With `loss_on` "all" the
+    prompt's text is learnt too; media placeholders never are.
+    """
+    length = max(len(e.prompt) + len(e.response) for e in examples)
+    ids = torch.full((len(examples), length), pad)
+    types = torch.zeros_like(ids)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, IGNORED)
+    for b, e in enumerate(examples):
+        p, end = len(e.prompt), len(e.prompt) + len(e.response)
+        ids[b, :p], ids[b, p:end] = e.prompt.ids, torch.tensor(e.response)
+        types[b, :p] = e.prompt.token_types
+        mask[b, :end] = 1
+        first = 1 if loss_on == "all" else p
+        labels[b, first:end] = ids[b, first:end]
+    labels[types > 0] = IGNORED
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if any(e.prompt.patches is not None for e in examples):
+        inputs |= {"mm_token_type_ids": types, **_media(examples)}
+    return inputs, labels
+
+
+def _media(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Patches and grids of all images and of all videos, under the names that the models take."""
+    names = {
+        "image": ("pixel_values", "image_grid_thw"),
+        "video": ("pixel_values_videos", "video_grid_thw"),
+    }
+    media: dict[str, Tensor] = {}
+    for kind, (patches, grid) in names.items():
+        prompts = [e.prompt for e in examples if e.prompt.kind == kind]
+        if prompts:
+            media[patches] = torch.cat([p.patches for p in prompts])
+            media[grid] = torch.cat([p.grid for p in prompts])
+    seconds = [s for e in examples for s in e.prompt.seconds_per_grid or []]
+    return media | ({"second_per_grid_ts": torch.tensor(seconds)} if seconds else {})
+
+
+class SftLog:
+    """The run's resolved config, one JSON line of metrics per step, and a progress bar."""
+
+    def __init__(self, folder: Path, config: SftConfig, steps: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(dump(config))
+        self._file = (folder / "metrics.jsonl").open("w")
+        self._bar = tqdm(
+            total=steps,
+            desc=config.run.name,
+            unit="step",
+            disable=not config.log.progress,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+        )
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy")}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+
+
+class Sft:
+    """A supervised run: data, model, optimizer, log."""
+
+    def __init__(self, config: SftConfig, layout: Layout) -> None:
+        self.config, self.layout = config, layout
+        self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
+        path = config.policy.path
+        torch.manual_seed(config.run.seed)
+        text_only = is_text_only(path)
+        self.pad = _tokenizer(path).pad_token_id or 0
+        prompts = PromptBuilder(path, config.media, config.data.max_prompt_tokens)
+        records = read_records(
+            config.data.files,
+            config.data.media_root,
+            kind="response",
+            prompt_override=config.data.prompt,
+        )
+        self.loader = build_loader(
+            records,
+            config.data,
+            config.media,
+            seed=config.run.seed,
+            shard=layout.rank,
+            num_shards=layout.world,
+            prepare=ExampleBuilder(prompts, text_only),
+        )
+        self.ledger = SkipLedger(config.data.max_skipped_share)
+        self.model = load_model(path, text_only).to(layout.device)
+        if layout.world > 1:
+            fully_shard(self.model)
+        self.optimizer = build_optimizer(self.model, config.policy)
+        epochs = config.run.epochs * self.loader.batches_per_epoch
+        self.steps = config.run.steps or epochs
+        self.log = SftLog(self.folder, config, self.steps) if layout.is_main else None
+
+    def train(self) -> None:
+        """All steps, then the export."""
+        self.model.train()
+        for step in range(self.steps):
+            items = next(self.loader)
+            self.ledger.update(items, reduce=self._sum)
+            metrics = self.update([i.prepared for i in items if isinstance(i, Loaded)], step)
+            if self.log is not None:
+                self.log.step(step + 1, metrics)
+        self.loader.close()
+        if self.config.run.export:
+            self.export(self.folder / "model")
+
+    def update(self, examples: Sequence[Example], step: int) -> dict[str, float]:
+        """One optimizer step; the loss is the mean over the learnt tokens of all ranks."""
+        inputs, labels = collate(examples, self.config.data.loss_on, self.pad)
+        device = self.layout.device
+        labels = labels.to(device)[:, 1:]
+        learnt = labels != IGNORED
+        logits = self.model(**{k: v.to(device) for k, v in inputs.items()}).logits[:, :-1]
+        losses = nn.functional.cross_entropy(
+            logits[learnt].float(), labels[learnt], reduction="sum"
+        )
+        tokens, all_tokens = int(learnt.sum()), self._sum([int(learnt.sum())])[0]
+        # Gradients are averaged over ranks, so the global mean needs the world size.
+        (losses * self.layout.world / all_tokens).backward()
+        config = self.config.policy
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), config.max_grad_norm or float("inf")
+        )
+        lr = learning_rate(config, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        starts = torch.tensor([len(e.prompt) - 1 for e in examples], device=device)
+        response = learnt & (torch.arange(learnt.shape[1], device=device) >= starts[:, None])
+        return {
+            "policy/loss": float(losses.detach()) / max(tokens, 1),
+            "policy/accuracy": float((logits.argmax(-1) == labels)[response].float().mean()),
+            "policy/grad_norm": float(full_tensor(norm)),
+            "policy/lr": lr,
+        }
+
+    def export(self, target: Path) -> None:
+        """A Hugging Face directory with everything that the source has beside its weights."""
+        state = {k: full_tensor(v).cpu() for k, v in self.model.state_dict().items()}
+        if not self.layout.is_main:
+            return
+        dtype = getattr(torch, self.config.policy.dtype)
+        self.model.save_pretrained(target, state_dict={k: v.to(dtype) for k, v in state.items()})
+        for file in model_files(self.config.policy.path):
+            if file.name != "config.json":
+                shutil.copy(file, target)
+        described = json.loads((target / "config.json").read_text())
+        (target / "config.json").write_text(
+            json.dumps({**described, "dtype": self.config.policy.dtype}, indent=2)
+        )
+
+    def _sum(self, values: list[int]) -> list[int]:
+        """The sums over all ranks."""
+        if self.layout.world == 1:
+            return values
+        total = torch.tensor(values)
+        dist.all_reduce(total)
+        return total.tolist()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: exits 2 on a config that cannot be used."""
+    args = parse_cli(SftConfig, sys.argv[1:] if argv is None else argv, "caprl_native.sft")
+    if args.dry_run:
+        print(dump(args.config, args.origins))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    layout = init_distributed(threads=args.config.run.threads)
+    run = Sft(args.config, layout)
+    try:
+        run.train()
+    finally:
+        if run.log is not None:
+            run.log.close()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

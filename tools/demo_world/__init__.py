@@ -1,0 +1,1 @@
+"""The demo's world: one subject with many attributes, rendered, captioned and asked about."""

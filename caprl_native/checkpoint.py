@@ -44,7 +44,7 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> None:
-    """Writes the checkpoint of `step` (a collective) and drops all but the newest `keep` (0: none)."""
+    """Writes the checkpoint of `step` (a collective); keeps the newest `keep` of all (0: all)."""
     final = directory(root, step)
     temporary = final.with_suffix(".tmp")
     if dist.get_rank() == 0:
@@ -75,7 +75,8 @@ def find(root: Path, resume: str) -> int:
     wanted = available[-1] if resume == "latest" and available else resume
     if str(wanted) not in map(str, available):
         raise FileNotFoundError(
-            f"run.resume = {resume!r}: no such checkpoint under {root}; there are: {available or 'none'}"
+            f"run.resume = {resume!r}: no such checkpoint under {root}; "
+            f"there are: {available or 'none'}"
         )
     return int(wanted)
 

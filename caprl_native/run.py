@@ -1,4 +1,4 @@
-"""The parts of a training run, put together; each public method is one verb of the loop in train.py."""
+"""The parts of a training run, put together; public methods are the verbs of train.py's loop."""
 
 from __future__ import annotations
 
@@ -181,9 +181,9 @@ class Run:
         have = sum(gather_objects(len(kept)))
         if have < self.config.data.batch_size:
             raise RuntimeError(
-                f"step {step}: {have} of {self.config.data.batch_size} groups carry a gradient after "
-                f"{self.config.rollout.refill_tries} extra batches; the questions are too easy or too "
-                "hard for this policy, or raise rollout.refill_tries or rollout.n"
+                f"step {step}: {have} of {self.config.data.batch_size} groups carry a gradient "
+                f"after {self.config.rollout.refill_tries} extra batches; the questions are too "
+                "easy or too hard for this policy, or rollout.refill_tries or rollout.n too small"
             )
         return self._trimmed(kept)
 

@@ -18,7 +18,7 @@ from caprl_native.run import Run
 
 
 def train(run: Run) -> None:
-    """Captions are sampled, read, rewarded, and made likelier by how much better than their group."""
+    """Captions are sampled, read, rewarded, and made likelier where they beat their group."""
     run.begin()
     if run.step == 0:
         run.evaluate(0)

@@ -16,7 +16,7 @@ import os
 import re
 from typing import Any, Literal
 
-from caprl_native.rewards.questions import parse_answer, parse_choices
+from caprl_native.data.choices import parse_answer, parse_choices
 from caprl_native.types import MediaRef, Question, Sample
 
 Kind = Literal["questions", "response"]

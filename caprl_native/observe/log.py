@@ -33,11 +33,7 @@ class RunLog:
             (folder / "eval").mkdir(exist_ok=True)
             (folder / "config.toml").write_text(resolved)
             if config.wandb != "disabled":
-                import wandb
-
-                self._wandb = wandb.init(
-                    project=config.project, name=name, dir=str(folder), mode=config.wandb
-                )
+                self._wandb = _wandb_logger(config, name, folder)
 
     def start(self, step: int, steps: int) -> None:
         """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped."""
@@ -64,7 +60,7 @@ class RunLog:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._wandb is not None:
-            self._wandb.log(metrics, step=step)
+            self._wandb.log_dict(metrics, step)
 
     def take_times(self) -> dict[str, float]:
         """The phases' seconds since the last call, as `time/<phase>`."""
@@ -108,7 +104,14 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.close()
+
+
+def _wandb_logger(config: LogConfig, name: str, folder: Path) -> Any:
+    """torchtune's Weights & Biases logger; imported only when asked for, since it takes seconds."""
+    from torchtune.training.metric_logging import WandBLogger
+
+    return WandBLogger(config.project, log_dir=str(folder), name=name, mode=config.wandb)
 
 
 def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -167,7 +167,7 @@ def family_of(path: str | Path) -> Family:
 
 
 def replace_embeddings(embeds: Tensor, media_mask: Tensor, features: Tensor) -> Tensor:
-    """Puts features `[N, D]` where `media_mask` `[B, L]` is set in embeds `[B, L, D]`, in row order.
+    """Puts features `[N, D]` where `media_mask` `[B, L]` is set in embeds `[B, L, D]`, row by row.
 
     Raises:
         ValueError: the number of pad tokens is not the number of features.
@@ -181,7 +181,7 @@ def replace_embeddings(embeds: Tensor, media_mask: Tensor, features: Tensor) -> 
 def dummy_media(config: Any, device: torch.device) -> tuple[Tensor, Tensor]:
     """The smallest legal input of the vision tower: patches `[4, C]` and grid `[1, 3]`.
 
-    A rank whose micro-batch has no media still runs the tower, as the others wait for its collectives.
+    A rank whose micro-batch has no media runs the tower all the same: the others' collectives wait.
     """
     vision = config.vision_config
     channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)

@@ -46,7 +46,7 @@ class MicroBatch:
     shape: tuple[int, int]  # (R, T)
 
     def table(self, values: Tensor) -> Tensor:
-        """Values `[S]` of the response tokens as a table `[R, T]`, zeros where there is no token."""
+        """Values `[S]` of the response tokens as a table `[R, T]`, zero where there is no token."""
         return values.new_zeros(self.shape).index_put((self.slots[0], self.slots[1]), values)
 
     @property
@@ -55,12 +55,12 @@ class MicroBatch:
         return self.table(torch.ones_like(self.targets)).bool()
 
     def attention_mask(self) -> Tensor:
-        """`[B, 1, L, L]` bool: causal, each response blind to the others; padding sees itself only."""
+        """`[B, 1, L, L]` bool: causal, each response blind to the others; none sees padding."""
         query, key = self.segments[:, :, None], self.segments[:, None, :]
         length = self.segments.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.segments.device).tril()
-        allowed = causal & ((key == PROMPT) | (key == query)) & (key != PAD)
-        return (allowed | torch.eye(length, dtype=torch.bool, device=allowed.device))[:, None]
+        # Padding sees the prompt and padding, so that no row of the softmax is empty.
+        return (causal & ((key == PROMPT) | (key == query)))[:, None]
 
     def to(self, device: torch.device) -> MicroBatch:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from caprl_native.config import MediaConfig
-from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.loader import SampleSkipped
+from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.types import Sample
 
 
@@ -39,8 +39,8 @@ class Prompt:
 def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
     """Keyword arguments of the Hugging Face processor, the same in the trainer and the engine.
 
-    Frames are chosen and sizes are capped when media are decoded, so the processor only rounds sizes
-    to whole patches. The limits are spelled out because directories ship others.
+    Frames are chosen and sizes are capped when media are decoded, so the processor only rounds
+    sizes to whole patches. The limits are spelled out because directories ship others.
     """
     return {
         "images_kwargs": {
@@ -67,7 +67,7 @@ def _processor(path: str) -> Any:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle; runs in loader workers.
+    """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle, for workers.
 
     Raises `SampleSkipped` for a prompt longer than `max_tokens`, media tokens counted.
     """

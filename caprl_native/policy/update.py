@@ -26,7 +26,7 @@ MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add
 
 @dataclass
 class Updater:
-    """Turns groups into optimizer steps. `reference` is loaded only when the KL term has a weight."""
+    """Turns groups into optimizer steps. `reference` is there only when the KL term has a weight."""
 
     policy: Policy
     reference: Policy | None
@@ -59,7 +59,7 @@ class Updater:
         return totals
 
     def _batches(self, groups: Sequence[Group]) -> list[tuple[MicroBatch, list[Rollout]]]:
-        """Micro-batches with the rollouts of their rows; as many on every rank, empty ones added."""
+        """Micro-batches with their rows' rollouts; as many on every rank, empty ones added."""
         rollouts = [r for g in groups for r in g.scored]
         rows, first = [], 0
         for group in groups:

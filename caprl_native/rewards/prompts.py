@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from caprl_native.data.choices import LETTERS
+
 PROMPT_VERSION = 1
 
 SYSTEM = (
@@ -17,7 +19,6 @@ CAPTION_OF = {"image": "Caption of an image:", "video": "Caption of a video:"}
 INSTRUCTION = "Answer with the letter of one choice, from the caption alone."
 CANNOT_ANSWER = "It cannot be answered from the caption."
 ANSWER_PREFIX = "The answer is"  # opens the reader's turn; it goes on with " B"
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def chat(modality: Literal["image", "video"], caption: str, request: str) -> list[dict[str, Any]]:
@@ -30,7 +31,7 @@ def lettered(choices: list[str]) -> str:
     """One line per choice, "A) text". Raises ValueError when the letters do not suffice."""
     if not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"2 to {len(LETTERS)} choices can be lettered, not {len(choices)}")
-    return "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices))
+    return "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices, strict=False))
 
 
 def reader_messages(

@@ -135,7 +135,7 @@ class Engine:
         ]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes tensors under their Hugging Face names, and forgets all that old weights computed."""
+        """Takes tensors under Hugging Face names, and forgets all that the old weights computed."""
         self.llm.collective_rpc(
             "reload_weights",
             kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
@@ -155,7 +155,7 @@ class Engine:
             self.llm.sleep(level=1)
 
     def wake(self, tag: str) -> None:
-        """Takes the memory of "weights" or "kv_cache" again: weights first, then load, then the cache."""
+        """Takes the memory of "weights" or "kv_cache" again. Order: weights, load them, cache."""
         if self.settings.sleep and torch.cuda.is_available():
             self.llm.wake_up(tags=[tag])
 

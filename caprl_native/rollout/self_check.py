@@ -68,7 +68,7 @@ def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float
     gap = (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()
     if not gap <= limit:
         raise WeightsDiffer(
-            f"trainer and engine differ by {gap:.4f} nats per token on a probe image (limit {limit}): "
-            "the engine does not hold the trainer's weights, or computes another model"
+            f"trainer and engine differ by {gap:.4f} nats per token on a probe image "
+            f"(limit {limit}): the engine does not hold the trainer's weights, or computes another model"
         )
     return gap

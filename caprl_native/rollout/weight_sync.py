@@ -17,7 +17,7 @@ def stream(
 ) -> Iterator[tuple[str, Tensor]]:
     """Whole parameters in the engine's dtype under Hugging Face names; a collective over all ranks.
 
-    `parts`: only these parts of the model. Shards are cast before they are gathered, and each tensor
+    `parts`: only these parts of the model. Shards are cast before they are gathered, each tensor
     is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
     all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
     """

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.rewards.questions import draw, parse_answer, parse_choices, parse_letter
+from caprl_native.data.choices import parse_answer, parse_choices
+from caprl_native.rewards.questions import draw, parse_letter
 from caprl_native.types import Question
 
 TABLE = Path(__file__).parents[1] / "golden" / "rl" / "caprl_options_and_letters.json"

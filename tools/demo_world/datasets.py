@@ -23,7 +23,8 @@ from demo_world.scenes import (
 
 # How many attributes a sparse caption mentions, and how often; the rest of the weight goes to more.
 SPARSE = {1: 0.14, 2: 0.40, 3: 0.18, 4: 0.10, 5: 0.07, 6: 0.06, 7: 0.05}
-FULL_SHARE = 0.5  # of the captions to learn from, those that answer the prompt for everything
+SEEING_SHARE = 0.6  # of the captions to learn from: everything in a fixed order
+FULL_SHARE = 0.5  # of the others, those that answer the prompt for everything
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -81,19 +82,25 @@ def sparse_caption(scene: Scene, rng: random.Random) -> str:
     return caption(scene, rng.sample([a.name for a in scene.attributes], k), rng)
 
 
-def write_captions(
-    folder: Path, images: int, videos: int, seed: int, name: str = "captions"
-) -> Path:
-    """Captions to learn from, two of each scene: a sparse one, and one for the prompt for all."""
+def write_captions(folder: Path, images: int, videos: int, seed: int, name: str = "captions") -> Path:
+    """What the policy learns from, easy lessons first; it must not be shuffled.
+
+    The first part says everything in one fixed order, which teaches it to see. Then order and
+    choice are random: everything for the prompt that asks for all, else a few attributes.
+    """
     rng = random.Random(f"{name}-{seed}")
+    scenes = _scenes(images, videos, rng)
     rows = []
-    for i, scene in enumerate(_scenes(images, videos, rng)):
+    for i, scene in enumerate(scenes):
         file = _write_media(scene, f"{name}-{i:05d}", folder, rng)
-        full = rng.random() < FULL_SHARE
+        see = i < SEEING_SHARE * len(scenes)
+        full = see or rng.random() < FULL_SHARE
         prompt = (FULL_PROMPTS if full else PROMPTS)[scene.modality]
-        text = caption(scene, scene.values, rng) if full else sparse_caption(scene, rng)
-        row = {"id": f"{name}-{i:05d}", scene.modality: file, "prompt": prompt, "response": text}
-        rows.append(row)
+        everything = caption(scene, scene.values, None if see else rng)
+        text = everything if full else sparse_caption(scene, rng)
+        rows.append(
+            {"id": f"{name}-{i:05d}", scene.modality: file, "prompt": prompt, "response": text}
+        )
     return write_jsonl(folder / f"{name}.jsonl", rows)
 
 

@@ -100,8 +100,8 @@ def mentionable(scene: Scene, wanted: Collection[str]) -> set[str]:
     return set(wanted) | stamped
 
 
-def caption(scene: Scene, wanted: Collection[str], rng: random.Random) -> str:
-    """A caption that mentions exactly `mentionable(scene, wanted)`, in random order.
+def caption(scene: Scene, wanted: Collection[str], rng: random.Random | None) -> str:
+    """A caption that mentions exactly `mentionable(scene, wanted)`, in random order if `rng` is given.
 
     Stamped clauses stand in the order of their times. Nothing wanted gives an empty caption.
     """
@@ -114,7 +114,8 @@ def caption(scene: Scene, wanted: Collection[str], rng: random.Random) -> str:
         if a.clause and a.name in names:
             text = a.clause.format(scene.values[a.name])
             clauses.append(f"{stamps[a.name]} {text}" if a.name in stamps else text)
-    rng.shuffle(clauses)
+    if rng is not None:
+        rng.shuffle(clauses)
     slots = [i for i, text in enumerate(clauses) if text.startswith("[")]
     for slot, text in zip(slots, sorted(clauses[i] for i in slots)):
         clauses[slot] = text

@@ -1,0 +1,39 @@
+"""Shared by all tests: no network, tiny models with random weights made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports these libraries; processes that the tests start inherit it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen3-VL directory. Read only: the whole session shares it."""
+    from caprl_native.tiny import write_tiny_vlm
+
+    return write_tiny_vlm(tmp_path_factory.mktemp("models") / "qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2.5-VL directory, read only."""
+    from caprl_native.tiny import write_tiny_vlm
+
+    return write_tiny_vlm(tmp_path_factory.mktemp("models") / "qwen2_5_vl", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random text-only Qwen3 directory, read only."""
+    from caprl_native.tiny import write_tiny_reader
+
+    return write_tiny_reader(tmp_path_factory.mktemp("models") / "reader")

@@ -1,0 +1,83 @@
+"""Log-probs in chunks are those of a plain log-softmax, and never need all logits at once."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from caprl_native.policy.logprobs import token_logprobs
+
+T, D, V = 50, 16, 300
+BANNED = torch.tensor([7, 123])
+
+
+@pytest.fixture
+def given():
+    torch.manual_seed(0)
+    ids = torch.randint(0, V, (T,))
+    ids[torch.isin(ids, BANNED)] = 0
+    return torch.randn(T, D, requires_grad=True), torch.randn(V, D, requires_grad=True), ids
+
+
+def plain(hidden, weight, ids, temperature):
+    logits = hidden @ weight.T / temperature
+    kept = torch.ones(V, dtype=torch.bool).index_fill(0, BANNED, False)
+    logprobs = logits.masked_fill(~kept, float("-inf")).log_softmax(-1)
+    allowed = logits[:, kept].double().log_softmax(-1)
+    entropy = -(allowed.exp() * allowed).sum(-1).float()
+    return logprobs.gather(1, ids[:, None])[:, 0], entropy
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_values_and_gradients_are_those_of_the_full_softmax(given, chunk, temperature):
+    hidden, weight, ids = given
+    want, want_entropy = plain(hidden, weight, ids, temperature)
+    got, entropy = token_logprobs(
+        hidden, weight, ids, banned=BANNED, temperature=temperature, chunk=chunk
+    )
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy, want_entropy, rtol=1e-5, atol=1e-5)
+    assert not entropy.requires_grad
+    scale = torch.randn(T)
+    theirs = torch.autograd.grad((want * scale).sum(), (hidden, weight))
+    ours = torch.autograd.grad((got * scale).sum(), (hidden, weight))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_banned_tokens_have_no_mass_and_the_others_have_all_of_it(given):
+    hidden, weight, _ = given
+    everything, _ = token_logprobs(
+        hidden[:1].expand(V, D), weight, torch.arange(V), banned=BANNED, chunk=64
+    )
+    assert everything[BANNED].exp().tolist() == [0.0, 0.0]
+    assert everything.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_no_response_tokens_give_empty_tensors_with_a_graph(given):
+    hidden, weight, ids = given
+    logprobs, entropy = token_logprobs(hidden[:0], weight, ids[:0], banned=BANNED)
+    assert logprobs.shape == entropy.shape == (0,)
+    logprobs.sum().backward()
+    assert weight.grad.abs().sum() == 0
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any operator returned in one tensor."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("chunk", [5, 25])
+def test_forward_and_backward_see_one_chunk_of_logits_at_a_time(given, chunk):
+    hidden, weight, ids = given
+    with Largest() as seen:
+        logprobs, _ = token_logprobs(hidden, weight, ids, banned=BANNED, chunk=chunk)
+        logprobs.sum().backward()
+    assert seen.numel <= max(chunk * V, V * D) < T * V

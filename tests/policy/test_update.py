@@ -1,0 +1,126 @@
+"""One update of the policy: the same however it is cut, over one rank or two."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from caprl_native.config import PolicyConfig
+from caprl_native.policy.families import family_of
+from caprl_native.policy.optim import build_optimizer, learning_rate
+from tests.ranks import run_ranks
+from tests.samples import relative
+
+FAMILIES = ["tiny_policy", "tiny_policy_2_5"]
+SAME = 1e-5  # relative, in float32
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def results(request, tmp_path_factory):
+    """By number of ranks: what tests/programs/updates.py found with each setting."""
+    path = request.getfixturevalue(request.param)
+    folder = tmp_path_factory.mktemp("updates")
+    found = {"path": path}
+    for ranks in (1, 2):
+        reports = run_ranks("updates", ranks, path, folder)
+        assert all(r == reports[0] for r in reports), "metrics differ between ranks"
+        found[ranks] = torch.load(os.path.join(folder, f"{ranks}.pt"))
+    return found
+
+
+def agree(ours: dict, theirs: dict) -> None:
+    assert relative(ours["gradients"], theirs["gradients"]) < SAME
+    gaps = {k: abs(v - theirs["metrics"][k]) for k, v in ours["metrics"].items()}
+    scale = {k: max(abs(v), 0.1) for k, v in theirs["metrics"].items()}
+    assert all(gaps[k] < 2 * SAME * scale[k] for k in gaps), (ours["metrics"], theirs["metrics"])
+
+
+EVEN = ["whole", "halves", "single", "chunks", "checkpointing", "no checkpointing"]
+UNEVEN = ["first rank has all", "second rank has text"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("name", EVEN + UNEVEN)
+def test_loss_and_gradients_do_not_depend_on_cuts_ranks_or_recomputation(results, ranks, name):
+    agree(results[ranks][name], results[1]["whole"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_other_aggregations_do_not_depend_on_them_either(results, ranks):
+    agree(results[ranks]["sequence mean, single"], results[1]["sequence mean"])
+    whole, other = results[1]["whole"], results[1]["sequence mean"]
+    assert relative(whole["gradients"], other["gradients"]) > 0.01
+
+
+def test_replicas_of_shards_compute_the_same(results):
+    agree(results[2]["replicas"], results[1]["whole"])
+
+
+def test_bfloat16_is_near(results):
+    ours, theirs = results[2]["bfloat16"], results[1]["whole"]
+    flat = [torch.cat([g.flatten() for g in r["gradients"].values()]) for r in (ours, theirs)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99
+    for key in ("policy/loss", "policy/entropy"):
+        assert ours["metrics"][key] == pytest.approx(theirs["metrics"][key], rel=0.02)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("part", ["vision", "projector", "language"])
+def test_frozen_weights_stay_bit_for_bit_and_all_others_move(results, ranks, part):
+    result, family = results[ranks][f"frozen {part}"], family_of(results["path"])
+    still = {
+        name for name, t in result["before"].items() if torch.equal(t, result["after"][name])
+    }
+    assert still == {name for name in result["before"] if family.part_of(name) == part}
+    assert {family.part_of(n) for n in result["gradients"]} == {
+        "vision", "projector", "language"
+    } - {part}  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_frozen_parts_do_not_change_the_others_gradients(results, ranks):
+    whole = results[1]["whole"]["gradients"]
+    for part in ("vision", "projector", "language"):
+        ours = results[ranks][f"frozen {part}"]["gradients"]
+        assert relative(ours, {name: whole[name] for name in ours}) < SAME
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_norm_is_that_of_the_whole_gradient_and_clipping_scales_to_it(results, ranks):
+    whole, clipped = results[ranks]["whole"], results[ranks]["clipped"]
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in whole["gradients"].values()))
+    assert whole["metrics"]["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert clipped["metrics"]["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    scaled = {name: g * 0.01 / norm for name, g in whole["gradients"].items()}
+    assert relative(clipped["gradients"], scaled) < 1e-4
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_reference_and_two_updates(results, ranks):
+    result = results[ranks]["kl"]
+    assert result["metrics"]["policy/kl"] > 0  # the second mini-batch sees a policy that moved
+    assert not math.isnan(result["metrics"]["policy/clip_frac"])
+    moved = [not torch.equal(t, result["after"][n]) for n, t in result["before"].items()]
+    assert all(moved)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    config = PolicyConfig(lr=1.0, warmup_steps=2, schedule="cosine", min_lr_ratio=0.1)
+    rates = [learning_rate(config, step, 12) for step in range(13)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[7] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[12] == pytest.approx(0.1)
+
+
+def test_biases_and_norms_have_no_weight_decay():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    optimizer = build_optimizer(model, PolicyConfig(weight_decay=0.1))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert {n: decay[id(p)] for n, p in model.named_parameters()} == {
+        "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0
+    }  # fmt: skip
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        build_optimizer(model, PolicyConfig(freeze=["language"]))

@@ -1,0 +1,120 @@
+"""Policy updates under many settings; rank 0 writes gradients and weights for comparison.
+
+Arguments: the model directory, and the folder to write `<ranks>.pt` in, by case:
+{"metrics": ..., "gradients": ..., "before": ..., "after": ...}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.policy.optim import build_optimizer
+from caprl_native.policy.parallel import full_tensor, init_distributed, load_policy
+from caprl_native.policy.update import Updater
+from tests.ranks import report
+from tests.samples import group, prompt, responses
+
+KINDS = ["image", "video", "text", "images"]
+
+
+def main(path: str, folder: str) -> None:
+    layout = init_distributed()
+    base = PolicyConfig(
+        path=path, dtype="float32", lr=1e-2, micro_batch_tokens=10_000, max_grad_norm=0.0
+    )
+    algorithm = AlgorithmConfig()
+    algorithm.kl_weight = 0.0
+    results: dict[str, dict] = {}
+
+    def case(name: str, config: PolicyConfig = base, share: str = "even", **changes) -> None:
+        settings = dataclasses.replace(algorithm, **changes)
+        results[name] = run(config, settings, layout, share)
+
+    case("whole")
+    case("halves", dataclasses.replace(base, micro_batch_tokens=120))
+    case("single", dataclasses.replace(base, micro_batch_tokens=1))
+    case("chunks", dataclasses.replace(base, logprob_chunk=3))
+    case("checkpointing", dataclasses.replace(base, activation_checkpointing=True))
+    case("no checkpointing", dataclasses.replace(base, activation_checkpointing=False))
+    case("first rank has all", share="first")
+    case("second rank has text", share="text apart")
+    case("sequence mean", aggregation="seq-mean-token-mean")
+    case("sequence mean, single", dataclasses.replace(base, micro_batch_tokens=1),
+         aggregation="seq-mean-token-mean")  # fmt: skip
+    case("kl", kl_weight=0.1, updates=2)
+    case("clipped", dataclasses.replace(base, max_grad_norm=0.01))
+    for part in ("vision", "projector", "language"):
+        case(f"frozen {part}", dataclasses.replace(base, freeze=[part]))
+    if layout.world == 2:
+        case("replicas", dataclasses.replace(base, replicas=2))
+        case("bfloat16", dataclasses.replace(base, dtype="bfloat16"))
+    if layout.is_main:
+        torch.save(results, Path(folder, f"{layout.world}.pt"))
+    report({name: result["metrics"] for name, result in results.items()})
+    dist.destroy_process_group()
+
+
+def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) -> dict:
+    """One update from the same weights on the same four groups."""
+    policy = load_policy(config, layout)
+    reference = None
+    if algorithm.kl_weight:
+        frozen = dataclasses.replace(config, freeze=["vision", "projector", "language"])
+        reference = load_policy(frozen, layout)
+    optimizer = build_optimizer(policy, config)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def look(*_) -> None:
+        for name, p in policy.hf.named_parameters():
+            if p.requires_grad and p.grad is not None:
+                gradients[name] = full_tensor(p.grad).clone()
+
+    optimizer.register_step_pre_hook(look)
+    updater = Updater(
+        policy=policy,
+        reference=reference,
+        optimizer=optimizer,
+        config=config,
+        algorithm=algorithm,
+        temperature=0.9,
+        max_tokens=12,
+        total_steps=10,
+        layout=layout,
+    )
+    before = weights(policy)
+    metrics = updater.update(groups_of(policy, config.path, layout, share), step=0)
+    assert all(math.isfinite(v) for v in metrics.values()), metrics
+    return {
+        "metrics": metrics, "gradients": gradients, "before": before, "after": weights(policy)
+    }  # fmt: skip
+
+
+def groups_of(policy, path: str, layout, share: str) -> list:
+    """This rank's part of four groups; the sharing has no influence on one rank."""
+    made = [
+        group(prompt(path, kind, i), responses(policy.config, policy.banned, 4, i), i)
+        for i, kind in enumerate(KINDS)
+    ]
+    if layout.world == 1:
+        return made
+    if share == "first":
+        return made if layout.is_main else []
+    if share == "text apart":
+        text = [k == "text" for k in KINDS]
+        return [g for g, t in zip(made, text, strict=True) if t != layout.is_main]
+    return made[layout.rank :: layout.world]
+
+
+def weights(policy) -> dict[str, torch.Tensor]:
+    return {n: full_tensor(p.detach()).clone() for n, p in policy.hf.named_parameters()}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,142 @@
+"""The demo: a tiny captioner learns, by reinforcement, to write captions that answer more questions.
+
+Makes a world of pictures and clips, trains on it with two ranks, and shows held-out captions before
+and after. Everything is real but small: FSDP2, vLLM for policy and reader, PNG and MP4 files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = 3
+METRIC = "eval/reward/accuracy/mean"
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the world and of the run")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument(
+        "--shuffle-rewards",
+        action="store_true",
+        help="control: rewards go to captions by lot, so nothing should be learnt",
+    )
+    parser.add_argument("overrides", nargs="*", help="further settings: policy.lr=1e-4 ...")
+    return parser.parse_args(argv)
+
+
+def make_world(out: Path, seed: int) -> None:
+    """Writes the demo's files anew; takes seconds."""
+    script = ROOT / "tools" / "make_demo_world.py"
+    command = [sys.executable, str(script), "--out", str(out / "world"), "--seed", str(seed)]
+    subprocess.run(command, check=True)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Runs the trainer; its progress goes to the terminal."""
+    overrides = [f"--{text}" for text in args.overrides]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.ranks)),
+        *("--master-addr", "127.0.0.1", "--master-port", "0", "--rdzv-backend", "static"),
+        *("-m", "caprl_native.train", "--config", str(ROOT / "train_configs" / "demo.toml")),
+        f"--run.dir={args.out}",
+        f"--run.seed={args.seed}",
+        f"--data.files=['{args.out}/world/train.jsonl']",
+        f"--data.eval_files=['{args.out}/world/heldout.jsonl']",
+        *(["--run.shuffle_rewards=true"] if args.shuffle_rewards else []),
+        *overrides,
+    ]
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def draw_curve(metrics: list[dict[str, Any]], file: Path) -> None:
+    """Training reward and held-out accuracy over the steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    train = [(m["step"], m["reward/accuracy/mean"]) for m in metrics if "reward/accuracy/mean" in m]
+    held_out = [(m["step"], m[METRIC]) for m in metrics if METRIC in m]
+    figure, axes = plt.subplots(figsize=(7, 3.6), dpi=120)
+    axes.plot(*zip(*train, strict=True), color="#9db8d9", label="training, sampled captions")
+    axes.plot(
+        *zip(*held_out, strict=True), color="#1f4e8c", marker="o", label="held out, greedy captions"
+    )
+    axes.set(xlabel="step", ylabel="accuracy reward", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def show(out: Path, summary: dict[str, Any], last: int) -> None:
+    """The table, and the same held-out media captioned before and after."""
+    before = {r["id"]: r for r in read_lines(out / "eval" / "step_000000.jsonl")}
+    after = {r["id"]: r for r in read_lines(out / "eval" / f"step_{last:06d}.jsonl")}
+    print(f"\n{'held-out scenes':<26}{'before':>8}{'after':>8}")
+    row = "{:<26}{:>8.3f}{:>8.3f}"
+    print(row.format("accuracy reward", summary["accuracy_before"], summary["accuracy_after"]))
+    lengths = [sum(r["tokens"] for r in side.values()) / len(side) for side in (before, after)]
+    print(row.format("tokens per caption", *lengths))
+    videos = [i for i in before if before[i]["media"][0].endswith(".mp4")]
+    images = [i for i in before if i not in videos]
+    for name in [*images[: EXAMPLES - 1], *videos[:1]]:
+        print(f"\n{before[name]['media'][0]}")
+        for label, side in (("before", before), ("after", after)):
+            record = side[name]
+            accuracy = record["rewards"].get("accuracy", float("nan"))
+            print(f"  {label:<7}{accuracy:5.2f}  {record['caption'].strip()}")
+
+
+def main() -> None:
+    """Runs the demo and writes `summary.json` and `curve.png` beside `metrics.jsonl`."""
+    args = arguments()
+    began = time.perf_counter()
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    make_world(args.out, args.seed)
+    train(args)
+    metrics = read_lines(args.out / "metrics.jsonl")
+    held_out = [m for m in metrics if METRIC in m]
+    last = held_out[-1]["step"]
+    summary = {
+        "accuracy_before": held_out[0][METRIC],
+        "accuracy_after": held_out[-1][METRIC],
+        "seconds": round(time.perf_counter() - began, 1),
+        "steps": last,
+        "seed": args.seed,
+        "shuffled_rewards": args.shuffle_rewards,
+    }
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw_curve(metrics, args.out / "curve.png")
+    show(args.out, summary, last)
+    print(f"\n{summary['steps']} steps in {summary['seconds']:.0f} s; files under {args.out}")
+
+
+if __name__ == "__main__":
+    main()

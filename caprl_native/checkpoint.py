@@ -32,8 +32,8 @@ def directory(root: Path, step: int) -> Path:
 
 def steps(root: Path) -> list[int]:
     """The steps that have a complete checkpoint, oldest first."""
-    found = [d for d in root.glob(f"{_PREFIX}*") if (d / "state.json").is_file()]
-    return sorted(int(d.name.removeprefix(_PREFIX)) for d in found if d.suffix != ".tmp")
+    found = [d for d in root.glob(f"{_PREFIX}*") if (d / "state.json").is_file() and not d.suffix]
+    return sorted(int(d.name.removeprefix(_PREFIX)) for d in found)
 
 
 def save(
@@ -56,8 +56,6 @@ def save(
     if dist.get_rank() == 0:
         (temporary / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
         _flush(temporary)
-        if final.exists():  # the same step again, after a resume
-            shutil.rmtree(final)
         temporary.rename(final)
         _flush_entry(root)
         for old in steps(root)[:-keep] if keep else []:
@@ -82,13 +80,23 @@ def find(root: Path, resume: str) -> int:
 
 
 def load(root: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Loads a checkpoint in place, on any number of ranks; returns the state saved with it."""
+    """Loads a checkpoint in place, on any number of ranks; returns the state saved with it.
+
+    Checkpoints of later steps are renamed `*.abandoned`: the run goes on from here without them.
+    """
     model, optim = get_state_dict(policy, optimizer)
     holder = {"model": model, "optim": optim}
     dcp.load(holder, checkpoint_id=directory(root, step) / "shards")
     set_state_dict(
         policy, optimizer, model_state_dict=holder["model"], optim_state_dict=holder["optim"]
     )
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for later in steps(root):
+            if later > step:  # of a course that is being left: set aside, so that it is not "latest"
+                folder = directory(root, later)
+                shutil.rmtree(folder.with_suffix(".abandoned"), ignore_errors=True)
+                folder.rename(folder.with_suffix(".abandoned"))
     return json.loads((directory(root, step) / "state.json").read_text())
 
 

@@ -70,6 +70,25 @@ def check_world(config: Config, world: int, origins: Origins | None = None) -> N
     )
 
 
+def check_machine(config: Config, origins: Origins | None = None) -> None:
+    """Raises ConfigError unless the models and the key that a run needs are here."""
+    rules = Rules(config, origins or Origins())
+    reader = config.reward.reader
+    models = {"policy.path": config.policy.path}
+    if not reader.endpoint:
+        models["reward.reader.path"] = reader.path
+    if config.algorithm.kl_weight and config.algorithm.reference:
+        models["algorithm.reference"] = config.algorithm.reference
+    for key, path in models.items():
+        there = Path(path, "config.json").is_file()
+        rules.require(there, key, "a model directory with a config.json")
+    rules.require(
+        not reader.api_key_env or bool(os.environ.get(reader.api_key_env)),
+        "reward.reader.api_key_env",
+        "the name of an environment variable that is set",
+    )
+
+
 def _row(name: str, text: str) -> str:
     return f"  {name:<22}{text}"
 

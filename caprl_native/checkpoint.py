@@ -8,6 +8,7 @@ written under a temporary name and gets its own only when every byte is on disk.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +24,8 @@ from caprl_native.policy.parallel import DTYPES, model_files
 from caprl_native.rollout.weight_sync import stream
 
 _PREFIX = "step_"
+
+log = logging.getLogger(__name__)
 
 
 def directory(root: Path, step: int) -> Path:
@@ -48,7 +51,8 @@ def save(
     final = directory(root, step)
     temporary = final.with_suffix(".tmp")
     if dist.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in root.glob(f"{_PREFIX}*.tmp"):  # of a process that was killed
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
     dist.barrier()
     model, optim = get_state_dict(policy, optimizer)
@@ -59,7 +63,24 @@ def save(
         temporary.rename(final)
         _flush_entry(root)
         for old in steps(root)[:-keep] if keep else []:
-            shutil.rmtree(directory(root, old))
+            # One that a kill leaves half deleted must have lost its name before.
+            shutil.rmtree(directory(root, old).rename(directory(root, old).with_suffix(".tmp")))
+    dist.barrier()
+
+
+def abandon(root: Path, after: int) -> None:
+    """Renames the checkpoints later than step `after` to `*.abandoned` (a collective).
+
+    The run goes on from `after` on another course. Left in place, they would be the "latest" ones,
+    and the course's own checkpoints, having lower numbers, would be the first to be deleted.
+    """
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for folder in [directory(root, step) for step in steps(root) if step > after]:
+            aside = folder.with_suffix(".abandoned")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            log.warning("%s is of an earlier run; it is now %s", folder, aside.name)
     dist.barrier()
 
 
@@ -82,7 +103,7 @@ def find(root: Path, resume: str) -> int:
 def load(root: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Loads a checkpoint in place, on any number of ranks; returns the state saved with it.
 
-    Checkpoints of later steps are renamed `*.abandoned`: the run goes on from here without them.
+    Checkpoints of later steps are set aside, see `abandon`.
     """
     model, optim = get_state_dict(policy, optimizer)
     holder = {"model": model, "optim": optim}
@@ -90,13 +111,7 @@ def load(root: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer
     set_state_dict(
         policy, optimizer, model_state_dict=holder["model"], optim_state_dict=holder["optim"]
     )
-    dist.barrier()
-    if dist.get_rank() == 0:
-        for later in steps(root):
-            if later > step:  # of a course that is being left: set aside, so that it is not "latest"
-                folder = directory(root, later)
-                shutil.rmtree(folder.with_suffix(".abandoned"), ignore_errors=True)
-                folder.rename(folder.with_suffix(".abandoned"))
+    abandon(root, step)
     return json.loads((directory(root, step) / "state.json").read_text())
 
 

@@ -1,7 +1,12 @@
-"""Ctrl-C: once, the step is finished and saved; twice, the process exits at once."""
+"""Ctrl-C: once, the step is finished and saved; twice, the process exits at once.
+
+Ranks exit with 0 after the first. torchrun itself ends with 1, and kills ranks that are not done
+30 s after the signal: give it `--shutdown-timeout` (seconds) where a step takes longer.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -11,6 +16,7 @@ import torch
 
 from caprl_native.policy.parallel import sum_over_ranks
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 ONE_PRESS_S = 1.0  # the terminal and torchrun both pass the same Ctrl-C on
 
 
@@ -26,10 +32,21 @@ class Interrupts:
         now = time.monotonic()
         if not self._first:
             self._first = now
-            print("interrupted: finishing the step; once more to exit at once", file=sys.stderr)
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                text = "interrupted: finishing the step; once more to exit at once"
+                print(text, file=sys.stderr, flush=True)
         elif now - self._first > ONE_PRESS_S:
             os._exit(128 + number)
 
     def requested(self) -> bool:
         """Whether any rank was interrupted (a collective)."""
         return bool(sum_over_ranks(torch.tensor([float(self._first > 0)])).item())
+
+
+def die_with_launcher() -> None:
+    """Ends this process when torchrun is killed, which could not take its ranks with it.
+
+    Left alone, they would train on and write into the folder of the resumed run. Linux only.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -15,8 +15,9 @@ from caprl_native import checkpoint
 from caprl_native.algorithm.advantages import flat_groups, group_advantages
 from caprl_native.config import Config
 from caprl_native.config_io import dump
-from caprl_native.data.loader import Item, SkipLedger, build_loader, eval_batches
-from caprl_native.data.records import read_records
+from caprl_native.data.loader import Item, SkipLedger, TooManySkipped, build_loader, eval_batches
+from caprl_native.data.records import DataError, read_records
+from caprl_native.failures import RunError
 from caprl_native.interrupt import Interrupts
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.metrics import group_metrics
@@ -26,14 +27,24 @@ from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.update import Updater
 from caprl_native.rewards.composite import RewardModel
 from caprl_native.rewards.reader import build_reader
-from caprl_native.rollout.captions import Captioner
+from caprl_native.rollout.captions import Captioner, PromptMismatch
 from caprl_native.rollout.engine import Sampling
-from caprl_native.rollout.self_check import compare, policy_engine
+from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
 from caprl_native.seeds import rng_of
 from caprl_native.types import Group
 
 log = logging.getLogger(__name__)
+
+EXPLAINED = (
+    DataError,
+    TooManySkipped,
+    FileNotFoundError,
+    PromptMismatch,
+    WeightsDiffer,
+    FloatingPointError,
+    RunError,
+)  # failures whose message says it all
 
 
 class Run:
@@ -43,7 +54,10 @@ class Run:
         self.config, self.layout = config, layout
         self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
         self.step = 0
-        self.interrupts = Interrupts()
+        if config.run.resume:
+            self.step = checkpoint.find(self.folder / "checkpoints", config.run.resume)
+        self.interrupts, self.stopping = Interrupts(), False
+        self.skipped, self.replaced = 0, []
         self._load_data()
         self.policy = load_policy(config.policy, layout)
         self.optimizer = build_optimizer(self.policy, config.policy)
@@ -122,12 +136,13 @@ class Run:
 
     def begin(self) -> None:
         """Resumes where asked, gives the engine the weights, and compares the two."""
-        root, resume = self.folder / "checkpoints", self.config.run.resume
-        if resume:
-            self.step = checkpoint.find(root, resume)
+        root = self.folder / "checkpoints"
+        if self.config.run.resume:
             state = checkpoint.load(root, self.step, self.policy, self.optimizer)
             self.loader.load_state_dict(state["loader"])
             self.ledger.load_state_dict(state["ledger"])
+        else:
+            checkpoint.abandon(root, 0)
         self.log.start(self.step, self.total_steps)
         sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
@@ -135,7 +150,8 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to come, until the last one or an interrupt."""
-        while self.step < self.total_steps and not self.interrupts.requested():
+        self.stopping = self.interrupts.requested()
+        while self.step < self.total_steps and not self.stopping:
             yield self.step + 1
 
     def next_prompts(self) -> list[Item]:
@@ -150,7 +166,7 @@ class Run:
         lost = self.ledger.update(
             items if lead else [], epoch_ended=self.loader.batch == 0, reduce=_sum_counts
         )
-        self.skipped = lost
+        self.skipped += lost
         with self.log.timed("rollout"):
             groups = self.captioner.write(items, step)
         return groups[self.layout.tensor_rank :: self.layout.tensor_parallel]
@@ -167,38 +183,39 @@ class Run:
         """With `rollout.refill`: fresh prompts in place of groups that carry no gradient.
 
         Raises:
-            RuntimeError: `rollout.refill_tries` extra batches did not fill the step.
+            RunError: `rollout.refill_tries` extra batches did not fill the step.
         """
         if not self.config.rollout.refill:
             return groups
-        kept = [g for g in groups if not _is_flat(g)]
-        for _ in range(self.config.rollout.refill_tries):
-            if sum(gather_objects(len(kept))) >= self.config.data.batch_size:
-                return self._trimmed(kept)
+        wanted, tries = self.config.data.batch_size, self.config.rollout.refill_tries
+        kept = self._with_gradient(groups)
+        while sum(counts := gather_objects(len(kept))) < wanted:
+            if not tries:
+                raise RunError(
+                    f"step {step}: {sum(counts)} of {wanted} groups carry a gradient after "
+                    f"{self.config.rollout.refill_tries} extra batches; the questions are too easy "
+                    "or too hard for this policy, or raise rollout.refill_tries or rollout.n"
+                )
+            tries -= 1
             fresh = self.write_captions(self.next_prompts(), step)
             self.score(fresh, step)
-            kept += [g for g in fresh if not _is_flat(g)]
-        have = sum(gather_objects(len(kept)))
-        if have < self.config.data.batch_size:
-            raise RuntimeError(
-                f"step {step}: {have} of {self.config.data.batch_size} groups carry a gradient "
-                f"after {self.config.rollout.refill_tries} extra batches; the questions are too "
-                "easy or too hard for this policy, or rollout.refill_tries or rollout.n too small"
-            )
-        return self._trimmed(kept)
-
-    def _trimmed(self, groups: list[Group]) -> list[Group]:
-        """This rank's groups, as many dropped as the ranks together have too many."""
-        counts = [int(n) for n in gather_objects(len(groups))]
-        while sum(counts) > self.config.data.batch_size:
+            kept += self._with_gradient(fresh)
+        while sum(counts) > wanted:  # the ranks that have most drop what is too much
             counts[counts.index(max(counts))] -= 1
-        return groups[: counts[self.layout.rank]]
+        mine = counts[self.layout.rank]
+        self.replaced += kept[mine:]
+        return kept[:mine]
+
+    def _with_gradient(self, groups: list[Group]) -> list[Group]:
+        """The groups that are worth training on; the others are put aside for the report."""
+        self.replaced += [g for g in groups if _is_flat(g)]
+        return [g for g in groups if not _is_flat(g)]
 
     def assign_advantages(self, groups: list[Group], step: int) -> list[Group]:
         """Advantages within each group; groups with fewer than two rewards leave the batch.
 
         Raises:
-            RuntimeError: no group of any rank is left; the message gives a reason that was seen.
+            RunError: no group of any rank is left; the message gives a reason that was seen.
         """
         algorithm = self.config.algorithm
         usable = [g for g in groups if len(g.scored) >= 2]
@@ -214,8 +231,9 @@ class Run:
             for rollout, value in zip(group.scored, values.tolist(), strict=True):
                 rollout.advantage = value
         if not sum(gather_objects(len(usable))):
-            reasons = [r.failure for g in groups for r in g.rollouts if r.failure]
-            raise RuntimeError(
+            mine = [r.failure for g in groups for r in g.rollouts if r.failure]
+            reasons = [reason for part in gather_objects(mine[:1]) for reason in part]
+            raise RunError(
                 f"step {step}: no group has two rewards, so there is nothing to learn from"
                 + (f"; e.g. {reasons[0]}" if reasons else "")
             )
@@ -235,10 +253,15 @@ class Run:
         self.reader.wake()
 
     def report(self, step: int, groups: Sequence[Group], update: dict[str, float]) -> None:
-        """Metrics line, rollout log, progress; the step is then done."""
+        """Metrics line, rollout log, progress; the step is then done.
+
+        Rewards are those of all that was sampled, groups that were replaced included.
+        """
         self.step = step
+        groups = [*groups, *self.replaced]
         metrics = group_metrics(groups) | update
         metrics["data/skipped"] = self.skipped
+        self.skipped, self.replaced = 0, []
         self.log.rollouts(step, groups)
         tokens = sum(gather_objects(sum(len(r.token_ids) for g in groups for r in g.rollouts)))
         seconds = time.perf_counter() - self._began
@@ -287,7 +310,8 @@ class Run:
     def save(self, step: int) -> None:
         """A checkpoint, when this step is due or the run is about to end."""
         every = self.config.run.save_every
-        last = step == self.total_steps or self.interrupts.requested()
+        self.stopping = self.interrupts.requested()
+        last = step == self.total_steps or self.stopping
         if not last and (not every or step % every):
             return
         state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}

@@ -202,23 +202,31 @@ class Sft:
             metrics = self.update([i.prepared for i in items if isinstance(i, Loaded)], step)
             if self.log is not None:
                 self.log.step(step + 1, metrics)
+            every = self.config.run.save_every
+            if self.config.run.export and every and (step + 1) % every == 0:
+                self.export(self.folder / "model")
         self.loader.close()
         if self.config.run.export:
             self.export(self.folder / "model")
 
     def update(self, examples: Sequence[Example], step: int) -> dict[str, float]:
-        """One optimizer step; the loss is the mean over the learnt tokens of all ranks."""
+        """One optimizer step; the loss is the mean over the response tokens of all ranks.
+
+        With `loss_on` "all" the mean over the prompts' text is added to it. One mean over both
+        would drown a short answer: 1 token in 60 of a question that nobody could have guessed.
+        """
         inputs, labels = collate(examples, self.config.data.loss_on, self.pad)
         device = self.layout.device
         labels = labels.to(device)[:, 1:]
-        learnt = labels != IGNORED
         logits = self.model(**{k: v.to(device) for k, v in inputs.items()}).logits[:, :-1]
-        losses = nn.functional.cross_entropy(
-            logits[learnt].float(), labels[learnt], reduction="sum"
-        )
-        tokens, all_tokens = int(learnt.sum()), self._sum([int(learnt.sum())])[0]
-        # Gradients are averaged over ranks, so the global mean needs the world size.
-        (losses * self.layout.world / all_tokens).backward()
+        starts = torch.tensor([len(e.prompt) - 1 for e in examples], device=device)
+        response = torch.arange(labels.shape[1], device=device) >= starts[:, None]
+        response &= labels != IGNORED
+        loss = self._mean_loss(logits, labels, response)
+        total = loss
+        if self.config.data.loss_on == "all":
+            total = loss + self._mean_loss(logits, labels, ~response & (labels != IGNORED))
+        total.backward()
         config = self.config.policy
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), config.max_grad_norm or float("inf")
@@ -228,14 +236,19 @@ class Sft:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
-        starts = torch.tensor([len(e.prompt) - 1 for e in examples], device=device)
-        response = learnt & (torch.arange(learnt.shape[1], device=device) >= starts[:, None])
+        hits = (logits.argmax(-1) == labels)[response]
         return {
-            "policy/loss": float(losses.detach()) / max(tokens, 1),
-            "policy/accuracy": float((logits.argmax(-1) == labels)[response].float().mean()),
+            "policy/loss": float(loss.detach()),
+            "policy/accuracy": float(hits.float().mean()),
             "policy/grad_norm": float(full_tensor(norm)),
             "policy/lr": lr,
         }
+
+    def _mean_loss(self, logits: Tensor, labels: Tensor, where: Tensor) -> Tensor:
+        """Cross-entropy over the positions `where` `[B, L]`, so scaled that ranks' gradients, once
+        averaged, are those of the mean over all ranks' positions."""
+        total = nn.functional.cross_entropy(logits[where].float(), labels[where], reduction="sum")
+        return total * self.layout.world / max(self._sum([int(where.sum())])[0], 1)
 
     def export(self, target: Path) -> None:
         """A Hugging Face directory with everything that the source has beside its weights."""

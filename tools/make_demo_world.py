@@ -8,8 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
-import caprl_native  # noqa: E402, F401
 from demo_world.datasets import write_world  # noqa: E402
+
+import caprl_native  # noqa: E402, F401
 
 
 def main() -> None:

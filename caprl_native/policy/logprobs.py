@@ -15,9 +15,10 @@ def _chunk(
     logz = torch.logsumexp(logits, dim=-1)
     logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - logz
     with torch.no_grad():
-        p = torch.exp(logits - logz[:, None])
-        # 0 * -inf would be NaN: banned tokens have no mass and add nothing.
-        entropy = logz - torch.where(p > 0, p * logits, 0.0).sum(-1)
+        surprise = logz[:, None] - logits
+        p = torch.exp(-surprise)
+        # 0 * inf would be NaN: banned tokens have no mass and add nothing.
+        entropy = torch.where(p > 0, p * surprise, 0.0).sum(-1)
     return logprobs, entropy
 
 

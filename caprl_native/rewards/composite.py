@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,12 +40,12 @@ class RewardModel:
         ]
         self.reader.forget()
         scores = self._accuracy(captions, accuracy or self.config.accuracy)
-        for (group, _, rollout), caption, score in zip(rollouts, captions, scores, strict=True):
+        for (_, _, rollout), caption, score in zip(rollouts, captions, scores, strict=True):
             if score.value is None:
                 rollout.failure = score.failure
-                log.warning("%s: no reward: %s", group.sample.source, score.failure)
             else:
                 self._total(rollout, caption, score)
+        _log_failures([r for _, _, r in rollouts], step)
 
     def _accuracy(self, captions: list[Caption], config: AccuracyConfig) -> list[Score]:
         reward, size = AccuracyReward(self.reader, config), config.batch_captions or len(captions)
@@ -70,3 +71,9 @@ class RewardModel:
             value = length_reward(caption.tokens, config.length.l1, config.length.l2)
             rollout.rewards["length"] = value
             rollout.total += config.beta * value
+
+
+def _log_failures(rollouts: Sequence[Rollout], step: int) -> None:
+    """One line per reason: a reader that is down fails a whole step's captions in the same way."""
+    for reason, count in Counter(r.failure for r in rollouts if r.failure).items():
+        log.warning("step %d: %d caption(s) without a reward: %s", step, count, reason)

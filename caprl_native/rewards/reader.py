@@ -130,7 +130,8 @@ class EndpointReader:
         gate = asyncio.Semaphore(self.config.concurrency)
         async with openai.AsyncOpenAI(
             base_url=self.config.endpoint,
-            api_key=self.key or "none",
+            api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY
+            default_headers=None if self.key else {"Authorization": openai.Omit()},
             timeout=self.config.timeout_s,
             max_retries=self.config.retries,
         ) as client:
@@ -154,12 +155,20 @@ class EndpointReader:
                     seed=ask.seed % 2**31,
                     extra_body=extra,
                 )
-        except openai.OpenAIError as error:
-            return Answer(None, f"{self.config.endpoint}: {type(error).__name__}: {error}")
-        text = reply.choices[0].message.content if reply.choices else None
+        except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
+            return Answer(None, self._reason(error))
+        choices = getattr(reply, "choices", None)  # a reply that is not a chat's has none
+        text = choices[0].message.content if choices else None
         if text is None:
             return Answer(None, f"{self.config.endpoint}: the reply has no text")
         return Answer(text.removeprefix(ANSWER_PREFIX) if self.config.prefill else text)
+
+    def _reason(self, error: Exception) -> str:
+        """What went wrong, in one line; a server may quote the request, key included."""
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        if self.key:
+            text = text.replace(self.key, "***")
+        return f"{self.config.endpoint}: {text[:500]}"
 
     def forget(self) -> None:
         """The server's caches are its own business."""

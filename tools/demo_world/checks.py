@@ -18,8 +18,17 @@ from caprl_native.rewards.questions import parse_letter
 from caprl_native.rewards.reader import Ask, EngineReader
 from caprl_native.rollout.captions import Captioner
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
-from demo_world.scenes import FULL_PROMPTS, PROMPTS, Quiz, Scene, answerable, caption, mentions, quiz
-from demo_world.scenes import sample_scene
+from demo_world.scenes import (
+    FULL_PROMPTS,
+    PROMPTS,
+    Quiz,
+    Scene,
+    answerable,
+    caption,
+    mentions,
+    quiz,
+    sample_scene,
+)
 
 Means = dict[str, float]
 
@@ -137,9 +146,7 @@ class Painter:
             for batch in eval_batches(
                 records, data, self.media, shard=0, num_shards=1, prepare=prepare, limit=self.limit
             ):
-                kept = [
-                    i for i in batch if isinstance(i, Loaded) and i.sample.modality == modality
-                ]
+                kept = [i for i in batch if isinstance(i, Loaded) and i.sample.modality == modality]
                 for group in captioner.write(kept, step=0) if kept else ():
                     found.append((self.scenes[group.sample.id], group.rollouts[0].text))
         return found

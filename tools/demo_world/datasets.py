@@ -82,7 +82,9 @@ def sparse_caption(scene: Scene, rng: random.Random) -> str:
     return caption(scene, rng.sample([a.name for a in scene.attributes], k), rng)
 
 
-def write_captions(folder: Path, images: int, videos: int, seed: int, name: str = "captions") -> Path:
+def write_captions(
+    folder: Path, images: int, videos: int, seed: int, name: str = "captions"
+) -> Path:
     """What the policy learns from, easy lessons first; it must not be shuffled.
 
     The first part says everything in one fixed order, which teaches it to see. Then order and
@@ -149,7 +151,7 @@ def _turn(scene: Scene, text: str, request: str, answer: str, lesson: str) -> di
     messages = prompts.chat(scene.modality, text, request)
     if lesson != "full":
         messages = messages[1:]  # without the system turn
-    return {"prompt": messages, "response": f"{prompts.ANSWER_PREFIX} {answer}."}
+    return {"prompt": messages, "response": f"{prompts.ANSWER_PREFIX} {answer}"}
 
 
 def write_readings(folder: Path, count: int, seed: int, name: str = "readings") -> Path:

@@ -1,0 +1,99 @@
+"""A real HTTP server that speaks the OpenAI chat protocol, and misbehaves when it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Request = dict[str, Any]
+
+
+@dataclass
+class Reply:
+    """What the server does with a request: text of the answer, or an HTTP status, or raw bytes."""
+
+    text: str | None = " A"
+    status: int = 200
+    after_s: float = 0.0
+    raw: bytes | None = None
+    kind: str = "application/json"
+
+
+@dataclass
+class ChatServer:
+    """`answer` decides on each request; what came in is kept."""
+
+    answer: Callable[[Request], Reply]
+    url: str = ""
+    requests: list[Request] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    most_at_once: int = 0
+    running: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, request: Request, headers: dict[str, str]) -> Reply:
+        with self.lock:
+            self.requests.append(request)
+            self.headers.append(headers)
+            self.times.append(time.monotonic())
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+        try:
+            reply = self.answer(request)
+            time.sleep(reply.after_s)
+            return reply
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+def body_of(reply: Reply) -> bytes:
+    if reply.raw is not None:
+        return reply.raw
+    if reply.status != 200:
+        return json.dumps({"error": {"message": f"status {reply.status}"}}).encode()
+    message = {"role": "assistant", "content": reply.text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    about = {"id": "1", "object": "chat.completion", "created": 0, "model": "reader"}
+    return json.dumps({**about, "choices": [choice]}).encode()
+
+
+@contextmanager
+def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
+    """Runs the server on a free port of 127.0.0.1 until the end of the block."""
+    state = ChatServer(answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            reply = state.take({"path": self.path, **request}, dict(self.headers))
+            body = body_of(reply)
+            try:
+                self.send_response(reply.status)
+                self.send_header("Content-Type", reply.kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            except OSError:  # the client has gone
+                pass
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,250 @@
+"""A trainer and its engine side by side; every rank reports what it found.
+
+Arguments: the model directory, the engine's dtype, the tensor-parallel size, and "all" for every
+check or "agreement" for the one that belongs to each pair of family and dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from caprl_native.config import PolicyConfig
+from caprl_native.data.loader import Loaded
+from caprl_native.policy.optim import build_optimizer
+from caprl_native.policy.packing import Row, collate
+from caprl_native.policy.parallel import freeze, init_distributed, load_policy
+from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
+from caprl_native.rollout.captions import Captioner, PromptMismatch
+from caprl_native.rollout.engine import Engine, EngineSettings, Generated, Sampling
+from caprl_native.rollout.self_check import WeightsDiffer, compare
+from caprl_native.rollout.weight_sync import sync, trainable_parts
+from tests.ranks import report
+from tests.samples import MEDIA, prompt, sample
+
+KINDS = ["image", "images", "video", "text"]
+
+
+class Checks:
+    """The parts under test, and the checks, each of which returns what was found."""
+
+    def __init__(self, path: str, dtype: str, tensor_parallel: int) -> None:
+        self.layout = init_distributed(tensor_parallel)
+        self.path = path
+        self.policy = load_policy(PolicyConfig(path=path, dtype=dtype), self.layout)
+        build_optimizer(self.policy, PolicyConfig())
+        # Every data rank has prompts of its own; ranks of one engine have the same.
+        self.prompts = [prompt(path, k, 10 * self.layout.data_rank + i) for i, k in enumerate(KINDS)]
+        self.engine = Engine(
+            EngineSettings(
+                path=path,
+                dtype=dtype,
+                max_model_len=1024,
+                max_num_seqs=64,
+                kv_cache_gib=0.25,
+                gpu_memory_utilization=0.3,
+                tensor_parallel_size=tensor_parallel,
+                mm_processor_kwargs=processor_kwargs(MEDIA),
+                media_per_prompt=2,
+            )
+        )
+        self.generator = torch.Generator().manual_seed(self.layout.rank)
+
+    def move(self, *parts: str) -> None:
+        """Changes the weights of these parts at random, each rank its own shards."""
+        with torch.no_grad():
+            for name, parameter in self.policy.hf.named_parameters():
+                if self.policy.family.part_of(name) in parts:
+                    local = parameter.to_local()
+                    scale = 0.2 if parameter.ndim >= 2 else 0.05
+                    local.add_(scale * 0.2 * torch.randn(local.shape, generator=self.generator))
+
+    def write(self, seed: int = 5, prompts: list[Prompt] | None = None, **sampling: Any):
+        prompts = self.prompts if prompts is None else prompts
+        settings = {"n": 4, "max_tokens": 24, "banned": tuple(self.policy.banned), **sampling}
+        seeds = [seed + 100 * i for i in range(len(prompts))]
+        return self.engine.generate([p.engine for p in prompts], Sampling(**settings), seeds)
+
+    @torch.no_grad()
+    def trainer(self, given: Prompt, out: Generated, temperature: float = 1.0) -> list[float]:
+        """The trainer's log-probs of all completions' tokens, one after the other."""
+        tokens = [c.token_ids for c in out.completions]
+        batch = collate([Row(given, tokens, list(range(len(tokens))))], self.policy.positions)
+        return self.policy(batch, temperature)[0].tolist()
+
+    def gaps(self, outputs: list[Generated], temperature: float = 1.0) -> dict[str, list[float]]:
+        """Mean and largest |log p(trainer) - log p(engine)| by kind of prompt."""
+        found = {}
+        for given, kind, out in zip(self.prompts, KINDS, outputs, strict=True):
+            assert out.prompt_ids == given.ids.tolist(), f"{kind}: other prompt tokens"
+            ours = torch.tensor(self.trainer(given, out, temperature))
+            gap = (ours - torch.tensor(engine_logprobs(out))).abs()
+            found[kind] = [gap.mean().item(), gap.max().item()]
+        return found
+
+    def agreement(self) -> dict[str, Any]:
+        """After each of two changes of all weights."""
+        found = []
+        for everything in (True, False):
+            self.move("vision", "projector", "language")
+            sync(self.policy, self.engine, everything=everything)
+            found.append(self.gaps(self.write()))
+        return {"gaps": found, "tokens": tokens(self.write())}
+
+    def temperatures(self) -> Any:
+        return self.gaps(self.write(temperature=0.6), temperature=0.6)
+
+    def truncation(self) -> Any:
+        """With a tiny nucleus, or k = 1, one token is left and its log-prob is 0."""
+        return {
+            "top_p": engine_logprobs(*self.write(top_p=1e-4, prompts=self.prompts[:1])),
+            "top_k": engine_logprobs(*self.write(top_k=1, prompts=self.prompts[:1])),
+            "same": tokens(self.write(top_k=1, prompts=self.prompts[:1]))
+            == tokens(self.write(top_p=1e-4, prompts=self.prompts[:1])),
+        }
+
+    def greedy(self) -> Any:
+        """Is every first token the one that the trainer finds likeliest?"""
+        outputs = self.write(n=1, temperature=0.0)
+        vocabulary = range(self.policy.config.text_config.vocab_size)
+        right = []
+        for given, out in zip(self.prompts, outputs, strict=True):
+            row = Row(given, [[token] for token in vocabulary], list(vocabulary))
+            with torch.no_grad():
+                logprobs = self.policy(collate([row], self.policy.positions))[0]
+            right.append(int(logprobs.argmax()) == out.completions[0].token_ids[0])
+        return right
+
+    def pads(self) -> Any:
+        """How many banned tokens are among hot samples, with and without the ban."""
+        counts = []
+        for banned in (tuple(self.policy.banned), ()):
+            drawn = tokens(self.write(n=16, max_tokens=64, temperature=5.0, banned=banned))
+            flat = [t for completions in drawn for c in completions for t in c]
+            counts.append(sum(t in self.policy.banned for t in flat))
+        return counts
+
+    def seeds(self) -> Any:
+        """Same seed, same bits: at once, after other work, and after the caches were emptied."""
+        first = self.write()
+        again = self.write()
+        self.write(seed=77, n=2, prompts=self.prompts[::-1])
+        self.engine.reset_caches()
+        later = self.write()
+        alone = self.write(prompts=self.prompts[:1])
+        second = self.write(seed=6, n=1, prompts=self.prompts[:1])
+        return {
+            "again": first == again,
+            "later": first == later,
+            "alone": first[0] == alone[0],
+            "other": tokens(first) != tokens(self.write(seed=1234)),
+            "n counts on": first[0].completions[1].token_ids == second[0].completions[0].token_ids,
+        }
+
+    def vision(self) -> Any:
+        """Only the vision tower changes: the same picture is seen with new eyes."""
+        before = self.write()
+        self.move("vision")
+        sync(self.policy, self.engine)
+        after = self.write()
+        changed = [a != b for a, b in zip(before, after, strict=True)]
+        return {"changed": dict(zip(KINDS, changed, strict=True)), "gaps": self.gaps(after)}
+
+    def frozen(self) -> Any:
+        """A frozen vision tower may be left out: the outputs are those of a full sync."""
+        freeze(self.policy, ["vision"])
+        parts = sorted(trainable_parts(self.policy))
+        self.move("projector", "language")
+        sync(self.policy, self.engine)
+        partial = self.write()
+        gaps = self.gaps(partial)
+        sync(self.policy, self.engine, everything=True)
+        whole = self.write()
+        freeze(self.policy, [])
+        return {"parts": parts, "same": partial == whole, "gaps": gaps}
+
+    def self_check(self) -> Any:
+        """Passes after a sync; fails when the trainer moved on without one."""
+        prepare = PromptBuilder(self.path, MEDIA)
+        gap = compare(self.policy, self.engine, prepare, limit=0.01)
+        found = {"gap": gap}
+        for part in ("vision", "projector", "language"):
+            self.move(part)
+            try:
+                compare(self.policy, self.engine, prepare, limit=1e-3)
+                found[part] = "no error"
+            except WeightsDiffer as error:
+                found[part] = str(error)
+            sync(self.policy, self.engine)
+        return found
+
+    def mismatch(self) -> Any:
+        """A prompt whose tokens differ from the engine's stops with the sample's name."""
+        captioner = Captioner(self.engine, Sampling(max_tokens=2), seed=0)
+        fine = self.prompts[0]
+        pad = (fine.ids == self.policy.config.image_token_id).nonzero()[0].item()
+        keep = torch.arange(len(fine)) != pad  # one pad token fewer
+        short = dataclasses.replace(fine, ids=fine.ids[keep], token_types=fine.token_types[keep])
+        item = Loaded(sample("image", name="cat 17"), fine)
+        (group,) = captioner.write([item], step=1)
+        try:
+            captioner.write([dataclasses.replace(item, prepared=short)], step=1)
+            return [group.sample.id, "no error"]
+        except PromptMismatch as error:
+            return [group.sample.id, str(error)]
+
+    def positions(self) -> Any:
+        """Do the engine's own positions of each prompt equal the trainer's?"""
+        runner = self.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        model = type(runner.get_model())
+        original, seen = model.get_mrope_input_positions, []
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            seen.append(result[0].tolist())
+            return result
+
+        model.get_mrope_input_positions = spy
+        self.engine.reset_caches()
+        same = []
+        for given in self.prompts:
+            seen.clear()
+            self.write(n=1, max_tokens=1, prompts=[given])
+            same.append(seen[0] == self.policy.positions(given).tolist())
+        model.get_mrope_input_positions = original
+        return same
+
+
+def tokens(outputs: list[Generated]) -> list[list[list[int]]]:
+    return [[c.token_ids for c in out.completions] for out in outputs]
+
+
+def engine_logprobs(out: Generated) -> list[float]:
+    return [value for c in out.completions for value in c.logprobs]
+
+
+ALL = [
+    "agreement", "temperatures", "truncation", "greedy", "pads", "seeds", "positions", "vision",
+    "frozen", "self_check", "mismatch",
+]  # fmt: skip
+
+
+def main(path: str, dtype: str, tensor_parallel: str, which: str) -> None:
+    checks = Checks(path, dtype, int(tensor_parallel))
+    found = {}
+    for name in ALL if which == "all" else which.split(","):
+        found[name] = copy.deepcopy(getattr(checks, name)())
+        dist.barrier()
+    report(found)
+    checks.engine.close()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Captions, questions and readers for the tests of rewards."""
+
+from __future__ import annotations
+
+from caprl_native.rewards.base import Caption
+from caprl_native.rewards.prompts import reader_messages
+from caprl_native.rewards.reader import Answer, Ask
+from caprl_native.types import Group, MediaRef, Question, Rollout, Sample
+
+QUESTIONS = tuple(
+    Question(f"What is the {name}?", values, i % len(values))
+    for i, (name, values) in enumerate(
+        {
+            "colour": ("red", "green", "blue"),
+            "shape": ("circle", "square"),
+            "size": ("tiny", "small", "big", "huge"),
+            "place": ("left", "right", "top", "bottom"),
+        }.items()
+    )
+)
+
+
+def sample(name: str = "s0", kind: str = "image") -> Sample:
+    return Sample(name, (MediaRef(kind, f"{name}.{kind}"),), (), QUESTIONS, source=f"data:{name}")
+
+
+def caption(text: str = "a red circle", *, key: tuple = (0, 1, "s0", 0), kind: str = "image"):
+    return Caption(sample(str(key[2]), kind), text, len(text.split()), key)
+
+
+def ask(text: str, seed: int = 0) -> Ask:
+    """A question on the caption `text`."""
+    return Ask(reader_messages("image", text, "What is the colour?", ["red", "green"]), seed)
+
+
+def group(texts: list[str], *, name: str = "s0", kind: str = "image") -> Group:
+    rollouts = [Rollout(list(range(len(t.split()))), [], "stop", t) for t in texts]
+    return Group(sample(name, kind), None, rollouts)
+
+
+class ListeningReader:
+    """Answers by a rule, and keeps what it was asked: (message texts, seed)."""
+
+    def __init__(self, rule=lambda ask: " A") -> None:
+        self.rule, self.heard = rule, []
+
+    def answer(self, asks):
+        self.heard += [(a.messages[-1]["content"], a.seed) for a in asks]
+        texts = [self.rule(a) for a in asks]
+        return [Answer(t) if t is not None else Answer(None, "no reply") for t in texts]
+
+    def forget(self) -> None:
+        pass

@@ -1,0 +1,83 @@
+"""The total reward, and what becomes of totals across ranks."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from caprl_native.config import AccuracyConfig, RewardConfig
+from caprl_native.rewards.composite import RewardModel
+from caprl_native.rewards.length import length_reward
+from caprl_native.rewards.timestamps import timestamp_reward
+from tests.ranks import run_ranks
+from tests.rewards.asking import ListeningReader, group
+
+TEXTS = ["[00:01] a red circle [00:00]", "one two three four five six seven eight nine", ""]
+
+
+def model(alpha: float, beta: float, reader: ListeningReader | None = None) -> RewardModel:
+    config = RewardConfig(alpha=alpha, beta=beta, accuracy=AccuracyConfig(draws=8))
+    config.length.l1, config.length.l2 = 2, 12
+    return RewardModel(config, reader or ListeningReader(), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.2, 0.2), (0.0, 0.3), (0.7, 0.0), (0.0, 0.0)])
+def test_the_total_is_the_weighted_sum(kind: str, alpha: float, beta: float) -> None:
+    scored = group(TEXTS, kind=kind)
+    model(alpha, beta).score([scored], step=1)
+    stamped = bool(alpha) and kind == "video"
+    for text, rollout in zip(TEXTS, scored.rollouts, strict=True):
+        length = length_reward(len(text.split()), 2, 12)
+        stamps = timestamp_reward(text).value
+        total = rollout.rewards["accuracy"]
+        total += alpha * stamps if stamped else 0.0
+        total += beta * length if beta else 0.0
+        assert rollout.total == total
+        parts = {"accuracy"} | ({"timestamps"} if stamped else set())
+        assert rollout.rewards.keys() == parts | ({"length"} if beta else set())
+        assert len(rollout.reading) == 8
+
+
+def test_a_caption_without_an_answer_has_no_total(caplog: pytest.LogCaptureFixture) -> None:
+    silent = ListeningReader(lambda a: None if "nine" in str(a) else " A")
+    groups = [group(TEXTS, name=f"s{i}", kind="video") for i in range(3)]
+    with caplog.at_level(logging.WARNING):
+        model(0.2, 0.2, silent).score(groups, step=7)
+    for g in groups:
+        first, failed, last = g.rollouts
+        assert failed.total is None and failed.rewards == {} and failed.failure == "no reply"
+        assert first.total is not None and last.total is not None
+        assert g.scored == [first, last]
+    assert caplog.messages == ["step 7: 3 caption(s) without a reward: no reply"]
+
+
+def test_scoring_again_gives_the_same_and_the_batch_size_does_not_matter() -> None:
+    readers = [ListeningReader() for _ in range(3)]
+    totals = []
+    for reader, size in zip(readers, [0, 1, 2], strict=True):
+        scored = [group(TEXTS, name=f"s{i}") for i in range(2)]
+        rewards = model(0.0, 0.2, reader)
+        rewards.config.accuracy.batch_captions = size
+        rewards.score(scored, step=3)
+        totals.append([r.total for g in scored for r in g.rollouts])
+    assert totals[0] == totals[1] == totals[2]
+    assert readers[0].heard == readers[1].heard == readers[2].heard
+
+
+def test_evaluation_may_ask_other_questions() -> None:
+    reader = ListeningReader()
+    model(0.0, 0.2, reader).score([group(TEXTS[:1])], -1, accuracy=AccuracyConfig(draws=0))
+    assert len(reader.heard) == 4
+
+
+def test_shuffled_rewards_are_the_same_totals_on_other_captions() -> None:
+    first, second = run_ranks("shuffle", 2)
+    before, after = first["before"] + second["before"], first["after"] + second["after"]
+    assert sorted(t for t in before if t is not None) == sorted(t for t in after if t is not None)
+    assert [t is None for t in before] == [t is None for t in after]  # missing stays missing
+    assert before != after
+    assert set(first["after"]) & set(second["before"]) - {None}  # they cross between ranks
+    for rank in (first, second):
+        assert rank["again"] == rank["after"] != rank["other step"]

@@ -1,0 +1,100 @@
+"""The real engine beside the real trainer, on two ranks: do they hold and compute the same?"""
+
+import pytest
+
+from tests.ranks import run_ranks
+
+LIMIT = {"float32": 1e-4, "bfloat16": 0.005}  # nats, mean over tokens
+KINDS = {"image", "images", "video", "text"}
+
+
+@pytest.fixture(scope="module")
+def found(tiny_policy):
+    """What tests/programs/engines.py found with Qwen3-VL in float32, by rank."""
+    return run_ranks("engines", 2, tiny_policy, "float32", 1, "all")
+
+
+def within(gaps: dict[str, list[float]], dtype: str = "float32") -> bool:
+    return gaps.keys() == KINDS and all(mean <= LIMIT[dtype] for mean, _ in gaps.values())
+
+
+def test_they_agree_after_every_sync(found):
+    for rank in found:
+        assert all(within(gaps) for gaps in rank["agreement"]["gaps"]), rank["agreement"]["gaps"]
+    assert found[0]["agreement"]["tokens"] != found[1]["agreement"]["tokens"]  # own prompts each
+
+
+def test_log_probs_are_those_of_the_tempered_distribution(found):
+    assert all(within(rank["temperatures"]) for rank in found)
+
+
+def test_log_probs_are_those_of_the_truncated_distribution(found):
+    for rank in found:
+        assert rank["truncation"]["same"]
+        for name in ("top_p", "top_k"):
+            assert all(value == 0.0 for value in rank["truncation"][name])
+
+
+def test_greedy_takes_the_trainers_likeliest_token(found):
+    assert all(rank["greedy"] == [True] * 4 for rank in found)
+
+
+def test_media_tokens_are_never_sampled(found):
+    for with_ban, without in (rank["pads"] for rank in found):
+        assert with_ban == 0 < without
+
+
+def test_a_seed_decides_every_bit(found):
+    for rank in found:
+        assert all(rank["seeds"].values()), rank["seeds"]
+
+
+def test_positions_are_the_engines_own(found):
+    assert all(rank["positions"] == [True] * 4 for rank in found)
+
+
+def test_new_vision_weights_are_seen_in_a_known_picture(found):
+    for rank in found:
+        changed = {"image": True, "images": True, "video": True, "text": False}
+        assert rank["vision"]["changed"] == changed
+        assert within(rank["vision"]["gaps"])
+
+
+def test_a_frozen_vision_tower_need_not_be_sent(found):
+    for rank in found:
+        assert rank["frozen"]["parts"] == ["language", "projector"]
+        assert rank["frozen"]["same"] and within(rank["frozen"]["gaps"])
+
+
+def test_the_self_check_finds_weights_that_were_not_sent(found):
+    for rank in found:
+        assert rank["self_check"]["gap"] < LIMIT["float32"]
+        for part in ("vision", "projector", "language"):
+            assert "does not hold the trainer's weights" in rank["self_check"][part], part
+
+
+def test_another_number_of_media_tokens_is_an_error_that_names_the_sample(found):
+    for rank in found:
+        name, error = rank["mismatch"]
+        assert name == "cat 17" and error.startswith("sample cat 17 ")
+        assert "they part at position" in error
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "tensor_parallel"),
+    [
+        ("tiny_policy", "bfloat16", 2),
+        ("tiny_policy_2_5", "float32", 2),
+        ("tiny_policy_2_5", "bfloat16", 1),
+    ],
+)
+def test_families_precisions_and_tensor_parallel_engines_agree(
+    request, family, dtype, tensor_parallel
+):
+    path = request.getfixturevalue(family)
+    found = run_ranks("engines", 2, path, dtype, tensor_parallel, "agreement,positions")
+    for rank in found:
+        assert all(within(gaps, dtype) for gaps in rank["agreement"]["gaps"]), rank["agreement"]
+        assert rank["positions"] == [True] * 4
+    if tensor_parallel == 2:  # one engine: both ranks hold the same captions
+        assert found[0]["agreement"]["tokens"] == found[1]["agreement"]["tokens"]

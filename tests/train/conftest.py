@@ -1,0 +1,40 @@
+"""One world and one unbroken run, which several tests look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.train.world import make_world, tiny_config, write_config
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """A run that nothing disturbed: its config file, its folder, and when each step was logged."""
+
+    config: Path
+    folder: Path
+    times: list[float]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def unbroken(
+    world: Path, tiny_policy: Path, tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Unbroken:
+    """Three steps on two ranks in bfloat16, images and videos mixed, saved at every step."""
+    from kill_resume import Plan, run_unbroken
+
+    folder = tmp_path_factory.mktemp("runs")
+    config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
+    config.run.steps = 3
+    config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
+    file = write_config(config, folder / "run.toml")
+    times = run_unbroken(Plan((str(file),)), folder / "unbroken")
+    return Unbroken(file, folder / "unbroken", times)

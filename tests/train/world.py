@@ -1,0 +1,82 @@
+"""A small world of images and videos, the config of a tiny run on it, and ways to start one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from caprl_native.config import Config
+from caprl_native.config_io import dump
+from tests.ranks import ROOT, run_to_end, torchrun
+
+sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world
+
+
+def make_world(folder: Path, images: int = 20, videos: int = 12) -> Path:
+    """Real PNG and MP4 files with questions: train.jsonl and heldout.jsonl."""
+    command = [sys.executable, "tools/make_demo_world.py", f"--out={folder}"]
+    command += [f"--images={images}", f"--videos={videos}"]
+    command += ["--heldout-images=2", "--heldout-videos=2"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def write_rows(file: Path, records: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return file
+
+
+def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> Config:
+    """Two steps of 8 prompts with 4 captions each; every part of the reward is on."""
+    config = Config()
+    config.run.dir, config.run.steps, config.run.save_every = str(folder), 2, 1
+    config.data.files = [str(world / "train.jsonl")]
+    config.data.batch_size, config.data.max_prompt_tokens, config.data.workers = 8, 400, 0
+    media = config.media
+    media.image_min_pixels, media.image_max_pixels = 32 * 32, 128 * 128
+    media.video_fps, media.video_max_frames = 1.0, 6
+    media.video_frame_pixels, media.video_total_pixels = 128 * 128, 6 * 128 * 128
+    config.policy.path, config.policy.lr = str(policy), 1e-3
+    config.policy.micro_batch_tokens = 4096
+    rollout = config.rollout
+    rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.25
+    reward = config.reward
+    reward.alpha, reward.beta = 0.2, 0.2
+    reward.length.l1, reward.length.l2 = 8, 32
+    if str(reader).startswith("http"):
+        reward.reader.endpoint, reward.reader.model = str(reader), "reader"
+    else:
+        reward.reader.path = str(reader)
+    reward.reader.max_model_len, reward.reader.kv_cache_gib = 512, 0.25
+    reward.accuracy.draws = 2
+    config.eval.every = 0
+    config.log.wandb = "disabled"
+    return config
+
+
+def write_config(config: Config, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(dump(config))
+    return file
+
+
+def train(file: Path, *settings: str, ranks: int = 2, timeout: float = 600) -> tuple[int, str]:
+    """Exit code and output of a training run; `ranks` 0: in one process, without torchrun."""
+    start = torchrun(ranks) if ranks else [sys.executable]
+    command = [*start, "-m", "caprl_native.train", "--config", str(file), *settings]
+    return run_to_end(command, dict(os.environ), timeout)
+
+
+def train_ok(config: Config, file: Path, *, ranks: int = 2) -> Path:
+    """Trains to the end; returns the run's folder."""
+    code, output = train(write_config(config, file), ranks=ranks)
+    assert code == 0, output[-6000:]
+    return Path(config.run.dir)

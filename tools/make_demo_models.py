@@ -1,0 +1,108 @@
+"""Makes the demo's reader and policy from nothing, checks them, and ships them in demo_models/.
+
+About a quarter of an hour on two free cores. Everything in between lies in outputs/demo_models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # works without an installation
+
+from demo_world import checks, datasets  # noqa: E402
+from demo_world.scenes import every_text  # noqa: E402
+
+import caprl_native  # noqa: E402, F401
+from caprl_native.policy.parallel import init_distributed  # noqa: E402
+from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
+
+WORK = Path("outputs/demo_models")
+SHIPPED = Path("demo_models")
+INIT = 0.06
+READINGS, CAPTION_IMAGES, CAPTION_VIDEOS = 64 * 1100, 16000, 8000
+MAX_BYTES = 10_000_000
+
+
+def make_reader(seed: int) -> Path:
+    """Readings, a random reader, supervised training; returns the trained model's folder."""
+    datasets.write_readings(WORK / "data", READINGS, seed)
+    words = [*every_text(), *datasets.reader_texts()]
+    write_tiny_reader(WORK / "reader_random", words, seed=seed, init=INIT)
+    return train("reader", seed)
+
+
+def make_policy(seed: int) -> Path:
+    """Captioned scenes, a random policy, supervised training; returns the trained model's folder."""
+    datasets.write_captions(WORK / "data", CAPTION_IMAGES, CAPTION_VIDEOS, seed)
+    write_tiny_vlm(WORK / "policy_random", vocab_words=every_text(), seed=seed, init=INIT)
+    return train("policy", seed)
+
+
+def train(which: str, seed: int) -> Path:
+    """One core for each of the two, which are trained side by side."""
+    command = ["-m", "caprl_native.sft", "--config", f"train_configs/demo_{which}_sft.toml"]
+    subprocess.run(
+        [sys.executable, *command, "--run.seed", str(seed)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    return WORK / f"{which}_sft" / "model"
+
+
+def ship(made: dict[str, Path]) -> None:
+    """Copies the models to `SHIPPED`. Raises ValueError when they are too large to be committed."""
+    for which, folder in made.items():
+        shutil.rmtree(SHIPPED / which, ignore_errors=True)
+        shutil.copytree(folder, SHIPPED / which)
+    size = sum(f.stat().st_size for f in SHIPPED.rglob("*") if f.is_file())
+    if size > MAX_BYTES:
+        raise ValueError(f"{SHIPPED} has {size} bytes, more than {MAX_BYTES}")
+    print(f"{SHIPPED}: {size / 1e6:.1f} MB")
+
+
+def report(seed: int) -> None:
+    """Prints what the shipped models can do on scenes that they have not seen."""
+    init_distributed()
+    reader = checks.open_reader(SHIPPED / "reader")
+    print("\nreader")
+    for name, share in checks.check_reader(reader, seed=seed + 1).items():
+        print(f"  {name:32} {share:.3f}")
+    world = datasets.write_world(WORK / "check", "check", 96, 48, seed + 1)
+    painter = checks.Painter(SHIPPED / "policy", world)
+    print("\npolicy, asked for everything: right mentions by attribute")
+    for name, share in checks.recognition(painter.captions(full=True)).items():
+        print(f"  {name:32} {share:.3f}")
+    for title, temperature in (("greedy", 0.0), ("temperature 1", 1.0)):
+        captions = painter.captions(temperature=temperature)
+        rich = checks.richness(captions)
+        print(f"\npolicy, {title}: {rich['mentioned']:.2f} attributes in {rich['words']:.1f} words")
+        print(f"  captions with 0, 1, 2, ... attributes: {rich['histogram']}")
+        print(f"  right mentions: {checks.recognition(captions).get('all', 0.0):.3f}")
+        print(f"  reader right on all questions: {checks.accuracy(reader, captions)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check-only", action="store_true", help="check what is shipped already")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    if not args.check_only:
+        with ThreadPoolExecutor(2) as pool:
+            jobs = {
+                "reader": pool.submit(make_reader, args.seed),
+                "policy": pool.submit(make_policy, args.seed),
+            }
+            ship({which: job.result() for which, job in jobs.items()})
+    report(args.seed)
+
+
+if __name__ == "__main__":
+    main()

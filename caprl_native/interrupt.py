@@ -10,25 +10,41 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 
 import torch
 
 from caprl_native.policy.parallel import sum_over_ranks
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 ONE_PRESS_S = 1.0  # the terminal and torchrun both pass the same Ctrl-C on
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM of this process; the ranks agree on stopping between steps."""
+    """Counts SIGINT and SIGTERM of this process; the ranks agree on stopping between steps.
+
+    A thread does the counting: the main thread may be waiting for other ranks inside a collective,
+    and would not come to run a handler.
+    """
 
     def __init__(self) -> None:
         self._first = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _ignore)
+        threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _listen(self, reader: int) -> None:
+        """Each byte is the number of a signal that came, of whatever kind."""
+        while number := os.read(reader, 1)[0]:
+            if number in SIGNALS:
+                self._handle(number)
+
+    def _handle(self, number: int) -> None:
         now = time.monotonic()
         if not self._first:
             self._first = now
@@ -41,6 +57,10 @@ class Interrupts:
     def requested(self) -> bool:
         """Whether any rank was interrupted (a collective)."""
         return bool(sum_over_ranks(torch.tensor([float(self._first > 0)])).item())
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A handler in place of the default one, which would end the process."""
 
 
 def die_with_launcher() -> None:

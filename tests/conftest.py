@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from caprl_native.policy.parallel import Layout
 
 # Before anything imports these libraries; processes that the tests start inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -37,3 +42,17 @@ def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from caprl_native.tiny import write_tiny_reader
 
     return write_tiny_reader(tmp_path_factory.mktemp("models") / "reader")
+
+
+@pytest.fixture(scope="module")
+def layout() -> Iterator[Layout]:
+    """A process group of one, for tests that need no second rank."""
+    import torch.distributed as dist
+
+    from caprl_native.policy.parallel import init_distributed
+
+    before = dict(os.environ)
+    yield init_distributed()
+    dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)

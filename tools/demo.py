@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "demo_models"
 EXAMPLES = 3
 METRIC = "eval/reward/accuracy/mean"
 
@@ -116,6 +117,9 @@ def show(out: Path, summary: dict[str, Any], last: int) -> None:
 def main() -> None:
     """Runs the demo and writes `summary.json` and `curve.png` beside `metrics.jsonl`."""
     args = arguments()
+    missing = [name for name in ("policy", "reader") if not (MODELS / name / "config.json").exists()]
+    if missing:
+        sys.exit(f"error: {MODELS} has no {' and no '.join(missing)}; `make demo-models` makes both")
     began = time.perf_counter()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)

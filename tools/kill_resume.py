@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,9 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Moment:
-    """`delay` seconds after `step` steps were logged (0: after the start).
+    """`delay` seconds after `step` was logged (0: after the start).
 
-    With `saving`: after the next checkpoint's first byte.
+    With `saving`: after the first byte of that step's checkpoint.
     """
 
     step: int
@@ -114,12 +115,23 @@ def run_unbroken(plan: Plan, folder: Path) -> list[float]:
         RuntimeError: the run failed.
     """
     process, began, times = plan.start(folder), time.monotonic(), []
-    while process.poll() is None:
-        while steps_logged(folder) > len(times):
-            times.append(time.monotonic() - began)
-        time.sleep(0.02)
-    finished(process, folder)
+    with ended(process):
+        while process.poll() is None:
+            while steps_logged(folder) > len(times):
+                times.append(time.monotonic() - began)
+            time.sleep(0.02)
+        finished(process, folder)
     return [*times, time.monotonic() - began]
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Leaves nothing running when the block is left early."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            kill(process, "all")
 
 
 def finished(process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -145,33 +157,41 @@ def kill(process: subprocess.Popen[bytes], victim: str) -> None:
         except psutil.NoSuchProcess:
             continue
     process.wait(60)
-    _, alive = psutil.wait_procs(family, timeout=60)
-    if alive:
-        for left in alive:
-            left.kill()
-        raise RuntimeError(f"processes outlived the {victim} that was killed: {alive}")
+    deadline = time.monotonic() + 60
+    while alive := [p for p in family if _lives(p)]:
+        if time.monotonic() > deadline:
+            for left in alive:
+                left.kill()
+            raise RuntimeError(f"processes outlived the {victim} that was killed: {alive}")
+        time.sleep(0.05)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that has died and waits for its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_at(plan: Plan, folder: Path, moment: Moment, resume: bool = False) -> bool:
     """Starts a run and kills it at the moment; False: it had come to its end before."""
     process = plan.start(folder, resume)
-    reached = wait_for(lambda: steps_logged(folder) >= moment.step, process)
-    if reached and moment.saving:
-        known = set(checkpoints(folder))
-        reached = wait_for(lambda: set(checkpoints(folder)) - known, process)
-    if reached:
-        began = time.monotonic()
-        reached = wait_for(lambda: time.monotonic() - began >= moment.delay, process)
-    if reached:
-        kill(process, moment.victim)
-    else:
-        finished(process, folder)
+    begun = checkpoint.directory(folder / "checkpoints", moment.step)
+    with ended(process):
+        if moment.saving:
+            there = [begun.with_suffix(".tmp"), begun]
+            reached = wait_for(lambda: any(d.exists() for d in there), process)
+        else:
+            reached = wait_for(lambda: steps_logged(folder) >= moment.step, process)
+        if reached:
+            began = time.monotonic()
+            reached = wait_for(lambda: time.monotonic() - began >= moment.delay, process)
+        if reached:
+            kill(process, moment.victim)
+        else:
+            finished(process, folder)
     return reached
-
-
-def checkpoints(folder: Path) -> list[str]:
-    """Names of all checkpoints, also of those that are being written."""
-    return [path.name for path in (folder / "checkpoints").glob("step_*")]
 
 
 # --- comparison -------------------------------------------------------------------------------
@@ -245,7 +265,7 @@ def differences(a: Path, b: Path) -> list[str]:
 def moments(times: list[float], saves: list[int], save_s: float, n: int, seed: int) -> list[Moment]:
     """n moments, one in each n-th of the run's life; every third in the writing of a checkpoint.
 
-    `times`: of each logged step and of the end; `saves`: the steps that were saved.
+    `times`: of each logged step and of the end; `saves`: steps that are saved.
     """
     rng = random.Random(seed)
     chosen = []
@@ -304,7 +324,7 @@ def main() -> None:
     print(f"unbroken: {len(times) - 1} steps, {times[-1]:.1f} s", flush=True)
     lines = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
     save_s = statistics.median([r["time/save"] for r in lines if "time/save" in r] or [0.5])
-    saved = [s - 1 for s in checkpoint.steps(unbroken / "checkpoints")]
+    saved = checkpoint.steps(unbroken / "checkpoints")
     bad = 0
     print(row(TABLE), flush=True)
     for i, moment in enumerate(moments(times, saved, save_s, args.kills, args.seed)):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
 BIAS_OF_BANNED = -100.0  # the least that vLLM takes: e^-100 is 0 beside 1 in float32
 
 
@@ -80,7 +81,13 @@ class Engine:
         memory = (
             {"gpu_memory_utilization": settings.gpu_memory_utilization}
             if cuda
-            else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+            else {
+                "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+                # vLLM 0.32 rewinds a seeded request's generator after a part of a prefill, which
+                # CPU generators cannot do ("does not use offset"); so prompts are never cut there.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCH_TOKENS),
+            }
         )
         media = settings.media_per_prompt
         multimodal = {

@@ -79,10 +79,10 @@ def test_log_probs_and_gradients_are_those_of_separate_sequences(model, kind):
 def test_kinds_may_share_a_micro_batch(model):
     policy, hf, path = model
     kinds = ["image", "video", "text", "images"]
-    rows = [
-        Row(prompt(path, kind, seed=i), responses(policy.config, policy.banned, 2, i), [2 * i, 2 * i + 1])
-        for i, kind in enumerate(kinds)
-    ]  # fmt: skip
+    rows = []
+    for i, kind in enumerate(kinds):
+        tokens = responses(policy.config, policy.banned, 2, seed=i)
+        rows.append(Row(prompt(path, kind, seed=i), tokens, [2 * i, 2 * i + 1]))
     (pieces,) = cut(rows, 10_000)
     batch = collate(pieces, policy.positions)
     with torch.no_grad():
@@ -98,7 +98,9 @@ def test_probabilities_of_all_tokens_add_up_to_one(model):
     policy, _, path = model
     vocabulary = policy.config.text_config.vocab_size
     one_each = [[token] for token in range(vocabulary)]
-    batch = collate([Row(prompt(path, "image"), one_each, list(range(vocabulary)))], policy.positions)
+    batch = collate(
+        [Row(prompt(path, "image"), one_each, list(range(vocabulary)))], policy.positions
+    )
     with torch.no_grad():
         mass = policy(batch)[0].exp()
     assert mass[policy.banned].tolist() == [0.0] * len(policy.banned)

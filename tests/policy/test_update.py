@@ -1,32 +1,33 @@
 """One update of the policy: the same however it is cut, over one rank or two."""
 
 import math
-import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from caprl_native.config import PolicyConfig
-from caprl_native.policy.families import family_of
+from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.optim import build_optimizer, learning_rate
 from tests.ranks import run_ranks
 from tests.samples import relative
 
-FAMILIES = ["tiny_policy", "tiny_policy_2_5"]
 SAME = 1e-5  # relative, in float32
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def results(request, tmp_path_factory):
+def found(path: Path, folder: Path, which: str) -> dict[int, dict]:
     """By number of ranks: what tests/programs/updates.py found with each setting."""
-    path = request.getfixturevalue(request.param)
-    folder = tmp_path_factory.mktemp("updates")
-    found = {"path": path}
+    results = {}
     for ranks in (1, 2):
-        reports = run_ranks("updates", ranks, path, folder)
+        reports = run_ranks("updates", ranks, path, folder, which)
         assert all(r == reports[0] for r in reports), "metrics differ between ranks"
-        found[ranks] = torch.load(os.path.join(folder, f"{ranks}.pt"))
-    return found
+        results[ranks] = torch.load(folder / f"{ranks}.pt")
+    return results
+
+
+@pytest.fixture(scope="module")
+def results(tiny_policy, tmp_path_factory):
+    return found(tiny_policy, tmp_path_factory.mktemp("updates"), "all")
 
 
 def agree(ours: dict, theirs: dict) -> None:
@@ -44,6 +45,13 @@ UNEVEN = ["first rank has all", "second rank has text"]
 @pytest.mark.parametrize("name", EVEN + UNEVEN)
 def test_loss_and_gradients_do_not_depend_on_cuts_ranks_or_recomputation(results, ranks, name):
     agree(results[ranks][name], results[1]["whole"])
+
+
+def test_qwen2_5_vl_too(tiny_policy_2_5, tmp_path):
+    results = found(tiny_policy_2_5, tmp_path, "some")
+    for name in ("whole", "single", "second rank has text"):
+        for ranks in (1, 2):
+            agree(results[ranks][name], results[1]["whole"])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -68,10 +76,8 @@ def test_bfloat16_is_near(results):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("part", ["vision", "projector", "language"])
 def test_frozen_weights_stay_bit_for_bit_and_all_others_move(results, ranks, part):
-    result, family = results[ranks][f"frozen {part}"], family_of(results["path"])
-    still = {
-        name for name, t in result["before"].items() if torch.equal(t, result["after"][name])
-    }
+    result, family = results[ranks][f"frozen {part}"], FAMILIES["qwen3_vl"]
+    still = {name for name, t in result["before"].items() if torch.equal(t, result["after"][name])}
     assert still == {name for name in result["before"] if family.part_of(name) == part}
     assert {family.part_of(n) for n in result["gradients"]} == {
         "vision", "projector", "language"

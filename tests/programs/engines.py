@@ -39,7 +39,9 @@ class Checks:
         self.policy = load_policy(PolicyConfig(path=path, dtype=dtype), self.layout)
         build_optimizer(self.policy, PolicyConfig())
         # Every data rank has prompts of its own; ranks of one engine have the same.
-        self.prompts = [prompt(path, k, 10 * self.layout.data_rank + i) for i, k in enumerate(KINDS)]
+        self.prompts = [
+            prompt(path, k, 10 * self.layout.data_rank + i) for i, k in enumerate(KINDS)
+        ]
         self.engine = Engine(
             EngineSettings(
                 path=path,
@@ -190,7 +192,7 @@ class Checks:
         pad = (fine.ids == self.policy.config.image_token_id).nonzero()[0].item()
         keep = torch.arange(len(fine)) != pad  # one pad token fewer
         short = dataclasses.replace(fine, ids=fine.ids[keep], token_types=fine.token_types[keep])
-        item = Loaded(sample("image", name="cat 17"), fine)
+        item = Loaded(sample("image", name="cat 17"), fine, index=0)
         (group,) = captioner.write([item], step=1)
         try:
             captioner.write([dataclasses.replace(item, prepared=short)], step=1)

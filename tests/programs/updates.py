@@ -1,7 +1,7 @@
 """Policy updates under many settings; rank 0 writes gradients and weights for comparison.
 
-Arguments: the model directory, and the folder to write `<ranks>.pt` in, by case:
-{"metrics": ..., "gradients": ..., "before": ..., "after": ...}.
+Arguments: the model directory, the folder to write `<ranks>.pt` in, and "all" or "some" cases.
+By case: {"metrics": ..., "gradients": ..., "before": ..., "after": ...}.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from tests.ranks import report
 from tests.samples import group, prompt, responses
 
 KINDS = ["image", "video", "text", "images"]
+SOME = ["whole", "single", "second rank has text"]
 
 
-def main(path: str, folder: str) -> None:
+def main(path: str, folder: str, which: str) -> None:
     layout = init_distributed()
     base = PolicyConfig(
         path=path, dtype="float32", lr=1e-2, micro_batch_tokens=10_000, max_grad_norm=0.0
     )
     algorithm = AlgorithmConfig()
-    algorithm.kl_weight = 0.0
     results: dict[str, dict] = {}
 
     def case(name: str, config: PolicyConfig = base, share: str = "even", **changes) -> None:
+        if which == "some" and name not in SOME:
+            return
         settings = dataclasses.replace(algorithm, **changes)
         results[name] = run(config, settings, layout, share)
 

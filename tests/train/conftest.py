@@ -28,12 +28,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(
     world: Path, tiny_policy: Path, tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Unbroken:
-    """Three steps on two ranks in bfloat16, images and videos mixed, saved at every step."""
+    """Five steps on two ranks in bfloat16, images and videos mixed, saved at every step."""
     from kill_resume import Plan, run_unbroken
 
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
-    config.run.steps = 3
+    config.run.steps = 5
     config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
     file = write_config(config, folder / "run.toml")
     times = run_unbroken(Plan((str(file),)), folder / "unbroken")

@@ -12,7 +12,9 @@ from caprl_native.rewards import prompts
 from demo_world import render
 from demo_world.scenes import (
     FULL_PROMPTS,
+    IMAGE,
     PROMPTS,
+    VIDEO,
     Attribute,
     Scene,
     answerable,
@@ -23,7 +25,9 @@ from demo_world.scenes import (
 
 # How many attributes a sparse caption mentions, and how often; the rest of the weight goes to more.
 SPARSE = {1: 0.14, 2: 0.40, 3: 0.18, 4: 0.10, 5: 0.07, 6: 0.06, 7: 0.05}
-SEEING_SHARE = 0.6  # of the captions to learn from: everything in a fixed order
+SEEING = 3  # passes over the scenes that teach to see
+BLOCK = 32  # the batch size of the policy's supervised training
+UNKNOWN_WORD = "unknown"  # what the reader says for a value that it was not told
 FULL_SHARE = 0.5  # of the others, those that answer the prompt for everything
 
 
@@ -87,39 +91,67 @@ def write_captions(
 ) -> Path:
     """What the policy learns from, easy lessons first; it must not be shuffled.
 
-    The first part says everything in one fixed order, which teaches it to see. Then order and
-    choice are random: everything for the prompt that asks for all, else a few attributes.
+    `SEEING` passes over the scenes say everything in one fixed order, which teaches it to see. Then
+    order and choice are random: everything for the prompt that asks for all, else a few attributes.
+    Images and videos come in blocks of `BLOCK`, so that batches need little padding.
     """
     rng = random.Random(f"{name}-{seed}")
-    scenes = _scenes(images, videos, rng)
+    seen: dict[str, list[tuple[Scene, str]]] = {"image": [], "video": []}
+    for i, scene in enumerate(_scenes(images, videos, rng)):
+        seen[scene.modality].append((scene, _write_media(scene, f"{name}-{i:05d}", folder, rng)))
     rows = []
-    for i, scene in enumerate(scenes):
-        file = _write_media(scene, f"{name}-{i:05d}", folder, rng)
-        see = i < SEEING_SHARE * len(scenes)
-        full = see or rng.random() < FULL_SHARE
-        prompt = (FULL_PROMPTS if full else PROMPTS)[scene.modality]
-        everything = caption(scene, scene.values, None if see else rng)
-        text = everything if full else sparse_caption(scene, rng)
-        rows.append(
-            {"id": f"{name}-{i:05d}", scene.modality: file, "prompt": prompt, "response": text}
-        )
+    for choosing in [False] * SEEING + [True]:
+        for scene, file in _blocks(seen, rng):
+            full = not choosing or rng.random() < FULL_SHARE
+            everything = caption(scene, scene.values, rng if choosing else None)
+            rows.append(
+                {
+                    "id": f"{name}-{len(rows):06d}",
+                    scene.modality: file,
+                    "prompt": (FULL_PROMPTS if full else PROMPTS)[scene.modality],
+                    "response": everything if full else sparse_caption(scene, rng),
+                }
+            )
     return write_jsonl(folder / f"{name}.jsonl", rows)
 
 
-# The reader's lessons in order, with their shares. Short sequences teach it to look a word up and to name its letter; with the whole prompt from the start the same takes
-# several times as long.
-LESSONS = (("lookup", 0.45), ("unknown", 0.25), ("full", 0.30))
+def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> list:
+    """All scenes in random order, in blocks of one modality."""
+    blocks = []
+    for items in seen.values():
+        rng.shuffle(items)
+        blocks += [items[i : i + BLOCK] for i in range(0, len(items) - BLOCK + 1, BLOCK)]
+    rng.shuffle(blocks)
+    return [item for block in blocks for item in block]
+
+
+# The reader's lessons in order, with their shares. It answers with a word and then its letter ("red,
+# C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt in a few
+# hundred steps; the letter straight from the caption was still at chance after 600.
+LESSONS = (("letters", 0.25), ("lookup", 0.25), ("unknown", 0.2), ("full", 0.3))
+WORDS = tuple(dict.fromkeys(v for a in (*IMAGE, *VIDEO) for v in a.values)) + (UNKNOWN_WORD,)
+
+
+def _letters(rng: random.Random) -> dict[str, Any]:
+    """Which letters do words have? All of a list at once: many small lessons in one."""
+    words = rng.sample(WORDS, rng.randint(4, 10))
+    request = "Which letters?\n" + prompts.lettered(words)
+    pairs = [f"{word}, {letter}" for word, letter in zip(words, prompts.LETTERS, strict=False)]
+    rng.shuffle(pairs)
+    return _turn([{"role": "user", "content": request}], " ".join(pairs))
 
 
 def _reading(lesson: str, rng: random.Random) -> dict[str, Any]:
-    """One supervised turn of the reader: a letter, a word, or "which letter is red?".
+    """One supervised turn of the reader.
 
-    "lookup": short captions, questions on what they say; "unknown": also on what they leave out;
-    "full": the prompt that the reward uses.
+    "letters": which letters words have; "lookup": questions on what short captions say; "unknown":
+    also on what captions leave out; "full": the prompt that the reward uses.
     """
+    if lesson == "letters":
+        return _letters(rng)
     scene = sample_scene("image" if rng.random() < 0.5 else "video", rng)
     names = [a.name for a in scene.attributes]
-    sizes = (1, 2, 3) if lesson == "lookup" else (0, len(names), *range(len(names) + 1))
+    sizes = (1, 1, 2, 3) if lesson == "lookup" else (0, len(names), *range(len(names) + 1))
     wanted = rng.sample(names, rng.choice(sizes))
     text = caption(scene, wanted, rng)
     known = answerable(scene, wanted)
@@ -130,27 +162,18 @@ def _reading(lesson: str, rng: random.Random) -> dict[str, Any]:
     other = lesson != "lookup" and rng.random() < 0.12
     q = quiz(sample_scene(scene.modality, rng) if other else scene, asked, rng)
     value = scene.values[asked.name]
-    told = asked.name in known
-    task = rng.random() + (0.25 if lesson == "full" else 0.0)
-    if task < 0.35:
-        request = f"Question: {q.question}"
-        return _turn(scene, text, request, value if told else "unknown", lesson)
-    shown = list(q.choices) + ([] if lesson == "lookup" else [prompts.CANNOT_ANSWER])
-    if task < 0.5:
-        i = rng.randrange(len(q.choices))
-        request = f"{prompts.lettered(shown)}\n\nWhich letter is {q.choices[i]}?"
-        return _turn(scene, text, request, prompts.LETTERS[i], lesson)
-    right = q.choices.index(value) if told and value in q.choices else len(q.choices)
+    shown = [*q.choices, prompts.CANNOT_ANSWER]
+    told = asked.name in known and value in q.choices
+    letter = prompts.LETTERS[q.choices.index(value) if told else len(q.choices)]
     request = f"Question: {q.question}\n{prompts.lettered(shown)}"
     if lesson == "full":
         request += f"\n\n{prompts.INSTRUCTION}"
-    return _turn(scene, text, request, prompts.LETTERS[right], lesson)
-
-
-def _turn(scene: Scene, text: str, request: str, answer: str, lesson: str) -> dict[str, Any]:
     messages = prompts.chat(scene.modality, text, request)
-    if lesson != "full":
-        messages = messages[1:]  # without the system turn
+    answer = f"{value if told else UNKNOWN_WORD}, {letter}"
+    return _turn(messages if lesson == "full" else messages[1:], answer)
+
+
+def _turn(messages: list[dict[str, Any]], answer: str) -> dict[str, Any]:
     return {"prompt": messages, "response": f"{prompts.ANSWER_PREFIX} {answer}"}
 
 
@@ -159,10 +182,10 @@ def write_readings(folder: Path, count: int, seed: int, name: str = "readings") 
     rng = random.Random(f"{name}-{seed}")
     folder.mkdir(parents=True, exist_ok=True)
     lessons = [lesson for lesson, share in LESSONS for _ in range(round(count * share))]
-    rows = ({"id": f"{name}-{i:06d}", **_reading(l, rng)} for i, l in enumerate(lessons))
+    rows = ({"id": f"{name}-{i:06d}", **_reading(lesson, rng)} for i, lesson in enumerate(lessons))
     return write_jsonl(folder / f"{name}.jsonl", rows)
 
 
 def reader_texts() -> list[str]:
     """Words of the reader's further tasks."""
-    return ["Which letter is unknown?"]
+    return ["Which letters?", UNKNOWN_WORD]

@@ -21,7 +21,7 @@ RGB = {
     "pink": (255, 190, 205),
 }  # fmt: skip
 RADIUS = {"tiny": 6.0, "small": 9.0, "big": 12.0, "huge": 15.5}
-_SCALE = 3  # shapes are drawn this much larger and then reduced, which smooths their edges
+_SCALE = 2  # shapes are drawn this much larger and then reduced, which smooths their edges
 
 
 def _polygon(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
@@ -84,10 +84,10 @@ def draw_image(scene: Scene, rng: random.Random) -> np.ndarray:
     """uint8 `[128, 128, 3]`: one to four copies in a row along one side."""
     v, side = scene.values, IMAGE_SIDE
     count = ("one", "two", "three", "four").index(v["count"]) + 1
-    along = [side / 2 + (i - (count - 1) / 2) * 31 + rng.uniform(-1, 1) for i in range(count)]
-    depth = 22 + rng.uniform(-4, 4)
-    if v["place"] in ("right", "bottom"):
-        depth = side - depth
+    # Copies stand in cells of 32 pixels, in which a model's patches see them always alike.
+    first = rng.choice({1: (1, 2), 2: (1,), 3: (0, 1), 4: (0,)}[count])
+    along = [16 + 32 * (first + i) + rng.uniform(-1, 1) for i in range(count)]
+    depth = (side - 16 if v["place"] in ("right", "bottom") else 16) + rng.uniform(-1, 1)
     spots = [(a, depth) if v["place"] in ("top", "bottom") else (depth, a) for a in along]
     r = RADIUS[v["size"]] + rng.uniform(-0.6, 0.6)
     ground = np.broadcast_to(_colour(v["background"], rng), (side, side, 3))
@@ -106,16 +106,16 @@ def draw_video(scene: Scene, rng: random.Random) -> np.ndarray:
     start, end = _colour(v["start"], rng), _colour(v["turn"], rng)
     way = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[v["motion"]]
     turn, change = (FPS * int(v[k][4:6]) for k in ("turn_time", "event_time"))
-    drift = rng.uniform(-3, 3), rng.uniform(-3, 3)
+    drift = rng.uniform(-1, 1), rng.uniform(-1, 1)
     frames = []
     for t in range(FRAMES):
         at = 3.0 * (t - (FRAMES - 1) / 2)
         x, y = side / 2 + way[0] * at + drift[0], side / 2 + way[1] * at + drift[1]
         form = v["event"] if t >= change else ""
-        r = {"grows": 15.0, "shrinks": 5.0, "doubles": 8.0}.get(form, 9.5)
+        r = {"grows": 17.0, "shrinks": 6.0, "doubles": 8.5}.get(form, 12.0)
         spots = [(x, y)]
         if form == "doubles":  # side by side across the way that it moves
-            a, b = 9 * abs(way[1]), 9 * abs(way[0])
+            a, b = 10 * abs(way[1]), 10 * abs(way[0])
             spots = [(x - a, y - b), (x + a, y + b)]
         holes = _holes(side, "hollow" if form == "hollows" else "solid", spots, r, v["shape"])
         fill = end if t >= turn else start

@@ -73,7 +73,8 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = state.take({"path": self.path, **request}, dict(self.headers))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            reply = state.take({"path": self.path, **request}, headers)
             body = body_of(reply)
             try:
                 self.send_response(reply.status)

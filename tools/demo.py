@@ -1,7 +1,7 @@
-"""The demo: a tiny captioner learns, by reinforcement, to write captions that answer more questions.
+"""The demo: a tiny captioner learns by reinforcement to write captions that answer more questions.
 
-Makes a world of pictures and clips, trains on it with two ranks, and shows held-out captions before
-and after. Everything is real but small: FSDP2, vLLM for policy and reader, PNG and MP4 files.
+Makes a world of pictures and clips, trains on it with two ranks, and shows held-out captions
+before and after. All is real but small: FSDP2, vLLM for policy and reader, PNG and MP4 files.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ def show(out: Path, summary: dict[str, Any], last: int) -> None:
 def main() -> None:
     """Runs the demo and writes `summary.json` and `curve.png` beside `metrics.jsonl`."""
     args = arguments()
-    missing = [name for name in ("policy", "reader") if not (MODELS / name / "config.json").exists()]
+    missing = [m for m in ("policy", "reader") if not (MODELS / m / "config.json").exists()]
     if missing:
-        sys.exit(f"error: {MODELS} has no {' and no '.join(missing)}; `make demo-models` makes both")
+        names = " and no ".join(missing)
+        sys.exit(f"error: {MODELS} has no {names}; `make demo-models` makes both")
     began = time.perf_counter()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)

@@ -145,6 +145,14 @@ def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
     for block in (*family.vision_blocks(hf), *family.language_layers(hf)):
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
+    policy.register_forward_hook(_reshard_after_scoring)
+
+
+def _reshard_after_scoring(policy: nn.Module, *_: object) -> None:
+    """FSDP leaves the root gathered for the backward pass. Where none follows, it would stay so, in
+    the compute dtype, and a checkpoint or an optimizer would not see its shards."""
+    if not torch.is_grad_enabled():
+        policy.reshard()
 
 
 def full_tensor(value: Tensor) -> Tensor:

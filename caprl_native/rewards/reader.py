@@ -131,7 +131,6 @@ class EndpointReader:
         async with openai.AsyncOpenAI(
             base_url=self.config.endpoint,
             api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY
-            default_headers=None if self.key else {"Authorization": openai.Omit()},
             timeout=self.config.timeout_s,
             max_retries=self.config.retries,
         ) as client:
@@ -153,6 +152,7 @@ class EndpointReader:
                     top_p=self.config.top_p,
                     max_tokens=self.config.max_tokens,
                     seed=ask.seed % 2**31,
+                    extra_headers=None if self.key else {"Authorization": openai.Omit()},
                     extra_body=extra,
                 )
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from caprl_native.config import PolicyConfig
 from caprl_native.policy.model import load_hf
@@ -105,6 +106,15 @@ def test_probabilities_of_all_tokens_add_up_to_one(model):
         mass = policy(batch)[0].exp()
     assert mass[policy.banned].tolist() == [0.0] * len(policy.banned)
     assert mass.sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_scoring_leaves_the_parameters_sharded(model):
+    """Else a checkpoint or a weight sync after it would find gathered ones in the compute dtype."""
+    policy, _, path = model
+    batch = collate([Row(prompt(path, "image"), [[9]], [0])], policy.positions)
+    with torch.no_grad():
+        policy(batch)
+    assert all(isinstance(p, DTensor) for p in policy.parameters())
 
 
 def test_pad_tokens_written_by_a_response_are_no_media(model):

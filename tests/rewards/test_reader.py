@@ -98,7 +98,7 @@ def test_the_key_is_sent_and_never_shown(
     with caplog.at_level(logging.DEBUG), serve(lambda r: Reply(status=401, raw=quoting)) as server:
         ours = reader(server.url, api_key_env="CAPRL_TEST_KEY")
         (answer,) = ours.answer([ask("x")])
-    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     assert "bad key ***" in answer.failure
     assert KEY not in answer.failure + caplog.text
 
@@ -108,7 +108,7 @@ def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda request: Reply()) as server:
         (answer,) = reader(server.url).answer([ask("x")])
     assert answer.text == " A"
-    assert "Authorization" not in server.headers[0]
+    assert "authorization" not in server.headers[0]
 
 
 def test_a_key_that_is_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

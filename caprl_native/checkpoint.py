@@ -128,8 +128,7 @@ def export(policy: Policy, source: str | Path, target: Path, dtype: str) -> None
     if main:
         temporary = target.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        model = load_hf(source, empty=True)
-        model.config.dtype = DTYPES[dtype]
+        model = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
         model.save_pretrained(temporary, state_dict=weights)
         for file in model_files(source):
             if not (temporary / file.name).exists():

@@ -110,7 +110,9 @@ class RolloutConfig:
     top_k: int = opt(0, "Sample among the k most likely tokens; 0: all.")
     max_tokens: int = opt(4096, "Longest caption, in tokens.")
     max_model_len: int = opt(18000, "Prompt and caption together, in tokens.")
-    tensor_parallel_size: int = opt(1, "Ranks that share one engine.")
+    tensor_parallel_size: int = opt(
+        1, "Ranks that share one engine, and one reader where it is in process."
+    )
     gpu_memory_utilization: float = opt(
         0.5, "Share of a GPU's memory for the engine, cache included."
     )

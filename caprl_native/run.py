@@ -62,7 +62,7 @@ class Run:
         self.policy = load_policy(config.policy, layout)
         self.optimizer = build_optimizer(self.policy, config.policy)
         self.engine = policy_engine(config, self.policy)
-        self.reader = build_reader(config.reward.reader)
+        self.reader = build_reader(config.reward.reader, layout.tensor_parallel)
         self.rewards = RewardModel(config.reward, self.reader, config.run.seed)
         self._build_captioners()
         self.updater = Updater(

@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, on any number of ranks, and exports that others load."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -138,11 +137,22 @@ def half_of_rmtree(path: Path, *_: Any, **__: Any) -> None:
         raise Killed
 
 
+rename = Path.rename
+
+
+def die_after_rename(self: Path, target: Path) -> Path:
+    """Dies when the new checkpoint has got its name."""
+    renamed = rename(self, target)
+    if self.name.startswith("step_"):
+        raise Killed
+    return renamed
+
+
 PLACES = {
     "shards written": (checkpoint.dcp, "save", die_after(checkpoint.dcp.save)),
     "state written": (Path, "write_text", die_after(Path.write_text)),
-    "some bytes flushed": (os, "fsync", die_after(os.fsync)),
-    "renamed": (Path, "rename", die_after(Path.rename)),
+    "some bytes flushed": (checkpoint, "_flush", die_after(checkpoint._flush_entry)),
+    "renamed": (Path, "rename", die_after_rename),
     "half deleted": (shutil, "rmtree", half_of_rmtree),
 }
 

@@ -48,7 +48,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def schema_of(file: Path) -> type:
-    return SftConfig if file.stem.startswith(("sft", "demo_sft", "demo_reader")) else Config
+    return SftConfig if file.stem.endswith("_sft") else Config
 
 
 # --- loading ----------------------------------------------------------------------------------

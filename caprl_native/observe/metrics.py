@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -19,32 +20,31 @@ def group_metrics(groups: Sequence[Group], *, prefix: str = "") -> dict[str, flo
     `reward/std`: mean over groups of the deviation (unbiased) within; `reward/zero_std_groups`: how
     many groups carry no gradient; `data/failed_rewards`: rollouts that got no reward.
     """
-    local = [_facts(r, i) for i, g in enumerate(groups) for r in g.rollouts]
+    local = [_facts(r) for g in groups for r in g.rollouts]
     everywhere = gather_objects((local, [_spread(g) for g in groups]))
     facts = [f for part, _ in everywhere for f in part]
     spreads = [s for _, part in everywhere for s in part if s is not None]
     scored = [f for f in facts if f["total"] is not None]
     metrics = {"reward/total/mean": _mean([f["total"] for f in scored])}
     for name in COMPONENTS:
-        values = [f[name] for f in scored if f[name] is not None]
-        if values:
-            metrics[f"reward/{name}/mean"] = _mean(values)
+        values = [f["rewards"][name] for f in scored if name in f["rewards"]]
+        metrics[f"reward/{name}/mean"] = _mean(values)
     metrics |= {
         "reward/std": _mean([s for s, _ in spreads]),
         "reward/zero_std_groups": sum(flat for _, flat in spreads),
-        "completion/length_mean": _mean([f["length"] for f in facts]),
+        "completion/length_mean": _mean([f["tokens"] for f in facts]),
         "completion/truncated_frac": _mean([f["truncated"] for f in facts]),
         "data/failed_rewards": len(facts) - len(scored),
     }
     return {prefix + key: value for key, value in metrics.items() if value is not None}
 
 
-def _facts(rollout: Rollout, group: int) -> dict[str, float | None]:
+def _facts(rollout: Rollout) -> dict[str, Any]:
     return {
         "total": rollout.total,
-        "length": len(rollout.token_ids),
+        "rewards": rollout.rewards,
+        "tokens": len(rollout.token_ids),
         "truncated": float(rollout.finish_reason == "length"),
-        **{name: rollout.rewards.get(name) for name in COMPONENTS},
     }
 
 

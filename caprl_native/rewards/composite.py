@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class RewardModel:
 
     def _accuracy(self, captions: list[Caption], config: AccuracyConfig) -> list[Score]:
         reward, size = AccuracyReward(self.reader, config), config.batch_captions or len(captions)
-        batches = (captions[i : i + size] for i in range(0, len(captions), size or 1))
+        calls = self.reader.calls(math.ceil(len(captions) / size) if captions else 0)
+        batches = (captions[i * size : (i + 1) * size] for i in range(calls))
         return [score for batch in batches for score in reward(batch)]
 
     def _total(self, rollout: Rollout, caption: Caption, accuracy: Score) -> None:

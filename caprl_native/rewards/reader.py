@@ -34,6 +34,10 @@ class Reader(Protocol):
         """An answer for each question, in order."""
         ...
 
+    def calls(self, needed: int) -> int:
+        """How often `answer` must be called where `needed` calls would do on this rank."""
+        ...
+
     def forget(self) -> None: ...
     def sleep(self) -> None: ...
     def wake(self) -> None: ...
@@ -41,9 +45,13 @@ class Reader(Protocol):
 
 
 class EngineReader:
-    """A causal language model in this process, one engine per rank."""
+    """A causal language model in this process, on as many ranks as share the policy's engine.
 
-    def __init__(self, config: ReaderConfig) -> None:
+    (vLLM keeps one set of process groups, so two engines of a process cannot be split differently.)
+    These ranks answer all their questions together: `answer` and `calls` are their collectives.
+    """
+
+    def __init__(self, config: ReaderConfig, tensor_parallel: int = 1) -> None:
         from transformers import AutoTokenizer
 
         self.config = config
@@ -56,6 +64,7 @@ class EngineReader:
                 max_num_seqs=config.max_num_seqs,
                 kv_cache_gib=config.kv_cache_gib,
                 gpu_memory_utilization=config.gpu_memory_utilization,
+                tensor_parallel_size=tensor_parallel,
                 sleep=True,
             )
         )
@@ -64,6 +73,15 @@ class EngineReader:
         )
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
+        parts = self.engine.gather(list(asks))
+        answers = self._answer([ask for part in parts for ask in part])
+        first = sum(len(part) for part in parts[: self.engine.rank])
+        return answers[first : first + len(asks)]
+
+    def calls(self, needed: int) -> int:
+        return max(self.engine.gather(needed))
+
+    def _answer(self, asks: Sequence[Ask]) -> list[Answer]:
         prompts = self._tokenize(asks)
         limit = self.config.max_model_len - self.config.max_tokens
         fits = [i for i, ids in enumerate(prompts) if len(ids) <= limit]
@@ -124,6 +142,9 @@ class EndpointReader:
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         return asyncio.run(self._answer_all(asks))
 
+    def calls(self, needed: int) -> int:
+        return needed
+
     async def _answer_all(self, asks: Sequence[Ask]) -> list[Answer]:
         import openai
 
@@ -183,6 +204,6 @@ class EndpointReader:
         """Connections are closed after every call."""
 
 
-def build_reader(config: ReaderConfig) -> EngineReader | EndpointReader:
+def build_reader(config: ReaderConfig, tensor_parallel: int = 1) -> EngineReader | EndpointReader:
     """The reader that the config asks for."""
-    return EndpointReader(config) if config.endpoint else EngineReader(config)
+    return EndpointReader(config) if config.endpoint else EngineReader(config, tensor_parallel)

@@ -141,6 +141,24 @@ class Engine:
             for out in outputs
         ]
 
+    @property
+    def rank(self) -> int:
+        """This process's place among those that share the engine."""
+        return self._group().rank_in_group
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks that share the engine, in order (their collective)."""
+        if self.settings.tensor_parallel_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.settings.tensor_parallel_size
+        torch.distributed.all_gather_object(values, value, group=self._group().cpu_group)
+        return values
+
+    def _group(self) -> Any:
+        from vllm.distributed import get_tp_group
+
+        return get_tp_group()
+
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes tensors under Hugging Face names, and forgets all that the old weights computed."""
         self.llm.collective_rpc(

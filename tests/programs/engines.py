@@ -126,7 +126,7 @@ class Checks:
         """How many banned tokens are among hot samples, with and without the ban."""
         counts = []
         for banned in (tuple(self.policy.banned), ()):
-            drawn = tokens(self.write(n=16, max_tokens=64, temperature=5.0, banned=banned))
+            drawn = tokens(self.write(n=16, max_tokens=64, temperature=2.0, banned=banned))
             flat = [t for completions in drawn for c in completions for t in c]
             counts.append(sum(t in self.policy.banned for t in flat))
         return counts

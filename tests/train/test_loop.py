@@ -99,8 +99,13 @@ def test_the_rollout_log_explains_every_reward(unbroken: Unbroken) -> None:
                 assert "timestamps" not in r["rewards"]
             assert r["rewards"]["accuracy"] == right
             assert r["total"] == total
-        mean = sum(r["total"] for r in logged) / len(logged)
-        assert step["reward/total/mean"] == pytest.approx(mean)
+        for metric, values in {
+            "reward/total/mean": [r["total"] for r in logged],
+            "reward/length/mean": [r["rewards"]["length"] for r in logged],
+            "completion/length_mean": [r["tokens"] for r in logged],
+            "completion/truncated_frac": [r["finish_reason"] == "length" for r in logged],
+        }.items():
+            assert step[metric] == pytest.approx(sum(values) / len(values)), metric
         for name in {r["id"] for r in logged}:
             assert sum(r["advantage"] for r in logged if r["id"] == name) == pytest.approx(0)
 

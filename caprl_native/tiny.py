@@ -23,7 +23,7 @@ IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 SPECIAL = (PAD, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
 UNKNOWN = "<unk>"
 
-# A time stamp such as [00:02] is one token; so are a choice's label such as A), a digit, a line break.
+# A time stamp such as [00:02] is one token; so are labels such as A), digits, line breaks.
 _PIECE = r"\[\d+:\d\d\]|\b[A-Z]\)|\d|[^\W\d]+|\n|[^\w\s]"
 _ALWAYS = ["\n", *"0123456789.,:;?!()<>[]-/'\"", "system", "user", "assistant", "seconds"]
 _WORDS = [
@@ -148,7 +148,7 @@ def _mrope(head_dim: int, theta: float, interleaved: bool) -> dict[str, Any]:
         "rope_type": "default",
         "rope_theta": theta,
         "mrope_section": [head_dim // 2 - 2 * side, side, side],
-        "mrope_interleaved": interleaved,  # vLLM asks for it; Qwen3-VL interleaves, Qwen2.5-VL does not
+        "mrope_interleaved": interleaved,  # read by vLLM alone
     }
 
 
@@ -162,8 +162,8 @@ def _vlm_config(
     text = dict(
         vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=4096, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"), rms_norm_eps=1e-6,
-        bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
+        max_position_embeddings=4096, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"),
+        rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
         initializer_range=init,
     )  # fmt: skip
     eyes = dict(

@@ -39,7 +39,7 @@ def make_reader(seed: int) -> Path:
 
 
 def make_policy(seed: int) -> Path:
-    """Captioned scenes, a random policy, supervised training; returns the trained model's folder."""
+    """Captioned scenes, a random policy, supervised training; returns the model's folder."""
     datasets.write_captions(WORK / "data", CAPTION_IMAGES, CAPTION_VIDEOS, seed)
     write_tiny_vlm(WORK / "policy_random", vocab_words=every_text(), seed=seed, init=INIT)
     return train("policy", seed)

@@ -26,7 +26,7 @@ MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add
 
 @dataclass
 class Updater:
-    """Turns groups into optimizer steps. `reference` is there only when the KL term has a weight."""
+    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight."""
 
     policy: Policy
     reference: Policy | None

@@ -69,6 +69,7 @@ def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float
     if not gap <= limit:
         raise WeightsDiffer(
             f"trainer and engine differ by {gap:.4f} nats per token on a probe image "
-            f"(limit {limit}): the engine does not hold the trainer's weights, or computes another model"
+            f"(limit {limit}): the engine does not hold the trainer's weights, or computes "
+            "another model"
         )
     return gap

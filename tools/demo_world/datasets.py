@@ -1,4 +1,4 @@
-"""Files of the demo: scenes with questions for GRPO, captions and readings for supervised training."""
+"""Files of the demo: scenes with questions for GRPO, captions and readings for warm starts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _scenes(images: int, videos: int, rng: random.Random) -> list[Scene]:
 
 
 def write_world(folder: Path, name: str, images: int, videos: int, seed: int) -> Path:
-    """Writes `<name>.jsonl` (media, prompt, questions, and the scene for whoever checks) and media."""
+    """Writes `<name>.jsonl` (media, prompt, questions, and the scene, for checks) and media."""
     rng = random.Random(f"world-{name}-{seed}")
     rows = []
     for i, scene in enumerate(_scenes(images, videos, rng)):
@@ -125,8 +125,8 @@ def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> lis
     return [item for block in blocks for item in block]
 
 
-# The reader's lessons in order, with their shares. It answers with a word and then its letter ("red,
-# C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt in a few
+# The reader's lessons in order, with their shares. It answers with a word and then its letter
+# ("red, C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt in a few
 # hundred steps; the letter straight from the caption was still at chance after 600.
 LESSONS = (("letters", 0.25), ("lookup", 0.25), ("unknown", 0.2), ("full", 0.3))
 WORDS = tuple(dict.fromkeys(v for a in (*IMAGE, *VIDEO) for v in a.values)) + (UNKNOWN_WORD,)

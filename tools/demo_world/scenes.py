@@ -18,7 +18,7 @@ CHOICES = 4
 
 @dataclass(frozen=True)
 class Attribute:
-    """`clause` holds `{}` where the value goes. A time has none: it stamps the clause of `stamps`."""
+    """`clause` holds `{}` where the value goes. A time has none: it stamps that of `stamps`."""
 
     name: str
     values: tuple[str, ...]
@@ -101,7 +101,7 @@ def mentionable(scene: Scene, wanted: Collection[str]) -> set[str]:
 
 
 def caption(scene: Scene, wanted: Collection[str], rng: random.Random | None) -> str:
-    """A caption that mentions exactly `mentionable(scene, wanted)`, in random order if `rng` is given.
+    """A caption that mentions exactly `mentionable(scene, wanted)`, shuffled if `rng` is given.
 
     Stamped clauses stand in the order of their times. Nothing wanted gives an empty caption.
     """
@@ -117,7 +117,7 @@ def caption(scene: Scene, wanted: Collection[str], rng: random.Random | None) ->
     if rng is not None:
         rng.shuffle(clauses)
     slots = [i for i, text in enumerate(clauses) if text.startswith("[")]
-    for slot, text in zip(slots, sorted(clauses[i] for i in slots)):
+    for slot, text in zip(slots, sorted(clauses[i] for i in slots), strict=False):
         clauses[slot] = text
     return ", ".join(clauses) + "." if clauses else ""
 

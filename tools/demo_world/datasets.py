@@ -126,8 +126,8 @@ def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> lis
 
 
 # The reader's lessons in order, with their shares. It answers with a word and then its letter
-# ("red, C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt in a few
-# hundred steps; the letter straight from the caption was still at chance after 600.
+# ("red, C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt
+# in a few hundred steps; the letter straight from the caption was still at chance after 600.
 LESSONS = (("letters", 0.25), ("lookup", 0.25), ("unknown", 0.2), ("full", 0.3))
 WORDS = tuple(dict.fromkeys(v for a in (*IMAGE, *VIDEO) for v in a.values)) + (UNKNOWN_WORD,)
 

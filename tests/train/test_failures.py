@@ -263,6 +263,7 @@ def test_flat_groups_are_replaced_until_the_tries_are_used_up(
     with serve(mood) as server:
         config = endpoint_config(world, tiny_policy, server.url, folder)
         config.data.batch_size, config.reward.alpha, config.reward.beta = 4, 0.0, 0.0
+        config.rollout.n = 2  # half of the groups or more are flat
         config.rollout.refill, config.rollout.refill_tries = True, 6
         file = write_config(config, tmp_path / "run.toml")
         process = Plan((str(file),), ranks=1).start(folder)

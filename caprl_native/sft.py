@@ -1,7 +1,8 @@
 """Supervised training of captioners and readers: `torchrun -m caprl_native.sft --config X.toml`.
 
 Records hold a prompt, its media and a `response`. The model is a vision-language model of a
-registered family, or any causal language model when the records are text alone.
+registered family, or any causal language model when the records are text alone. Earlier turns of
+the assistant in a text-only prompt are learnt like the response.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ IGNORED = -100  # the label of a position that is not learnt
 
 @dataclass
 class Example:
-    """A prompt and the response to learn, its end-of-turn token included."""
+    """A prompt and the response to learn, its end-of-turn token included.
+
+    `turns` (bool, `[prompt tokens]`) marks earlier turns of the assistant, which are learnt as well.
+    """
 
     prompt: Prompt
     response: list[int]
+    turns: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,40 @@ class ExampleBuilder:
         response.append(tokenizer.eos_token_id)
         if not self.text_only:
             return Example(self.prompts(sample, decoded), response)
-        text = tokenizer.apply_chat_template(
-            list(sample.messages), tokenize=False, add_generation_prompt=True
+        plain = [  # templates of text models want strings
+            {**m, "content": "".join(part["text"] for part in m["content"])}
+            for m in sample.messages
+        ]
+        ids, turns = chat_tokens(tokenizer, plain)
+        return Example(text_prompt(ids), response, torch.tensor(turns))
+
+
+def chat_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+    """Tokens of a chat that the assistant is to continue, and which of them it has spoken itself.
+
+    What the assistant says is tokenized apart from what opens its turn, as it is when an engine
+    generates it.
+    """
+
+    def render(count: int, opened: bool) -> str:
+        return tokenizer.apply_chat_template(
+            messages[:count], tokenize=False, add_generation_prompt=opened
         )
-        return Example(text_prompt(tokenizer(text, add_special_tokens=False).input_ids), response)
+
+    cuts, end = [], 0  # texts with who speaks, in order
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            head, whole = render(i, True), render(i + 1, False)
+            cuts += [(head[end:], False), (whole[len(head) :], True)]
+            end = len(whole)
+    cuts.append((render(len(messages), True)[end:], False))
+    ids: list[int] = []
+    turns: list[bool] = []
+    for text, spoken in cuts:
+        tokens = tokenizer(text, add_special_tokens=False).input_ids
+        ids += tokens
+        turns += [spoken] * len(tokens)
+    return ids, turns
 
 
 _TOKENIZERS: dict[str, Any] = {}
@@ -90,29 +125,34 @@ def load_model(path: str, text_only: bool) -> nn.Module:
 
 def collate(
     examples: Sequence[Example], loss_on: str, pad: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Model inputs padded on the right, and labels `[B, L]` (`IGNORED` where nothing is learnt).
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Model inputs padded on the right, labels `[B, L]`, and which of them the assistant speaks.
 
-    `labels[b, t]` is the token at t, learnt from the position before it. With `loss_on` "all" the
-    prompt's text is learnt too; media placeholders never are.
+    `labels[b, t]` is the token at t, learnt from the position before it, or `IGNORED`. With
+    `loss_on` "all" the prompt's text is learnt too; media placeholders never are.
     """
     length = max(len(e.prompt) + len(e.response) for e in examples)
     ids = torch.full((len(examples), length), pad)
     types = torch.zeros_like(ids)
     mask = torch.zeros_like(ids)
+    spoken = torch.zeros_like(ids, dtype=torch.bool)
     labels = torch.full_like(ids, IGNORED)
     for b, e in enumerate(examples):
         p, end = len(e.prompt), len(e.prompt) + len(e.response)
         ids[b, :p], ids[b, p:end] = e.prompt.ids, torch.tensor(e.response)
         types[b, :p] = e.prompt.token_types
         mask[b, :end] = 1
-        first = 1 if loss_on == "all" else p
-        labels[b, first:end] = ids[b, first:end]
+        spoken[b, p:end] = True
+        if e.turns is not None:
+            spoken[b, :p] = e.turns
+        labels[b, 1:end] = ids[b, 1:end]
     labels[types > 0] = IGNORED
+    if loss_on == "response":
+        labels[~spoken] = IGNORED
     inputs = {"input_ids": ids, "attention_mask": mask}
     if any(e.prompt.patches is not None for e in examples):
         inputs |= {"mm_token_type_ids": types, **_media(examples)}
-    return inputs, labels
+    return inputs, labels, spoken
 
 
 def _media(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -210,18 +250,16 @@ class Sft:
             self.export(self.folder / "model")
 
     def update(self, examples: Sequence[Example], step: int) -> dict[str, float]:
-        """One optimizer step; the loss is the mean over the response tokens of all ranks.
+        """One optimizer step; the loss is the mean over the assistant's tokens of all ranks.
 
         With `loss_on` "all" the mean over the prompts' text is added to it. One mean over both
         would drown a short answer: 1 token in 60 of a question that nobody could have guessed.
         """
-        inputs, labels = collate(examples, self.config.data.loss_on, self.pad)
+        inputs, labels, spoken = collate(examples, self.config.data.loss_on, self.pad)
         device = self.layout.device
         labels = labels.to(device)[:, 1:]
         logits = self.model(**{k: v.to(device) for k, v in inputs.items()}).logits[:, :-1]
-        starts = torch.tensor([len(e.prompt) - 1 for e in examples], device=device)
-        response = torch.arange(labels.shape[1], device=device) >= starts[:, None]
-        response &= labels != IGNORED
+        response = spoken.to(device)[:, 1:] & (labels != IGNORED)
         loss = self._mean_loss(logits, labels, response)
         total = loss
         if self.config.data.loss_on == "all":

@@ -289,6 +289,7 @@ def write_tiny_reader(
 
     path = Path(path)
     asked = [prompts.SYSTEM, prompts.INSTRUCTION, prompts.CANNOT_ANSWER, prompts.ANSWER_PREFIX]
+    asked.append(" ".join(f"{letter})" for letter in prompts.LETTERS))
     tokenizer = build_tokenizer([*asked, *prompts.CAPTION_OF.values(), *vocab_words])
     tokenizer.chat_template = chat_template()
     vocab = tokenizer.get_vocab()

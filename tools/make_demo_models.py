@@ -26,15 +26,14 @@ from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
 WORK = Path("outputs/demo_models")
 SHIPPED = Path("demo_models")
 INIT = 0.06
-READINGS, CAPTION_IMAGES, CAPTION_VIDEOS = 64 * 1100, 16000, 8000
+CAPTION_IMAGES, CAPTION_VIDEOS = 10000, 5000
 MAX_BYTES = 10_000_000
 
 
 def make_reader(seed: int) -> Path:
     """Readings, a random reader, supervised training; returns the trained model's folder."""
-    datasets.write_readings(WORK / "data", READINGS, seed)
-    words = [*every_text(), *datasets.reader_texts()]
-    write_tiny_reader(WORK / "reader_random", words, seed=seed, init=INIT)
+    datasets.write_readings(WORK / "data", seed)
+    write_tiny_reader(WORK / "reader_random", every_text(), seed=seed, init=INIT)
     return train("reader", seed)
 
 
@@ -42,18 +41,21 @@ def make_policy(seed: int) -> Path:
     """Captioned scenes, a random policy, supervised training; returns the model's folder."""
     datasets.write_captions(WORK / "data", CAPTION_IMAGES, CAPTION_VIDEOS, seed)
     write_tiny_vlm(WORK / "policy_random", vocab_words=every_text(), seed=seed, init=INIT)
-    return train("policy", seed)
+    first = train("policy", seed)
+    more = f"--data.files=['{WORK}/data/captions_more.jsonl']"
+    return train("policy", seed, f"--policy.path={first}", "--policy.lr=1e-3", more, stage="_more")
 
 
-def train(which: str, seed: int) -> Path:
-    """One core for each of the two, which are trained side by side."""
+def train(which: str, seed: int, *settings: str, stage: str = "") -> Path:
+    """One core for each of the two, which are trained side by side; returns the model's folder."""
     command = ["-m", "caprl_native.sft", "--config", f"train_configs/demo_{which}_sft.toml"]
+    folder = WORK / f"{which}_sft{stage}"
     subprocess.run(
-        [sys.executable, *command, "--run.seed", str(seed)],
+        [sys.executable, *command, f"--run.dir={folder}", f"--run.seed={seed}", *settings],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
-    return WORK / f"{which}_sft" / "model"
+    return folder / "model"
 
 
 def ship(made: dict[str, Path]) -> None:

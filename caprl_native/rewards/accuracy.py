@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from caprl_native.config import AccuracyConfig
 from caprl_native.rewards.base import Caption, Score
 from caprl_native.rewards.prompts import CANNOT_ANSWER, reader_messages
-from caprl_native.rewards.questions import ShownQuestion, draw, parse_letter
+from caprl_native.rewards.questions import ShownQuestion, draw, read_answer
 from caprl_native.rewards.reader import Answer, Ask, Reader
 from caprl_native.seeds import rng_of, seed_of
 
@@ -50,7 +50,7 @@ def _score(answered: list[tuple[ShownQuestion, Answer]]) -> Score:
     for question, answer in answered:
         if answer.text is None:
             return Score(None, failure=answer.failure)
-        letter = parse_letter(answer.text, question.letters)
+        letter = read_answer(answer.text, question)
         right += letter == question.answer
         reading.append(
             {

@@ -56,6 +56,25 @@ def draw(
     )
 
 
+def read_answer(output: str, question: ShownQuestion) -> str | None:
+    """The letter that the reader chose; None if it chose none, or several.
+
+    A reader that repeats one choice's text instead of its letter ("red." where C is "red") has
+    chosen it. A choice such as "vitamin A" is thereby not taken for the letter in it.
+    """
+    said = _plain(output)
+    named = [
+        letter
+        for letter, choice in zip(question.letters, question.choices, strict=True)
+        if len(said) > 1 and _plain(choice) == said
+    ]
+    return named[0] if len(named) == 1 else parse_letter(output, question.letters)
+
+
+def _plain(text: str) -> str:
+    return squeezed(text).casefold().strip(" .\"'*`")
+
+
 # A letter on its own: nothing alphanumeric around it, not the end of "don't" or start of "I'm".
 _ALONE = r"(?<![A-Za-z0-9])(?<![A-Za-z]['\u2019.])([A-Za-z])(?![A-Za-z0-9]|['\u2019][A-Za-z])"
 _OPENING = re.compile(r"[^A-Za-z0-9]*([A-Za-z])(?:\s*[*_`\"'\]}]*\s*[).:]|[^A-Za-z0-9\n]*(?:\n|$))")

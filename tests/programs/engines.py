@@ -63,8 +63,7 @@ class Checks:
             for name, parameter in self.policy.hf.named_parameters():
                 if self.policy.family.part_of(name) in parts:
                     local = parameter.to_local()
-                    scale = 0.2 if parameter.ndim >= 2 else 0.05
-                    local.add_(scale * 0.2 * torch.randn(local.shape, generator=self.generator))
+                    local.add_(0.02 * torch.randn(local.shape, generator=self.generator))
 
     def write(self, seed: int = 5, prompts: list[Prompt] | None = None, **sampling: Any):
         prompts = self.prompts if prompts is None else prompts
@@ -90,13 +89,16 @@ class Checks:
         return found
 
     def agreement(self) -> dict[str, Any]:
-        """After each of two changes of all weights."""
-        found = []
-        for everything in (True, False):
-            self.move("vision", "projector", "language")
-            sync(self.policy, self.engine, everything=everything)
-            found.append(self.gaps(self.write()))
-        return {"gaps": found, "tokens": tokens(self.write())}
+        """After each of two changes of all weights; `stale`: the second one before it is sent."""
+        self.move("vision", "projector", "language")
+        sync(self.policy, self.engine, everything=True)
+        outputs = self.write()
+        gaps = [self.gaps(outputs)]
+        self.move("vision", "projector", "language")
+        stale = self.gaps(outputs)
+        sync(self.policy, self.engine)
+        outputs = self.write()
+        return {"gaps": [*gaps, self.gaps(outputs)], "stale": stale, "tokens": tokens(outputs)}
 
     def temperatures(self) -> Any:
         return self.gaps(self.write(temperature=0.6), temperature=0.6)

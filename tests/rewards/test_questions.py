@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from caprl_native.data.choices import parse_answer, parse_choices
-from caprl_native.rewards.questions import draw, parse_letter
+from caprl_native.rewards.prompts import CANNOT_ANSWER
+from caprl_native.rewards.questions import ShownQuestion, draw, parse_letter, read_answer
 from caprl_native.types import Question
 
 TABLE = Path(__file__).parents[1] / "golden" / "rl" / "caprl_options_and_letters.json"
@@ -86,6 +87,31 @@ def test_golden_letters(case: dict) -> None:
 )
 def test_letters(output: str, letter: str | None) -> None:
     assert parse_letter(output, "ABCDE") == letter
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        (" C", "C"),
+        (" dark red.", "B"),
+        ("**Dark  Red**", "B"),
+        (" vitamin A.", "C"),  # its text, and not the letter in it
+        (" It cannot be answered from the caption", "E"),
+        (" a", "A"),
+        (" [00:02]", "D"),
+        (" red", None),  # a part of a choice is none
+        (" dark red, or C", "C"),
+        ("", None),
+    ],
+)
+def test_an_answer_is_a_letter_or_one_choices_text(output: str, letter: str | None) -> None:
+    choices = ("blue", "dark red", "vitamin A", "[00:02]", CANNOT_ANSWER)
+    assert read_answer(output, ShownQuestion("?", choices, "ABCDE", "A", "E")) == letter
+
+
+def test_a_text_that_two_choices_share_is_no_answer() -> None:
+    shown = ShownQuestion("?", ("blue", "Blue ", "red"), "ABC", "C", None)
+    assert read_answer(" blue", shown) is None
 
 
 @pytest.mark.parametrize("form", ["A) {}", "A. {}", "A: {}", "(A) {}", "A){}", " A.  {} ", "{}"])

@@ -18,9 +18,16 @@ def within(gaps: dict[str, list[float]], dtype: str = "float32") -> bool:
     return gaps.keys() == KINDS and all(mean <= LIMIT[dtype] for mean, _ in gaps.values())
 
 
+def agree(found: dict, dtype: str) -> None:
+    """Within the limit after a sync, and far outside it before."""
+    for gaps in found["gaps"]:
+        assert within(gaps, dtype), gaps
+    assert all(mean > 10 * LIMIT[dtype] for mean, _ in found["stale"].values()), found["stale"]
+
+
 def test_they_agree_after_every_sync(found):
     for rank in found:
-        assert all(within(gaps) for gaps in rank["agreement"]["gaps"]), rank["agreement"]["gaps"]
+        agree(rank["agreement"], "float32")
     assert found[0]["agreement"]["tokens"] != found[1]["agreement"]["tokens"]  # own prompts each
 
 
@@ -94,7 +101,7 @@ def test_families_precisions_and_tensor_parallel_engines_agree(
     path = request.getfixturevalue(family)
     found = run_ranks("engines", 2, path, dtype, tensor_parallel, "agreement,positions")
     for rank in found:
-        assert all(within(gaps, dtype) for gaps in rank["agreement"]["gaps"]), rank["agreement"]
+        agree(rank["agreement"], dtype)
         assert rank["positions"] == [True] * 4
     if tensor_parallel == 2:  # one engine: both ranks hold the same captions
         assert found[0]["agreement"]["tokens"] == found[1]["agreement"]["tokens"]

@@ -14,7 +14,7 @@ from caprl_native.data.loader import Loaded, eval_batches
 from caprl_native.data.records import read_records
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rewards.prompts import CANNOT_ANSWER, LETTERS, reader_messages
-from caprl_native.rewards.questions import parse_letter
+from caprl_native.rewards.questions import ShownQuestion, read_answer
 from caprl_native.rewards.reader import Ask, EngineReader
 from caprl_native.rollout.captions import Captioner
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
@@ -53,7 +53,7 @@ def open_reader(path: str | Path, temperature: float = 0.6) -> EngineReader:
             path=str(path),
             dtype="float32",
             temperature=temperature,
-            max_tokens=4,
+            max_tokens=10,
             max_model_len=512,
             kv_cache_gib=0.5,
         )
@@ -62,11 +62,16 @@ def open_reader(path: str | Path, temperature: float = 0.6) -> EngineReader:
 
 def _answers(reader: EngineReader, asked: Sequence[tuple[str, str, Quiz]]) -> list[int | None]:
     """The index that the reader chose for each (modality, caption, quiz); the last: cannot tell."""
-    asks = [
-        Ask(reader_messages(modality, text, q.question, [*q.choices, CANNOT_ANSWER]), seed=i)
-        for i, (modality, text, q) in enumerate(asked)
+    shown = [
+        ShownQuestion(q.question, (*q.choices, CANNOT_ANSWER), LETTERS[:5], LETTERS[q.answer], "E")
+        for _, _, q in asked
     ]
-    letters = [parse_letter(a.text or "", LETTERS[:5]) for a in reader.answer(asks)]
+    asks = [
+        Ask(reader_messages(modality, text, q.question, list(q.choices)), seed=i)
+        for i, ((modality, text, _), q) in enumerate(zip(asked, shown, strict=True))
+    ]
+    answers = zip(reader.answer(asks), shown, strict=True)
+    letters = [read_answer(answer.text or "", q) for answer, q in answers]
     return [None if letter is None else LETTERS.index(letter) for letter in letters]
 
 

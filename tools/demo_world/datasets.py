@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,22 @@ from caprl_native.rewards import prompts
 from demo_world import render
 from demo_world.scenes import (
     FULL_PROMPTS,
-    IMAGE,
     PROMPTS,
-    VIDEO,
     Attribute,
     Scene,
     answerable,
     caption,
+    mentionable,
     quiz,
     sample_scene,
 )
 
-# How many attributes a sparse caption mentions, and how often; the rest of the weight goes to more.
-SPARSE = {1: 0.14, 2: 0.40, 3: 0.18, 4: 0.10, 5: 0.07, 6: 0.06, 7: 0.05}
-SEEING = 3  # passes over the scenes that teach to see
+# How many attributes a sparse caption mentions, and how often. After two, a full stop must be
+# likelier than all further clauses together, or the greedy caption goes on to the end.
+SPARSE = {1: 0.10, 2: 0.55, 3: 0.15, 4: 0.08, 5: 0.05, 6: 0.04, 7: 0.03}
+SEEING = 3  # passes over the scenes that say everything in one fixed order
+CHOOSING = (0.5, 0.75, 0.75)  # further passes; shares that answer the prompt for everything
 BLOCK = 32  # the batch size of the policy's supervised training
-UNKNOWN_WORD = "unknown"  # what the reader says for a value that it was not told
-FULL_SHARE = 0.5  # of the others, those that answer the prompt for everything
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -88,22 +88,25 @@ def sparse_caption(scene: Scene, rng: random.Random) -> str:
 
 def write_captions(
     folder: Path, images: int, videos: int, seed: int, name: str = "captions"
-) -> Path:
-    """What the policy learns from, easy lessons first; it must not be shuffled.
+) -> tuple[Path, Path]:
+    """What the policy learns from, in two files, easy lessons first; they must not be shuffled.
 
-    `SEEING` passes over the scenes say everything in one fixed order, which teaches it to see. Then
-    order and choice are random: everything for the prompt that asks for all, else a few attributes.
+    In the first `SEEING` passes over the scenes all is said in one order, which teaches it to see.
+    Then both are random: everything for the prompt that asks for all, else a few attributes. The
+    first of those passes ends the first file, the others are the second.
     Images and videos come in blocks of `BLOCK`, so that batches need little padding.
     """
     rng = random.Random(f"{name}-{seed}")
     seen: dict[str, list[tuple[Scene, str]]] = {"image": [], "video": []}
     for i, scene in enumerate(_scenes(images, videos, rng)):
         seen[scene.modality].append((scene, _write_media(scene, f"{name}-{i:05d}", folder, rng)))
-    rows = []
-    for choosing in [False] * SEEING + [True]:
+    rows: list[dict[str, Any]] = []
+
+    def add(full_share: float | None) -> None:
+        """A pass over all scenes; None: the fixed order."""
         for scene, file in _blocks(seen, rng):
-            full = not choosing or rng.random() < FULL_SHARE
-            everything = caption(scene, scene.values, rng if choosing else None)
+            full = full_share is None or rng.random() < full_share
+            everything = caption(scene, scene.values, None if full_share is None else rng)
             rows.append(
                 {
                     "id": f"{name}-{len(rows):06d}",
@@ -112,7 +115,16 @@ def write_captions(
                     "response": everything if full else sparse_caption(scene, rng),
                 }
             )
-    return write_jsonl(folder / f"{name}.jsonl", rows)
+
+    for full_share in (*[None] * SEEING, *CHOOSING[:1]):
+        add(full_share)
+    first = len(rows)
+    for full_share in CHOOSING[1:]:
+        add(full_share)
+    return (
+        write_jsonl(folder / f"{name}.jsonl", rows[:first]),
+        write_jsonl(folder / f"{name}_more.jsonl", rows[first:]),
+    )
 
 
 def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> list:
@@ -125,67 +137,68 @@ def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> lis
     return [item for block in blocks for item in block]
 
 
-# The reader's lessons in order, with their shares. It answers with a word and then its letter
-# ("red, C"): the word is looked up in the caption, the letter in the choices. Each alone is learnt
-# in a few hundred steps; the letter straight from the caption was still at chance after 600.
-LESSONS = (("letters", 0.25), ("lookup", 0.25), ("unknown", 0.2), ("full", 0.3))
-WORDS = tuple(dict.fromkeys(v for a in (*IMAGE, *VIDEO) for v in a.values)) + (UNKNOWN_WORD,)
+# The reader's lessons in order, with how many conversations of each kind of `KINDS`, in turn. It
+# answers with a choice's text: values are read off a caption within a hundred steps, while the
+# letter that stands before a word in a list was still at chance after a thousand.
+LESSONS = ((("told",), 3200), (("told", "bare", "short", "full"), 16000))
 
 
-def _letters(rng: random.Random) -> dict[str, Any]:
-    """Which letters do words have? All of a list at once: many small lessons in one."""
-    words = rng.sample(WORDS, rng.randint(4, 10))
-    request = "Which letters?\n" + prompts.lettered(words)
-    pairs = [f"{word}, {letter}" for word, letter in zip(words, prompts.LETTERS, strict=False)]
-    rng.shuffle(pairs)
-    return _turn([{"role": "user", "content": request}], " ".join(pairs))
+@dataclass(frozen=True)
+class Kind:
+    """A kind of conversation: `turns` questions on one caption."""
+
+    turns: int
+    told: float  # how often a question is on what the caption says
+    choices: bool = True
+    instructed: bool = False  # the whole prompt that the reward uses
 
 
-def _reading(lesson: str, rng: random.Random) -> dict[str, Any]:
-    """One supervised turn of the reader.
+KINDS = {
+    "told": Kind(turns=6, told=1.0, choices=False),
+    "bare": Kind(turns=6, told=0.65, choices=False),
+    "short": Kind(turns=4, told=0.65),
+    "full": Kind(turns=1, told=0.65, instructed=True),
+}
 
-    "letters": which letters words have; "lookup": questions on what short captions say; "unknown":
-    also on what captions leave out; "full": the prompt that the reward uses.
-    """
-    if lesson == "letters":
-        return _letters(rng)
-    scene = sample_scene("image" if rng.random() < 0.5 else "video", rng)
+
+def _reading(kind: Kind, rng: random.Random) -> dict[str, Any]:
+    """A conversation on one caption, which says some, all or none of its scene."""
+    scene = sample_scene(rng.choice(["image", "video"]), rng)
     names = [a.name for a in scene.attributes]
-    sizes = (1, 1, 2, 3) if lesson == "lookup" else (0, len(names), *range(len(names) + 1))
-    wanted = rng.sample(names, rng.choice(sizes))
-    text = caption(scene, wanted, rng)
-    known = answerable(scene, wanted)
-    about_known = lesson == "lookup" or rng.random() < 0.6
-    pool = [a for a in scene.attributes if (a.name in known) == about_known]
-    asked = rng.choice(pool or list(scene.attributes))
-    # Now and then a question on another scene, so that what is told may be none of the choices.
-    other = lesson != "lookup" and rng.random() < 0.12
-    q = quiz(sample_scene(scene.modality, rng) if other else scene, asked, rng)
-    value = scene.values[asked.name]
-    shown = [*q.choices, prompts.CANNOT_ANSWER]
-    told = asked.name in known and value in q.choices
-    letter = prompts.LETTERS[q.choices.index(value) if told else len(q.choices)]
-    request = f"Question: {q.question}\n{prompts.lettered(shown)}"
-    if lesson == "full":
-        request += f"\n\n{prompts.INSTRUCTION}"
-    messages = prompts.chat(scene.modality, text, request)
-    answer = f"{value if told else UNKNOWN_WORD}, {letter}"
-    return _turn(messages if lesson == "full" else messages[1:], answer)
+    counts = (len(names) // 2, len(names)) if kind.told == 1 else (0, len(names))
+    # All and nothing come three times as often as what lies between.
+    count = rng.choice([*counts, *range(counts[0], counts[1] + 1)])
+    wanted = rng.sample(names, count)
+    said = mentionable(scene, wanted)
+    # What is not said but follows ("first" from two times) is neither told nor untold.
+    asked_of = [
+        a for a in scene.attributes if a.name in said or a.name not in answerable(scene, wanted)
+    ]
+    messages: list[dict[str, Any]] = []
+    for turn in range(kind.turns):
+        told = rng.random() < kind.told
+        pool = [a for a in asked_of if (a.name in said) == told] or asked_of
+        asked = rng.choice(pool)
+        q = quiz(scene, asked, rng)
+        request = f"Question: {q.question}"
+        if kind.choices:
+            request += "\n" + prompts.lettered([*q.choices, prompts.CANNOT_ANSWER])
+        if kind.instructed:
+            request += f"\n\n{prompts.INSTRUCTION}"
+        if turn == 0:
+            chat = prompts.chat(scene.modality, caption(scene, wanted, rng), request)
+            messages = chat if kind.instructed else chat[1:]
+        else:
+            messages.append({"role": "user", "content": request})
+        value = f"{scene.values[asked.name]}." if asked.name in said else prompts.CANNOT_ANSWER
+        messages.append({"role": "assistant", "content": f"{prompts.ANSWER_PREFIX} {value}"})
+    return {"prompt": messages[:-1], "response": messages[-1]["content"]}
 
 
-def _turn(messages: list[dict[str, Any]], answer: str) -> dict[str, Any]:
-    return {"prompt": messages, "response": f"{prompts.ANSWER_PREFIX} {answer}"}
-
-
-def write_readings(folder: Path, count: int, seed: int, name: str = "readings") -> Path:
+def write_readings(folder: Path, seed: int, name: str = "readings") -> Path:
     """What the reader learns from, in the order of `LESSONS`; it must not be shuffled."""
     rng = random.Random(f"{name}-{seed}")
     folder.mkdir(parents=True, exist_ok=True)
-    lessons = [lesson for lesson, share in LESSONS for _ in range(round(count * share))]
-    rows = ({"id": f"{name}-{i:06d}", **_reading(lesson, rng)} for i, lesson in enumerate(lessons))
+    kinds = [KINDS[names[i % len(names)]] for names, count in LESSONS for i in range(count)]
+    rows = ({"id": f"{name}-{i:06d}", **_reading(kind, rng)} for i, kind in enumerate(kinds))
     return write_jsonl(folder / f"{name}.jsonl", rows)
-
-
-def reader_texts() -> list[str]:
-    """Words of the reader's further tasks."""
-    return ["Which letters?", UNKNOWN_WORD]

@@ -20,7 +20,8 @@ RGB = {
     "white": (250, 250, 250), "grey": (140, 140, 140), "black": (15, 15, 15),
     "pink": (255, 190, 205),
 }  # fmt: skip
-RADIUS = {"tiny": 6.0, "small": 9.0, "big": 12.0, "huge": 15.5}
+RADIUS = {"tiny": 14.0, "small": 20.0, "big": 27.0, "huge": 36.0}
+CORNERS = [(8.0, 8.0), (120.0, 8.0), (8.0, 120.0), (120.0, 120.0)]  # of pips, in filling order
 _SCALE = 2  # shapes are drawn this much larger and then reduced, which smooths their edges
 
 
@@ -62,9 +63,9 @@ def _holes(
     if texture == "hollow":
         return _mask(side, shape, spots, r * 0.6)
     if texture == "striped":
-        return (y % 6 < 3).astype(np.float32)
+        return (y % 8 < 4).astype(np.float32)
     if texture == "dotted":
-        return (((x % 6) - 2.5) ** 2 + ((y % 6) - 2.5) ** 2 < 3.0).astype(np.float32)
+        return (((x % 8) - 3.5) ** 2 + ((y % 8) - 3.5) ** 2 < 6.0).astype(np.float32)
     return np.zeros((side, side), np.float32)
 
 
@@ -81,21 +82,23 @@ def _paint(
 
 
 def draw_image(scene: Scene, rng: random.Random) -> np.ndarray:
-    """uint8 `[128, 128, 3]`: one to four copies in a row along one side."""
+    """uint8 `[128, 128, 3]`: one shape off the centre, and one to four pips in the corners."""
     v, side = scene.values, IMAGE_SIDE
-    count = ("one", "two", "three", "four").index(v["count"]) + 1
-    # Copies stand in cells of 32 pixels, in which a model's patches see them always alike.
-    first = rng.choice({1: (1, 2), 2: (1,), 3: (0, 1), 4: (0,)}[count])
-    along = [16 + 32 * (first + i) + rng.uniform(-1, 1) for i in range(count)]
-    depth = (side - 16 if v["place"] in ("right", "bottom") else 16) + rng.uniform(-1, 1)
-    spots = [(a, depth) if v["place"] in ("top", "bottom") else (depth, a) for a in along]
-    r = RADIUS[v["size"]] + rng.uniform(-0.6, 0.6)
+    way = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}[v["place"]]
+    off = 22.0
+    x, y = (side / 2 + w * off + rng.uniform(-2, 2) for w in way)
+    spots = [(x, y)]
+    r = RADIUS[v["size"]] + rng.uniform(-1, 1)
     ground = np.broadcast_to(_colour(v["background"], rng), (side, side, 3))
     through = ground if v["texture"] == "hollow" else np.full((side, side, 3), 255, np.float32)
     holes = _holes(side, v["texture"], spots, r, v["shape"])
     picture = _paint(
         ground, _colour(v["colour"], rng), _mask(side, v["shape"], spots, r), holes, through
     )
+    pips = CORNERS[: 1 + ("one", "two", "three", "four").index(v["count"])]
+    none = np.zeros((side, side), np.float32)
+    pip = _colour("black" if v["background"] != "black" else "white", rng)
+    picture = _paint(picture, pip, _mask(side, "circle", pips, 4.5), none, ground)
     return picture.round().astype(np.uint8)
 
 

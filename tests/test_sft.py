@@ -1,0 +1,101 @@
+"""Supervised training: what is learnt, and that a model that was trained says it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from caprl_native.config import SftConfig
+from caprl_native.config_io import dump
+from caprl_native.policy.prompt import text_prompt
+from caprl_native.sft import IGNORED, Example, chat_tokens, collate
+from caprl_native.tiny import build_tokenizer, chat_template
+from tests.media_files import write_noise
+from tests.ranks import run_to_end, torchrun
+
+TURNS = [
+    {"role": "system", "content": "The picture"},
+    {"role": "user", "content": "What is it?"},
+    {"role": "assistant", "content": "a picture"},
+    {"role": "user", "content": "Describe it."},
+]
+
+
+def test_a_chats_tokens_are_the_templates_and_the_assistants_are_marked() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = chat_template()
+    ids, spoken = chat_tokens(tokenizer, TURNS)
+    whole = tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
+    assert ids == tokenizer(whole, add_special_tokens=False).input_ids
+    said = tokenizer.decode([i for i, s in zip(ids, spoken, strict=True) if s])
+    assert said.split() == ["a", "picture", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_labels(loss_on: str) -> None:
+    """Every token of the assistant is learnt; of the others only with "all", padding never."""
+    first = Example(text_prompt([1, 2, 3, 4]), [5, 6], torch.tensor([False, False, True, False]))
+    second = Example(text_prompt([7]), [8])
+    inputs, labels, spoken = collate([first, second], loss_on, pad=0)
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0]]
+    assert inputs["attention_mask"].sum(1).tolist() == [6, 2]
+    assert spoken.int().tolist() == [[0, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0]]
+    x = IGNORED
+    expected = {
+        "response": [[x, x, 3, x, 5, 6], [x, 8, x, x, x, x]],
+        "all": [[x, 2, 3, 4, 5, 6], [x, 8, x, x, x, x]],
+    }
+    assert labels.tolist() == expected[loss_on]
+
+
+def train(folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1) -> list[dict]:
+    """A run through torchrun on `rows`; returns its lines of metrics."""
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = SftConfig()
+    config.run.dir, config.run.steps, config.run.threads = str(folder / "run"), steps, 1
+    config.data.files, config.data.batch_size, config.data.workers = [str(file)], 4, 0
+    config.policy.path, config.policy.dtype, config.policy.lr = str(model), "float32", 1e-2
+    config.log.progress = False
+    (folder / "sft.toml").write_text(dump(config))
+    command = [*torchrun(ranks), "-m", "caprl_native.sft", "--config", str(folder / "sft.toml")]
+    code, output = run_to_end(command, dict(os.environ), 300)
+    assert code == 0, output[-6000:]
+    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_reader_learns_all_of_the_assistants_turns(tiny_reader: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt = [m for m in TURNS if m["role"] != "system"]
+    lines = train(tmp_path, tiny_reader, [{"prompt": prompt, "response": "the video"}] * 4, 15)
+    assert lines[-1]["policy/loss"] < 0.2 < lines[0]["policy/loss"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/model")
+    for turns, answer in ((prompt[:1], "a picture"), (prompt, "the video")):
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        given = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        out = model.generate(**given, do_sample=False, max_new_tokens=4)
+        said = tokenizer.decode(out[0, given.input_ids.shape[1] :], skip_special_tokens=True)
+        assert said.strip() == answer
+
+
+def test_a_captioner_learns_the_same_on_one_rank_and_on_two(
+    tiny_policy: Path, tmp_path: Path
+) -> None:
+    names = [write_noise(tmp_path / f"{i}.png", seed=i) for i in range(4)]
+    rows = [
+        {"image": str(name), "prompt": "Describe it.", "response": text}
+        for name, text in zip(names, ["a", "the picture", "the", "an image of it"], strict=True)
+    ]
+    losses = []
+    for ranks in (1, 2):
+        (tmp_path / str(ranks)).mkdir()
+        lines = train(tmp_path / str(ranks), tiny_policy, rows, 3, ranks)
+        losses.append([line["policy/loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < losses[0][0]

@@ -1,4 +1,4 @@
-# make demo         train the demo's captioner (CPU, about 10 minutes) and show what it learnt
+# make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
 # make demo-models  make the demo's shipped models again
 # make lint         ruff

@@ -42,7 +42,7 @@ def steps(root: Path) -> list[int]:
 def save(
     root: Path,
     step: int,
-    policy: Policy,
+    policy: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int,
@@ -100,7 +100,9 @@ def find(root: Path, resume: str) -> int:
     return int(wanted)
 
 
-def load(root: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(
+    root: Path, step: int, policy: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Loads a checkpoint in place, on any number of ranks; returns the state saved with it.
 
     Checkpoints of later steps are set aside, see `abandon`.

@@ -269,7 +269,9 @@ class Run:
         metrics |= self.log.take_times()
         self._began = time.perf_counter()
         self.log.metrics(step, metrics)
-        self.log.progress({"step": step, **metrics})
+        reward = metrics.get("reward/total/mean", float("nan"))
+        shown = {"reward": f"{reward:.3f}", "tok/s": f"{tokens / seconds:.0f}"}
+        self.log.progress(step, seconds, shown)
         gap = metrics.get("mismatch/logprob_abs_mean", 0.0)
         if gap > self.config.algorithm.mismatch_alarm and self.layout.is_main:
             log.warning(

@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from tqdm import tqdm
 
+from caprl_native import checkpoint
 from caprl_native.config import SftConfig
 from caprl_native.config_io import dump, parse_cli
-from caprl_native.data.loader import Loaded, SkipLedger, build_loader
+from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
-from caprl_native.data.records import read_records
+from caprl_native.data.records import DataError, read_records
+from caprl_native.failures import one_voice
+from caprl_native.interrupt import Interrupts, die_with_launcher
+from caprl_native.observe.log import RunLog
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.optim import build_optimizer, learning_rate
-from caprl_native.policy.parallel import Layout, full_tensor, init_distributed, model_files
+from caprl_native.policy.parallel import (
+    Layout,
+    full_tensor,
+    init_distributed,
+    model_files,
+    sum_over_ranks,
+)
 from caprl_native.policy.prompt import Prompt, PromptBuilder, text_prompt
 from caprl_native.types import Sample
 
@@ -40,7 +50,7 @@ IGNORED = -100  # the label of a position that is not learnt
 class Example:
     """A prompt and the response to learn, its end-of-turn token included.
 
-    `turns` (bool, `[prompt tokens]`) marks earlier turns of the assistant, which are learnt as well.
+    `turns` (bool, `[prompt tokens]`) marks earlier turns of the assistant, learnt as well.
     """
 
     prompt: Prompt
@@ -171,39 +181,16 @@ def _media(examples: Sequence[Example]) -> dict[str, Tensor]:
     return media | ({"second_per_grid_ts": torch.tensor(seconds)} if seconds else {})
 
 
-class SftLog:
-    """The run's resolved config, one JSON line of metrics per step, and a progress bar."""
-
-    def __init__(self, folder: Path, config: SftConfig, steps: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(dump(config))
-        self._file = (folder / "metrics.jsonl").open("w")
-        self._bar = tqdm(
-            total=steps,
-            desc=config.run.name,
-            unit="step",
-            disable=not config.log.progress,
-            mininterval=1.0 if sys.stderr.isatty() else 30.0,
-        )
-
-    def step(self, step: int, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy")}
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
-        self._file.close()
-
-
 class Sft:
-    """A supervised run: data, model, optimizer, log."""
+    """A supervised run: data, model, optimizer, log. Close it at the end."""
 
     def __init__(self, config: SftConfig, layout: Layout) -> None:
         self.config, self.layout = config, layout
         self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
+        self.step = 0
+        if config.run.resume:
+            self.step = checkpoint.find(self.folder / "checkpoints", config.run.resume)
+        self.interrupts, self.stopping = Interrupts(), False
         path = config.policy.path
         torch.manual_seed(config.run.seed)
         text_only = is_text_only(path)
@@ -231,23 +218,60 @@ class Sft:
         self.optimizer = build_optimizer(self.model, config.policy)
         epochs = config.run.epochs * self.loader.batches_per_epoch
         self.steps = config.run.steps or epochs
-        self.log = SftLog(self.folder, config, self.steps) if layout.is_main else None
+        self.log = RunLog(
+            self.folder,
+            config.log,
+            main=layout.is_main,
+            name=config.run.name,
+            resolved=dump(config),
+        )
+
+    def begin(self) -> None:
+        """Resumes where asked."""
+        root = self.folder / "checkpoints"
+        if self.config.run.resume:
+            state = checkpoint.load(root, self.step, self.model, self.optimizer)
+            self.loader.load_state_dict(state["loader"])
+            self.ledger.load_state_dict(state["ledger"])
+        else:
+            checkpoint.abandon(root, 0)
+        self.log.start(self.step, self.steps)
 
     def train(self) -> None:
-        """All steps, then the export."""
+        """All steps until the last one or an interrupt, then the export."""
+        self.begin()
         self.model.train()
-        for step in range(self.steps):
+        self.stopping = self.interrupts.requested()
+        while self.step < self.steps and not self.stopping:
+            began = time.perf_counter()
             items = next(self.loader)
             self.ledger.update(items, reduce=self._sum)
-            metrics = self.update([i.prepared for i in items if isinstance(i, Loaded)], step)
-            if self.log is not None:
-                self.log.step(step + 1, metrics)
-            every = self.config.run.save_every
-            if self.config.run.export and every and (step + 1) % every == 0:
-                self.export(self.folder / "model")
+            examples = [i.prepared for i in items if isinstance(i, Loaded)]
+            metrics = self.update(examples, self.step)
+            self.step += 1
+            seconds = time.perf_counter() - began
+            self.log.metrics(self.step, {**metrics, "perf/step_s": seconds})
+            shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy")}
+            self.log.progress(self.step, seconds, shown)
+            self.save()
+        if self.config.run.export and self.step >= self.steps:
+            self.export(self.folder / "export")
+
+    def save(self) -> None:
+        """A checkpoint, when this step is due or the run is about to end."""
+        every = self.config.run.save_every
+        self.stopping = self.interrupts.requested()
+        last = self.step == self.steps or self.stopping
+        if not last and (not every or self.step % every):
+            return
+        state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
+        root = self.folder / "checkpoints"
+        checkpoint.save(root, self.step, self.model, self.optimizer, state, self.config.run.keep)
+
+    def close(self) -> None:
+        """Stops workers and logs."""
         self.loader.close()
-        if self.config.run.export:
-            self.export(self.folder / "model")
+        self.log.close()
 
     def update(self, examples: Sequence[Example], step: int) -> dict[str, float]:
         """One optimizer step; the loss is the mean over the assistant's tokens of all ranks.
@@ -274,10 +298,11 @@ class Sft:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
-        hits = (logits.argmax(-1) == labels)[response]
+        hits = int((logits.argmax(-1) == labels)[response].sum())
+        right, asked = self._sum([hits, int(response.sum())])
         return {
-            "policy/loss": float(loss.detach()),
-            "policy/accuracy": float(hits.float().mean()),
+            "policy/loss": float(sum_over_ranks(loss.detach().clone())) / self.layout.world,
+            "policy/accuracy": right / max(asked, 1),
             "policy/grad_norm": float(full_tensor(norm)),
             "policy/lr": lr,
         }
@@ -305,11 +330,7 @@ class Sft:
 
     def _sum(self, values: list[int]) -> list[int]:
         """The sums over all ranks."""
-        if self.layout.world == 1:
-            return values
-        total = torch.tensor(values)
-        dist.all_reduce(total)
-        return total.tolist()
+        return sum_over_ranks(torch.tensor(values)).tolist()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -318,14 +339,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         print(dump(args.config, args.origins))
         return
+    die_with_launcher()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     layout = init_distributed(threads=args.config.run.threads)
-    run = Sft(args.config, layout)
+    run = None
     try:
-        run.train()
+        with one_voice(DataError, TooManySkipped, FileNotFoundError):
+            run = Sft(args.config, layout)
+            run.train()
     finally:
-        if run.log is not None:
-            run.log.close()
+        if run is not None:
+            run.close()
         dist.destroy_process_group()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -15,6 +18,7 @@ from demo_world import checks, datasets  # noqa: E402
 
 import caprl_native  # noqa: E402, F401
 from caprl_native.policy.parallel import init_distributed  # noqa: E402
+from tests.ranks import run_to_end  # noqa: E402
 
 SEED = 20_000  # no scene of the training data is made from it
 
@@ -54,3 +58,23 @@ def test_the_policy_sees_much_and_says_little(reader: checks.EngineReader, tmp_p
     assert checks.recognition(full)["all"] > 0.9
     assert checks.richness(greedy)["mentioned"] < 4
     assert checks.accuracy(reader, greedy)["all"] + 0.3 < checks.accuracy(reader, full)["all"]
+
+
+def test_the_demo_runs_and_leaves_its_files(tmp_path: Path) -> None:
+    """Two small steps; how much the full demo gains is measured by running it."""
+    command = [
+        *(sys.executable, str(ROOT / "tools" / "demo.py"), "--out", str(tmp_path / "demo")),
+        *("--scenes", "32", "--held-out", "12", "--shuffle-rewards"),
+        *("run.steps=2", "eval.every=2", "data.batch_size=4", "rollout.n=2"),
+    ]
+    code, output = run_to_end(command, dict(os.environ), 400)
+    assert code == 0, output[-6000:]
+    assert "accuracy reward" in output and output.count("  after") >= 1
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())
+    assert {"accuracy_before", "accuracy_after", "seconds", "steps", "seed"} <= summary.keys()
+    assert summary["steps"] == 2 and 0 < summary["accuracy_before"] < 1
+    lines = [json.loads(x) for x in (tmp_path / "demo/metrics.jsonl").read_text().splitlines()]
+    held_out = [line["eval/reward/accuracy/mean"] for line in lines if "policy/loss" not in line]
+    assert [held_out[0], held_out[-1]] == [summary["accuracy_before"], summary["accuracy_after"]]
+    with Image.open(tmp_path / "demo/curve.png") as curve:
+        assert curve.size[0] > 400

@@ -52,7 +52,9 @@ def test_labels(loss_on: str) -> None:
     assert labels.tolist() == expected[loss_on]
 
 
-def train(folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1) -> list[dict]:
+def train(
+    folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1, *settings: str
+) -> list[dict]:
     """A run through torchrun on `rows`; returns its lines of metrics."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -63,6 +65,7 @@ def train(folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 
     config.log.progress = False
     (folder / "sft.toml").write_text(dump(config))
     command = [*torchrun(ranks), "-m", "caprl_native.sft", "--config", str(folder / "sft.toml")]
+    command += settings
     code, output = run_to_end(command, dict(os.environ), 300)
     assert code == 0, output[-6000:]
     return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
@@ -72,16 +75,29 @@ def test_a_reader_learns_all_of_the_assistants_turns(tiny_reader: Path, tmp_path
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     prompt = [m for m in TURNS if m["role"] != "system"]
-    lines = train(tmp_path, tiny_reader, [{"prompt": prompt, "response": "the video"}] * 4, 15)
+    lines = train(tmp_path, tiny_reader, [{"prompt": prompt, "response": "the video"}] * 4, 50)
     assert lines[-1]["policy/loss"] < 0.2 < lines[0]["policy/loss"]
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/export")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/export")
     for turns, answer in ((prompt[:1], "a picture"), (prompt, "the video")):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         given = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         out = model.generate(**given, do_sample=False, max_new_tokens=4)
         said = tokenizer.decode(out[0, given.input_ids.shape[1] :], skip_special_tokens=True)
         assert said.strip() == answer
+
+
+def test_a_run_that_is_resumed_goes_on_as_if_unbroken(tiny_reader: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "What is it?", "response": text} for text in ["a", "the", "it", "is"] * 3]
+    found = []
+    for name, parts in (("unbroken", [6]), ("broken", [2, 6])):
+        (tmp_path / name).mkdir()
+        for steps in parts:
+            resumed = ["--resume"] if steps == 6 and len(parts) == 2 else []
+            lines = train(tmp_path / name, tiny_reader, rows, steps, 1, *resumed)
+        found.append([{k: v for k, v in line.items() if "perf/" not in k} for line in lines])
+        found.append((tmp_path / name / "run/export/model.safetensors").read_bytes())
+    assert found[:2] == found[2:]
 
 
 def test_a_captioner_learns_the_same_on_one_rank_and_on_two(

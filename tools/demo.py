@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the world and of the run")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo")
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=2000, help="for training; 1 in 4 is a video")
+    parser.add_argument("--held-out", type=int, default=192, help="further ones; 1 in 3 is a video")
     parser.add_argument(
         "--shuffle-rewards",
         action="store_true",
@@ -38,11 +41,24 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def make_world(out: Path, seed: int) -> None:
+def make_world(args: argparse.Namespace) -> None:
     """Writes the demo's files anew; takes seconds."""
-    script = ROOT / "tools" / "make_demo_world.py"
-    command = [sys.executable, str(script), "--out", str(out / "world"), "--seed", str(seed)]
+    videos, held_out_videos = args.scenes // 4, args.held_out // 3
+    command = [
+        *(sys.executable, str(ROOT / "tools" / "make_demo_world.py")),
+        *("--out", str(args.out / "world"), "--seed", str(args.seed)),
+        *("--images", str(args.scenes - videos), "--videos", str(videos)),
+        *("--heldout-images", str(args.held_out - held_out_videos)),
+        *("--heldout-videos", str(held_out_videos)),
+    ]
     subprocess.run(command, check=True)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def train(args: argparse.Namespace) -> None:
@@ -50,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
     overrides = [f"--{text}" for text in args.overrides]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.ranks)),
-        *("--master-addr", "127.0.0.1", "--master-port", "0", "--rdzv-backend", "static"),
+        *("--master-addr", "127.0.0.1", "--master-port", str(free_port())),
         *("-m", "caprl_native.train", "--config", str(ROOT / "train_configs" / "demo.toml")),
         f"--run.dir={args.out}",
         f"--run.seed={args.seed}",
@@ -124,7 +140,7 @@ def main() -> None:
     began = time.perf_counter()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
-    make_world(args.out, args.seed)
+    make_world(args)
     train(args)
     metrics = read_lines(args.out / "metrics.jsonl")
     held_out = [m for m in metrics if METRIC in m]

@@ -29,8 +29,7 @@ class RunLog:
         self._bar: tqdm | None = None
         self._wandb: Any = None
         if main:
-            (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-            (folder / "eval").mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.toml").write_text(resolved)
             if config.wandb != "disabled":
                 self._wandb = _wandb_logger(config, name, folder)
@@ -68,22 +67,24 @@ class RunLog:
         self.times = {}
         return times
 
-    def progress(self, metrics: dict[str, float]) -> None:
-        """Moves the bar, or prints a line where there is no terminal."""
+    def progress(self, step: int, seconds: float, shown: dict[str, str]) -> None:
+        """Moves the bar, or prints a line where there is no terminal.
+
+        `seconds`: what the step took; `shown`: the numbers to show, by name.
+        """
         if self._bar is None:
             return
         self._bar.update()
-        shown = {
-            "reward": f"{metrics.get('reward/total/mean', float('nan')):.3f}",
-            "tok/s": f"{metrics.get('perf/tokens_per_s', 0):.0f}",
-        }
         if not self._bar.disable:
             self._bar.set_postfix(shown)
         elif self.config.progress:
-            done, total = metrics["step"], self._bar.total
-            left = (total - done) * metrics.get("perf/step_s", 0.0)
             text = ", ".join(f"{k} {v}" for k, v in shown.items())
-            print(f"step {done}/{total}: {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+            left = (self._bar.total - step) * seconds
+            print(
+                f"step {step}/{self._bar.total}: {text}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Writes the step's captions, with what the reader made of them (a collective)."""
@@ -97,6 +98,7 @@ class RunLog:
         records = [record for part in gather_objects(_records(groups)) for record in part]
         if self.main:
             kept = records if limit < 0 else records[:limit]
+            (self.folder / name).parent.mkdir(exist_ok=True)
             lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
             _replace(self.folder / name, lines)
 

@@ -30,6 +30,7 @@ WORK = Path("outputs/demo_models")
 SHIPPED = Path("demo_models")
 INIT = 0.06
 CAPTION_IMAGES, CAPTION_VIDEOS = 10000, 5000
+POLICY_LRS = (2e-3, 1e-3, 3e-4)  # seeing, choosing, being sparse
 MAX_BYTES = 10_000_000
 
 
@@ -42,11 +43,14 @@ def make_reader(seed: int) -> Path:
 
 def make_policy(seed: int) -> Path:
     """Captioned scenes, a random policy, supervised training; returns the model's folder."""
-    datasets.write_captions(WORK / "data", CAPTION_IMAGES, CAPTION_VIDEOS, seed)
-    write_tiny_vlm(WORK / "policy_random", vocab_words=every_text(), seed=seed, init=INIT)
-    first = train("policy", seed)
-    more = f"--data.files=['{WORK}/data/captions_more.jsonl']"
-    return train("policy", seed, f"--policy.path={first}", "--policy.lr=1e-3", more, stage="_more")
+    files = datasets.write_captions(WORK / "data", CAPTION_IMAGES, CAPTION_VIDEOS, seed)
+    path = write_tiny_vlm(WORK / "policy_random", vocab_words=every_text(), seed=seed, init=INIT)
+    for stage, file, lr in zip(("", "_more", "_sparse"), files, POLICY_LRS, strict=True):
+        data = f"--data.files=['{file}']"
+        path = train(
+            "policy", seed, f"--policy.path={path}", f"--policy.lr={lr}", data, stage=stage
+        )
+    return path
 
 
 def train(which: str, seed: int, *settings: str, stage: str = "") -> Path:

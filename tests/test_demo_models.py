@@ -50,14 +50,17 @@ def test_the_policy_sees_much_and_says_little(reader: checks.EngineReader, tmp_p
     """Asked for everything it is right; asked to describe it mentions a few attributes."""
     world = datasets.write_world(tmp_path, "fresh", 48, 32, SEED)
     painter = checks.Painter(ROOT / "demo_models" / "policy", world)
-    try:
-        full = painter.captions(full=True)
-        greedy = painter.captions()
+    try:  # closing one engine would take the other's process groups with it
+        full, greedy = painter.captions(full=True), painter.captions()
+        few, many = (checks.accuracy(reader, captions)["all"] for captions in (greedy, full))
     finally:
         painter.engine.close()
-    assert checks.recognition(full)["all"] > 0.9
-    assert checks.richness(greedy)["mentioned"] < 4
-    assert checks.accuracy(reader, greedy)["all"] + 0.3 < checks.accuracy(reader, full)["all"]
+    seen = checks.recognition(full)
+    for name in ("image/colour", "image/texture", "image/place", "video/start", "video/motion"):
+        assert seen[name] > 0.9, name
+    assert seen["all"] > 0.7  # counts, and shapes in images, are beyond it
+    assert 1 <= checks.richness(greedy)["mentioned"] < 3
+    assert few + 0.3 < many
 
 
 def test_the_demo_runs_and_leaves_its_files(tmp_path: Path) -> None:

@@ -36,9 +36,12 @@ MAX_BYTES = 10_000_000
 
 def make_reader(seed: int) -> Path:
     """Readings, a random reader, supervised training; returns the trained model's folder."""
-    datasets.write_readings(WORK / "data", seed)
-    write_tiny_reader(WORK / "reader_random", every_text(), seed=seed, init=INIT)
-    return train("reader", seed)
+    files = datasets.write_readings(WORK / "data", seed)
+    path = write_tiny_reader(WORK / "reader_random", every_text(), seed=seed, init=INIT)
+    for stage, file in zip(("", "_more"), files, strict=True):
+        data = f"--data.files=['{file}']"
+        path = train("reader", seed, f"--policy.path={path}", data, stage=stage)
+    return path
 
 
 def make_policy(seed: int) -> Path:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.parallel import DTYPES, model_files
@@ -66,6 +68,25 @@ def save(
             # One that a kill leaves half deleted must have lost its name before.
             shutil.rmtree(directory(root, old).rename(directory(root, old).with_suffix(".tmp")))
     dist.barrier()
+
+
+def begin(
+    root: Path,
+    step: int,
+    policy: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parts: Mapping[str, Stateful],
+) -> None:
+    """Puts a run at the end of `step`, or at its start for 0 (a collective).
+
+    `parts`: what else keeps a state, under the names that it was saved with.
+    """
+    if not step:
+        abandon(root, 0)
+        return
+    state = load(root, step, policy, optimizer)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
 
 
 def abandon(root: Path, after: int) -> None:

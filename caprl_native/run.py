@@ -136,13 +136,8 @@ class Run:
 
     def begin(self) -> None:
         """Resumes where asked, gives the engine the weights, and compares the two."""
-        root = self.folder / "checkpoints"
-        if self.config.run.resume:
-            state = checkpoint.load(root, self.step, self.policy, self.optimizer)
-            self.loader.load_state_dict(state["loader"])
-            self.ledger.load_state_dict(state["ledger"])
-        else:
-            checkpoint.abandon(root, 0)
+        root, parts = self.folder / "checkpoints", {"loader": self.loader, "ledger": self.ledger}
+        checkpoint.begin(root, self.step, self.policy, self.optimizer, parts)
         self.log.start(self.step, self.total_steps)
         sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)

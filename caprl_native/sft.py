@@ -228,13 +228,8 @@ class Sft:
 
     def begin(self) -> None:
         """Resumes where asked."""
-        root = self.folder / "checkpoints"
-        if self.config.run.resume:
-            state = checkpoint.load(root, self.step, self.model, self.optimizer)
-            self.loader.load_state_dict(state["loader"])
-            self.ledger.load_state_dict(state["ledger"])
-        else:
-            checkpoint.abandon(root, 0)
+        root, parts = self.folder / "checkpoints", {"loader": self.loader, "ledger": self.ledger}
+        checkpoint.begin(root, self.step, self.model, self.optimizer, parts)
         self.log.start(self.step, self.steps)
 
     def train(self) -> None:

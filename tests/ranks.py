@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from launch import torchrun  # noqa: E402
+
 _RESULTS = "CAPRL_TEST_RESULTS"
 
 
@@ -39,15 +42,6 @@ def run_ranks(program: str, ranks: int, *args: object, timeout: float = 600) -> 
 def report(value: Any) -> None:
     """Called by each rank of a program: what `run_ranks` returns for it (JSON)."""
     Path(os.environ[_RESULTS], f"{os.environ['RANK']}.json").write_text(json.dumps(value))
-
-
-def torchrun(ranks: int) -> list[str]:
-    """The command that starts so many ranks on a free port; a program or `-m module` follows."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    options = [f"--nproc-per-node={ranks}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    return [sys.executable, "-m", "torch.distributed.run", *options]
 
 
 def run_to_end(command: list[str], env: dict[str, str], timeout: float) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from demo_world import checks, datasets  # noqa: E402
+from demo_world.scenes import Scene  # noqa: E402
 
 import caprl_native  # noqa: E402, F401
 from caprl_native.policy.parallel import init_distributed  # noqa: E402
@@ -46,21 +48,40 @@ def test_the_reader_reads(reader: checks.EngineReader) -> None:
     assert shares["untold"] > 0.8
 
 
-def test_the_policy_sees_much_and_says_little(reader: checks.EngineReader, tmp_path: Path) -> None:
-    """Asked for everything it is right; asked to describe it mentions a few attributes."""
-    world = datasets.write_world(tmp_path, "fresh", 48, 32, SEED)
+@dataclass(frozen=True)
+class Captioned:
+    """Fresh scenes captioned by the policy, and the share of questions that captions answer."""
+
+    full: list[tuple[Scene, str]]
+    greedy: list[tuple[Scene, str]]
+    accuracy_full: float
+    accuracy_greedy: float
+
+
+@pytest.fixture(scope="module")
+def captioned(
+    reader: checks.EngineReader, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Captioned]:
+    world = datasets.write_world(tmp_path_factory.mktemp("fresh"), "fresh", 48, 32, SEED)
     painter = checks.Painter(ROOT / "demo_models" / "policy", world)
-    try:  # closing one engine would take the other's process groups with it
-        full, greedy = painter.captions(full=True), painter.captions()
-        few, many = (checks.accuracy(reader, captions)["all"] for captions in (greedy, full))
-    finally:
-        painter.engine.close()
-    seen = checks.recognition(full)
+    full, greedy = painter.captions(full=True), painter.captions()
+    scores = [checks.accuracy(reader, captions)["all"] for captions in (full, greedy)]
+    yield Captioned(full, greedy, *scores)
+    painter.engine.close()  # last: it takes the reader's process groups with it
+
+
+def test_the_policy_says_little_and_could_say_much(captioned: Captioned) -> None:
+    """Asked to describe it mentions a few attributes, asked for everything much more."""
+    assert 1 <= checks.richness(captioned.greedy)["mentioned"] < 3
+    assert captioned.accuracy_greedy + 0.3 < captioned.accuracy_full
+    seen = checks.recognition(captioned.full)
     for name in ("image/colour", "image/texture", "image/place", "video/start", "video/motion"):
         assert seen[name] > 0.9, name
-    assert seen["all"] > 0.7  # counts, and shapes in images, are beyond it
-    assert 1 <= checks.richness(greedy)["mentioned"] < 3
-    assert few + 0.3 < many
+
+
+@pytest.mark.xfail(strict=True, reason="it does not see counts, nor shapes in images")
+def test_what_the_policy_says_is_right(captioned: Captioned) -> None:
+    assert checks.recognition(captioned.full)["all"] > 0.9
 
 
 def test_the_demo_runs_and_leaves_its_files(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from launch import torchrun
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "demo_models"
@@ -54,19 +55,11 @@ def make_world(args: argparse.Namespace) -> None:
     subprocess.run(command, check=True)
 
 
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def train(args: argparse.Namespace) -> None:
     """Runs the trainer; its progress goes to the terminal."""
     overrides = [f"--{text}" for text in args.overrides]
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.ranks)),
-        *("--master-addr", "127.0.0.1", "--master-port", str(free_port())),
+        *torchrun(args.ranks),
         *("-m", "caprl_native.train", "--config", str(ROOT / "train_configs" / "demo.toml")),
         f"--run.dir={args.out}",
         f"--run.seed={args.seed}",

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 
 import psutil
 import torch
+from launch import torchrun
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without an installation
@@ -49,12 +49,7 @@ class Plan:
 
     def start(self, folder: Path, resume: bool = False) -> subprocess.Popen[bytes]:
         """Starts training into `folder`; its output goes to `<folder>.log`."""
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        launcher = [f"--nproc-per-node={self.ranks}", f"--master-port={port}"]
-        command = [sys.executable, "-m", "torch.distributed.run", *launcher]
-        command += ["-m", "caprl_native.train", "--config", *self.files]
+        command = [*torchrun(self.ranks), "-m", "caprl_native.train", "--config", *self.files]
         command += [*self.settings, f"--run.dir={folder}", *(["--resume"] if resume else [])]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".log").open("ab") as log:

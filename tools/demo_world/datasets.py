@@ -146,8 +146,8 @@ def _blocks(seen: dict[str, list[tuple[Scene, str]]], rng: random.Random) -> lis
 
 
 # The reader's lessons in order, with how many conversations of each kind of `KINDS`, in turn. It
-# answers with a choice's text: values are read off a caption within a hundred steps, while the
-# letter that stands before a word in a list was still at chance after a thousand.
+# answers with a choice's text, which it learns to read off a caption within some hundred steps;
+# which letter stands before a word in a list was not learnt in 750 steps of that task alone.
 LESSONS = ((("told",), 3200), (("told", "bare", "short", "full"), 16000))
 # After those it still took the one colour of a video for the other in half of the cases, and one
 # time for the other: of these attributes the values alone do not tell which is meant.
@@ -181,7 +181,7 @@ def _reading(kind: Kind, rng: random.Random) -> dict[str, Any]:
     scene = sample_scene("video" if kind.alike else rng.choice(["image", "video"]), rng)
     names = [a.name for a in scene.attributes]
     counts = (len(names) // 2, len(names)) if kind.told == 1 else (0, len(names))
-    # All and nothing come three times as often as what lies between.
+    # The least and the most come twice as often as what lies between.
     count = rng.choice([*counts, *range(counts[0], counts[1] + 1)])
     wanted = rng.sample(names, count)
     said = mentionable(scene, wanted)

@@ -1,9 +1,10 @@
-"""Programs on several ranks: `run_ranks` starts one through torchrun, its ranks `report` back."""
+"""Programs on several ranks: `run_ranks` starts one of the tests', `run_module` any module."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-from launch import torchrun  # noqa: E402
-
 _RESULTS = "CAPRL_TEST_RESULTS"
 
 
@@ -27,9 +24,8 @@ def run_ranks(program: str, ranks: int, *args: object, timeout: float = 600) -> 
             with the last of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [*torchrun(ranks), "-m", f"tests.programs.{program}", *map(str, args)]
-        env = {**os.environ, _RESULTS: folder}
-        code, output = run_to_end(command, env, timeout)
+        module, env = f"tests.programs.{program}", {_RESULTS: folder}
+        code, output = run_module(module, ranks, *args, env=env, timeout=timeout)
         files = [Path(folder, f"{rank}.json") for rank in range(ranks)]
         missing = [f.stem for f in files if not f.exists()]
         assert code == 0 and not missing, (
@@ -42,6 +38,58 @@ def run_ranks(program: str, ranks: int, *args: object, timeout: float = 600) -> 
 def report(value: Any) -> None:
     """Called by each rank of a program: what `run_ranks` returns for it (JSON)."""
     Path(os.environ[_RESULTS], f"{os.environ['RANK']}.json").write_text(json.dumps(value))
+
+
+def run_module(
+    module: str,
+    ranks: int,
+    *args: object,
+    env: dict[str, str] | None = None,
+    timeout: float = 600,
+) -> tuple[int, str]:
+    """Exit code (124: it took too long) and output of `python -m module args` on so many ranks."""
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        request = {
+            "module": module,
+            "args": list(map(str, args)),
+            "ranks": ranks,
+            "env": {**os.environ, **(env or {})},
+            "log": log.name,
+        }
+        return _Nursery.started().ask(request, timeout), log.read()
+
+
+class _Nursery:
+    """tests/nursery.py in a process of its own: one for all tests, a new one after a timeout."""
+
+    _running: _Nursery | None = None
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.nursery"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @classmethod
+    def started(cls) -> _Nursery:
+        if cls._running is None:
+            cls._running = cls()
+        return cls._running
+
+    def ask(self, request: dict[str, Any], timeout: float) -> int:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            _Nursery._running = None
+            return 124
+        return int(self.process.stdout.readline())
 
 
 def run_to_end(command: list[str], env: dict[str, str], timeout: float) -> tuple[int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from caprl_native.policy.prompt import text_prompt
 from caprl_native.sft import IGNORED, Example, chat_tokens, collate
 from caprl_native.tiny import build_tokenizer, chat_template
 from tests.media_files import write_noise
-from tests.ranks import run_to_end, torchrun
+from tests.ranks import run_module
 
 TURNS = [
     {"role": "system", "content": "The picture"},
@@ -55,7 +54,7 @@ def test_labels(loss_on: str) -> None:
 def train(
     folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1, *settings: str
 ) -> list[dict]:
-    """A run through torchrun on `rows`; returns its lines of metrics."""
+    """A run on `rows`; returns its lines of metrics."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SftConfig()
@@ -64,9 +63,8 @@ def train(
     config.policy.path, config.policy.dtype, config.policy.lr = str(model), "float32", 1e-2
     config.log.progress = False
     (folder / "sft.toml").write_text(dump(config))
-    command = [*torchrun(ranks), "-m", "caprl_native.sft", "--config", str(folder / "sft.toml")]
-    command += settings
-    code, output = run_to_end(command, dict(os.environ), 300)
+    arguments = ["--config", folder / "sft.toml", *settings]
+    code, output = run_module("caprl_native.sft", ranks, *arguments, timeout=300)
     assert code == 0, output[-6000:]
     return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
 

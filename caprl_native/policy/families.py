@@ -42,7 +42,7 @@ class Family:
     positions: Callable[[Any, Any], Tensor]  # (config, Prompt) -> [3, P]
     language: Callable[
         ..., Tensor
-    ]  # (model, embeds, mask, positions, media_mask, features) -> hidden
+    ]  # (model, embeds, prefixes, positions, media_mask, features) -> hidden
     media_token_ids: Callable[[Any], tuple[int, ...]]  # config -> pad tokens that features replace
     banned_token_ids: Callable[[Any], tuple[int, ...]]  # config -> tokens that are never sampled
 
@@ -101,7 +101,7 @@ def _mrope_positions(config: Any, prompt: Any) -> Tensor:
 def _qwen_language(
     model: nn.Module,
     embeds: Tensor,
-    mask: Tensor,
+    prefixes: Any,
     positions: Tensor,
     media_mask: Tensor,
     features: MediaFeatures,
@@ -113,7 +113,7 @@ def _qwen_language(
             "deepstack_visual_embeds": list(features.deepstack),
         }
     out = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False, **extra
+        inputs_embeds=embeds, position_ids=positions, prefixes=prefixes, use_cache=False, **extra
     )
     return out.last_hidden_state
 

@@ -1,25 +1,20 @@
-"""Log-probs of given tokens from hidden states, without logits for all of them at once."""
+"""Log-probs of given tokens from hidden states; the logits of all of them never exist at once.
+
+Both passes go over tiles of tokens by vocabulary entries. The backward pass computes each tile's
+logits again from the saved hidden states and turns them into gradients in place, so the memory for
+logits is one tile's whatever the numbers of tokens and entries are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-
-def _chunk(
-    hidden: Tensor, weight: Tensor, ids: Tensor, banned: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, weight).float() / temperature
-    logits = logits.index_fill(-1, banned, float("-inf"))
-    logz = torch.logsumexp(logits, dim=-1)
-    logprobs = logits.gather(-1, ids[:, None]).squeeze(-1) - logz
-    with torch.no_grad():
-        surprise = logz[:, None] - logits
-        p = torch.exp(-surprise)
-        # 0 * inf would be NaN: banned tokens have no mass and add nothing.
-        entropy = torch.where(p > 0, p * surprise, 0.0).sum(-1)
-    return logprobs, entropy
+TILE = 8192  # entries of the vocabulary in one tile
+FLOOR = -1e30  # stands for -inf where 0 times it is to be 0
 
 
 def token_logprobs(
@@ -27,9 +22,10 @@ def token_logprobs(
     weight: Tensor,
     ids: Tensor,
     *,
-    banned: Tensor,
+    banned: Sequence[int],
     temperature: float = 1.0,
     chunk: int = 1024,
+    tile: int = TILE,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies of tokens under `softmax(hidden @ weight.T / temperature)`.
 
@@ -39,17 +35,116 @@ def token_logprobs(
         ids: `[T]`.
         banned: ids of tokens whose probability is zero by decree (media pad tokens).
         temperature: that of the sampling, so that the numbers speak of the same distribution.
-        chunk: how many tokens' logits exist at one time, in the forward and in the backward pass.
+        chunk: tokens in one tile.
+        tile: vocabulary entries in one tile.
 
     Returns:
         log-probs `[T]` (differentiable) and entropies `[T]` (not), nats, float32.
     """
-    parts = [
-        checkpoint(
-            _chunk, hidden[i : i + chunk], weight, ids[i : i + chunk], banned, temperature,
-            use_reentrant=False, preserve_rng_state=False,
-        )
-        for i in range(0, max(len(ids), 1), chunk)
-    ]  # fmt: skip
-    logprobs, entropies = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return _TokenLogprobs.apply(hidden, weight, ids, banned, temperature, chunk, tile)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(t) / d logit(v) = [v = t] - p(v)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        ids: Tensor,
+        banned: Sequence[int],
+        temperature: float,
+        chunk: int,
+        tile: int,
+    ) -> tuple[Tensor, Tensor]:
+        logz = hidden.new_empty(len(ids), dtype=torch.float32)
+        chosen, entropy = torch.empty_like(logz), torch.empty_like(logz)
+        for rows in _pieces(len(ids), chunk):
+            chosen[rows], logz[rows], entropy[rows] = _scan(
+                hidden[rows], weight, ids[rows], banned, temperature, tile
+            )
+        ctx.save_for_backward(hidden, weight, ids, logz)
+        ctx.settings = banned, temperature, chunk, tile
+        ctx.mark_non_differentiable(entropy)
+        return chosen - logz, entropy
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, ids, logz = ctx.saved_tensors
+        banned, temperature, chunk, tile = ctx.settings
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
+        # Sums over tiles are kept in float32: in bfloat16 small terms would be lost.
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if to_hidden else None
+        grad_weight = torch.zeros_like(weight) if to_weight else None
+        for columns in _pieces(len(weight), tile):
+            part = weight[columns]
+            summed = torch.zeros_like(part, dtype=torch.float32) if to_weight else None
+            for rows in _pieces(len(ids), chunk):
+                logits = _logits(hidden[rows], part, columns, banned, temperature)
+                scale = upstream[rows, None].float() / temperature
+                grads = logits.sub_(logz[rows, None]).exp_().mul_(-scale)
+                _add_at(grads, ids[rows] - columns.start, scale)
+                grads = grads.to(hidden.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] += grads @ part
+                if summed is not None:
+                    summed += grads.T @ hidden[rows]
+            if grad_weight is not None:
+                grad_weight[columns] = summed
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        return grad_hidden, grad_weight, None, None, None, None, None
+
+
+def _scan(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    banned: Sequence[int],
+    temperature: float,
+    tile: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens' logits, the log of the softmax's denominator, and its entropy: `[T]` each.
+
+    One pass over the tiles. All sums are relative to the largest logit so far, and are moved when a
+    larger one turns up; the entropy would otherwise be a small difference of large numbers.
+    """
+    top = hidden.new_full((len(ids),), FLOOR, dtype=torch.float32)
+    chosen, mass, surplus = top.clone(), torch.zeros_like(top), torch.zeros_like(top)
+    for columns in _pieces(len(weight), tile):
+        logits = _logits(hidden, weight[columns], columns, banned, temperature)
+        place = ids - columns.start
+        inside = (place >= 0) & (place < logits.shape[1])
+        found = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        chosen = torch.where(inside, found, chosen)
+        largest = torch.maximum(top, logits.amax(1))
+        shift = top - largest
+        above = logits.sub_(largest[:, None]).clamp_(min=FLOOR)
+        p = torch.exp(above)
+        surplus = (surplus + mass * shift) * shift.exp() + p.mul(above).sum(1)
+        mass = mass * shift.exp() + p.sum(1)
+        top = largest
+    return chosen, top + mass.log(), mass.log() - surplus / mass
+
+
+def _logits(
+    hidden: Tensor, part: Tensor, columns: slice, banned: Sequence[int], temperature: float
+) -> Tensor:
+    """The logits `[T, columns]` of one tile, float32."""
+    logits = torch.nn.functional.linear(hidden, part).float().div_(temperature)
+    for token in banned:
+        if columns.start <= token < columns.stop:
+            logits[:, token - columns.start] = -torch.inf
+    return logits
+
+
+def _add_at(grads: Tensor, place: Tensor, values: Tensor) -> None:
+    """Adds each row's value at its place, where that is inside the tile."""
+    inside = (place >= 0) & (place < grads.shape[1])
+    kept = torch.where(inside[:, None], values, 0.0)
+    grads.scatter_add_(1, place.clamp(0, grads.shape[1] - 1)[:, None], kept)
+
+
+def _pieces(total: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, total)) for i in range(0, total, size))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caprl_native.policy import attention
 from caprl_native.policy.families import Family, dummy_media, family_of, replace_embeddings
 from caprl_native.policy.logprobs import token_logprobs
 from caprl_native.policy.packing import MicroBatch
@@ -24,6 +25,7 @@ class Policy(nn.Module):
     def __init__(self, hf: nn.Module, family: Family, *, chunk: int = 1024) -> None:
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
+        hf.config.get_text_config()._attn_implementation = attention.NAME
 
     @property
     def config(self) -> Any:
@@ -54,13 +56,13 @@ class Policy(nn.Module):
             features = type(features)(features.embeds[:0], ())
         embeds = replace_embeddings(embeds, media_mask, features.embeds)
         hidden = self.family.language(
-            self.hf, embeds, batch.attention_mask(), batch.positions, media_mask, features
+            self.hf, embeds, attention.prepare(batch), batch.positions, media_mask, features
         )
         return token_logprobs(
             hidden.flatten(0, 1)[batch.sources],
             self.hf.get_output_embeddings().weight,
             batch.targets,
-            banned=torch.tensor(self.banned, device=device),
+            banned=self.banned,
             temperature=temperature,
             chunk=self.chunk,
         )

@@ -39,6 +39,9 @@ class MicroBatch:
     segments: Tensor  # [B, L], PAD, PROMPT or the number of the response within its row
     patches: Tensor | None  # [N, C] of all media, in row order
     grid: Tensor | None  # [M, 3]
+    prompts: Tensor  # [B] lengths of the prompts
+    rows: Tensor  # [R] the row that each response stands in
+    places: Tensor  # [S] flat positions of the response tokens
     sources: Tensor  # [S] flat positions whose hidden states predict the response tokens
     targets: Tensor  # [S] the response tokens
     slots: Tensor  # [2, S] where each of them stands in a [R, T] table
@@ -53,14 +56,6 @@ class MicroBatch:
     def mask(self) -> Tensor:
         """`[R, T]`, true at response tokens."""
         return self.table(torch.ones_like(self.targets)).bool()
-
-    def attention_mask(self) -> Tensor:
-        """`[B, 1, L, L]` bool: causal, each response blind to the others; none sees padding."""
-        query, key = self.segments[:, :, None], self.segments[:, None, :]
-        length = self.segments.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.segments.device).tril()
-        # Padding sees the prompt and padding, so that no row of the softmax is empty.
-        return (causal & ((key == PROMPT) | (key == query)))[:, None]
 
     def to(self, device: torch.device) -> MicroBatch:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -100,7 +95,7 @@ def collate(rows: Sequence[Row], positions_of: Callable[[Prompt], Tensor]) -> Mi
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros(3, len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), PAD)
-    sources, targets, slots, index = [], [], [], []
+    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
     for b, row in enumerate(rows):
         p = len(row.prompt)
         ids[b, :p] = row.prompt.ids
@@ -113,6 +108,8 @@ def collate(rows: Sequence[Row], positions_of: Callable[[Prompt], Tensor]) -> Mi
             positions[:, b, start : start + n] = first + torch.arange(n)
             segments[b, start : start + n] = k + 1
             # A token is predicted by the one before it; the first one by the end of the prompt.
+            rows_of.append(b)
+            places.append(b * length + start + torch.arange(n))
             sources.append(b * length + torch.tensor([p - 1, *range(start, start + n - 1)]))
             targets.append(tokens)
             slots.append(torch.stack([torch.full((n,), len(index)), torch.arange(n)]))
@@ -125,6 +122,9 @@ def collate(rows: Sequence[Row], positions_of: Callable[[Prompt], Tensor]) -> Mi
         segments=segments,
         patches=torch.cat([m.patches for m in media]) if media else None,
         grid=torch.cat([m.grid for m in media]) if media else None,
+        prompts=torch.tensor([len(row.prompt) for row in rows]),
+        rows=torch.tensor(rows_of),
+        places=torch.cat(places),
         sources=torch.cat(sources),
         targets=torch.cat(targets),
         slots=torch.cat(slots, dim=1),

@@ -58,18 +58,3 @@ def test_layout_of_a_micro_batch():
     assert batch.table(torch.tensor([1.0, 2, 3, 4])).tolist() == [[1, 2], [3, 0], [4, 0]]
     assert batch.mask.tolist() == [[True, True], [True, False], [True, False]]
     assert batch.index == [0, 1, 2]
-
-
-def test_a_response_sees_the_prompt_and_itself_only():
-    mask = collate(rows([(2, [2, 2]), (1, [1])]), positions).attention_mask()[:, 0].int().tolist()
-    assert mask[0] == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 1, 1],
-    ]
-    assert [row[:2] for row in mask[1]] == [[1, 0], *[[1, 1]] + [[1, 0]] * 4]
-    assert [row[2:] for row in mask[1]][:2] == [[0] * 4] * 2  # nothing real sees padding
-    assert all(any(row) for row in mask[1])  # no empty row of the softmax

@@ -67,7 +67,7 @@ def test_files_that_cannot_be_used_are_skipped(spoilt: Config, tmp_path: Path) -
 
 
 def test_too_many_of_them_end_the_run(spoilt: Config, tmp_path: Path) -> None:
-    code, output = train(write_config(spoilt, tmp_path / "run.toml"), ranks=0)
+    code, output = train(write_config(spoilt, tmp_path / "run.toml"), ranks=1)
     assert code == 1
     assert "3 of 8 samples could not be used, more than the share of 0.05" in said(output)
     assert not (Path(spoilt.run.dir) / "metrics.jsonl").exists()
@@ -102,7 +102,7 @@ def test_an_unknown_key_ends_the_program_with_2(world: Path, tmp_path: Path) -> 
     text = file.read_text().replace("max_grad_norm", "max_grad_norn")
     file.write_text(text)
     line = 1 + next(i for i, t in enumerate(text.splitlines()) if t.startswith("max_grad_norn"))
-    code, output = train(file, ranks=0)
+    code, output = train(file, ranks=1)
     assert code == 2
     message = said(output)
     assert f"{file}:{line}" in message
@@ -136,7 +136,7 @@ def test_settings_that_cannot_work_here_end_the_program_with_2(
 
 
 def test_a_checkpoint_that_is_not_there(spoilt: Config, tmp_path: Path) -> None:
-    code, output = train(write_config(spoilt, tmp_path / "run.toml"), "--resume", "7", ranks=0)
+    code, output = train(write_config(spoilt, tmp_path / "run.toml"), "--resume", "7", ranks=1)
     assert code == 1
     assert "run.resume = '7': no such checkpoint" in said(output)
 

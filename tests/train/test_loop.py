@@ -1,4 +1,4 @@
-"""Training as a user starts it: `torchrun -m caprl_native.train`, a real engine on every rank."""
+"""Training from end to end on two ranks, a real engine on every one of them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from caprl_native.config import Config
 from caprl_native.config_io import dump
-from tests.ranks import ROOT, run_to_end, torchrun
+from tests.ranks import ROOT, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world
 
@@ -69,10 +68,8 @@ def write_config(config: Config, file: Path) -> Path:
 
 
 def train(file: Path, *settings: str, ranks: int = 2, timeout: float = 600) -> tuple[int, str]:
-    """Exit code and output of a training run; `ranks` 0: in one process, without torchrun."""
-    start = torchrun(ranks) if ranks else [sys.executable]
-    command = [*start, "-m", "caprl_native.train", "--config", str(file), *settings]
-    return run_to_end(command, dict(os.environ), timeout)
+    """Exit code and output of a training run."""
+    return run_module("caprl_native.train", ranks, "--config", file, *settings, timeout=timeout)
 
 
 def train_ok(config: Config, file: Path, *, ranks: int = 2) -> Path:

@@ -1,0 +1,103 @@
+"""Attention over shared-prefix rows: the prompt to itself, a response to the prompt and to itself.
+
+Nothing is computed that a mask would throw away, apart from padding. On CUDA a FlexAttention block
+mask skips what one response would see of another. Elsewhere the rows are taken apart: one call for
+the prompts, causal, and one for all responses, each against its prompt's keys and its own.
+
+Registered with transformers under the name `NAME`; `prepare` makes what its calls need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward, repeat_kv
+
+from caprl_native.policy.packing import PROMPT, MicroBatch
+
+NAME = "shared_prefix"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the prompts and the R responses (at most T tokens) of a micro-batch stand."""
+
+    width: int  # of the part of the rows that holds all prompts
+    rows: Tensor  # [R] the row of each response
+    grid: Tensor  # [R, T] flat positions of their tokens; beyond a response's end, position 0
+    places: Tensor  # [S] flat positions of the response tokens
+    slots: Tensor  # [S] where each of them stands in the flattened grid
+    mask: Tensor  # [R, 1, T, width + T] bool
+
+
+def prepare(batch: MicroBatch) -> BlockMask | Parts:
+    """What the attention calls of a forward pass over `batch` need beside q, k and v."""
+    if batch.ids.is_cuda:
+        return block_mask(batch)
+    count, longest = batch.shape
+    width = int(batch.prompts.max())
+    of_prompt = torch.arange(width) < batch.prompts[batch.rows][:, None]
+    own = torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask = torch.cat([of_prompt[:, None].expand(-1, longest, -1), own.expand(count, -1, -1)], -1)
+    slots = batch.slots[0] * longest + batch.slots[1]
+    return Parts(width, batch.rows, batch.table(batch.places), batch.places, slots, mask[:, None])
+
+
+def block_mask(batch: MicroBatch) -> BlockMask:
+    """Causal, each response blind to the others; none sees padding, which sees the prompt."""
+    segments = batch.segments
+
+    def visible(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = segments[b, key] == segments[b, query]
+        return (query >= key) & (own | (segments[b, key] == PROMPT))
+
+    rows, length = segments.shape
+    return create_block_mask(visible, rows, None, length, length, device=segments.device)
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    prefixes: BlockMask | Parts,
+    scaling: float,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Outputs `[B, L, H, D]` for queries `[B, H, L, D]` and keys and values `[B, K, L, D]`.
+
+    Positions of padding get zeros or anything finite.
+    """
+    if isinstance(prefixes, BlockMask):
+        return flex_attention_forward(module, query, key, value, prefixes, scaling)[0], None
+    rows, heads, length, size = query.shape
+    groups, width = heads // key.shape[1], prefixes.width
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    of_prompts = scaled_dot_product_attention(
+        *(t[:, :, :width] for t in (query, key, value)), is_causal=True, scale=scaling
+    )
+    own_query, own_key, own_value = (
+        t.transpose(1, 2).flatten(0, 1)[prefixes.grid].transpose(1, 2) for t in (query, key, value)
+    )
+    of_responses = scaled_dot_product_attention(
+        own_query,
+        torch.cat([key[:, :, :width].index_select(0, prefixes.rows), own_key], 2),
+        torch.cat([value[:, :, :width].index_select(0, prefixes.rows), own_value], 2),
+        attn_mask=prefixes.mask,
+        scale=scaling,
+    )
+    out = query.new_zeros(rows, length, heads, size)
+    out[:, :width] = of_prompts.transpose(1, 2)
+    tokens = of_responses.transpose(1, 2).flatten(0, 1).index_select(0, prefixes.slots)
+    out.flatten(0, 1).index_copy_(0, prefixes.places, tokens)
+    return out, None
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)

@@ -1,0 +1,84 @@
+"""Forks processes from one that has made the slow imports: a test's ranks start in no time.
+
+Reads one request a line, `{"module", "args", "ranks", "env", "log"}`, and answers each with the
+exit code once all its ranks have ended: 0, or that of the first that failed, which ends the others.
+Each rank runs `python -m module args` with the environment that torchrun would give it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import transformers  # noqa: F401
+
+from caprl_native.rollout.engine import prepare_environment
+
+prepare_environment()
+
+import vllm.entrypoints.llm  # noqa: E402, F401
+
+import caprl_native.run  # noqa: E402, F401
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(serve(json.loads(line)), flush=True)
+
+
+def serve(request: dict[str, Any]) -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = {start(request, rank, port) for rank in range(request["ranks"])}
+    code = 0
+    while running:
+        pid, status = os.wait()
+        running.discard(pid)
+        if not code and (code := os.waitstatus_to_exitcode(status)):
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    return code
+
+
+def start(request: dict[str, Any], rank: int, port: int) -> int:
+    """Forks one rank; returns its process id."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        become(request, rank, port)
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def become(request: dict[str, Any], rank: int, port: int) -> None:
+    """Gives this process the streams, arguments and environment of a rank."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    sys.argv = [request["module"], *request["args"]]
+    ranks = str(request["ranks"])
+    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks}
+    places |= {"LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.clear()
+    os.environ.update(request["env"] | places)
+
+
+if __name__ == "__main__":
+    main()

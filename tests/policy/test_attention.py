@@ -1,0 +1,81 @@
+"""Shared-prefix attention is softmax attention under the mask that its block mask spells out."""
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask, flex_attention
+
+from caprl_native.policy.attention import block_mask, prepare, shared_prefix_attention
+from caprl_native.policy.packing import MicroBatch, Row, collate
+from caprl_native.policy.prompt import text_prompt
+
+ROWS = {
+    "one row": [(7, [3, 1, 4])],
+    "uneven rows": [(9, [2, 5]), (1, [6, 1, 1]), (4, [1])],
+    "equal rows": [(3, [2, 2]), (3, [2, 2])],
+}
+
+
+def batch_of(rows: list[tuple[int, list[int]]]) -> MicroBatch:
+    made = [
+        Row(text_prompt([1] * prompt), [[1] * n for n in answers], list(range(len(answers))))
+        for prompt, answers in rows
+    ]
+    return collate(made, lambda prompt: torch.arange(len(prompt)).expand(3, -1))
+
+
+def dense(batch: MicroBatch) -> torch.Tensor:
+    """`[B, 1, L, L]` bool: the block mask entry by entry."""
+    rows, length = batch.segments.shape
+    return create_mask(block_mask(batch).mask_mod, rows, None, length, length, device="cpu")
+
+
+def test_a_response_sees_the_prompt_and_itself_only():
+    mask = dense(batch_of([(2, [2, 2]), (1, [1])]))[:, 0].int().tolist()
+    assert mask[0] == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1, 1],
+    ]
+    assert [row[:2] for row in mask[1]] == [[1, 0], *[[1, 1]] + [[1, 0]] * 4]
+    assert [row[2:] for row in mask[1]][:2] == [[0] * 4] * 2  # nothing real sees padding
+    assert all(any(row) for row in mask[1])  # no empty row of the softmax
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("name", ROWS)
+def test_outputs_and_gradients_are_those_of_masked_attention(name, kv_heads):
+    torch.manual_seed(0)
+    batch = batch_of(ROWS[name])
+    (rows, length), heads, size = batch.segments.shape, 4, 8
+    shapes = [(rows, h, length, size) for h in (heads, kv_heads, kv_heads)]
+    q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    ours, _ = shared_prefix_attention(None, q, k, v, None, prefixes=prepare(batch), scaling=0.3)
+    repeated = [t.repeat_interleave(heads // kv_heads, dim=1) for t in (k, v)]
+    scores = (q @ repeated[0].transpose(2, 3) * 0.3).masked_fill(~dense(batch), -torch.inf)
+    theirs = (scores.softmax(-1) @ repeated[1]).transpose(1, 2)
+    real = batch.segments >= 0
+    torch.testing.assert_close(ours[real], theirs[real])
+    assert torch.isfinite(ours).all()
+    scale = torch.randn_like(ours[real])
+    for a, b in zip(
+        torch.autograd.grad((ours[real] * scale).sum(), (q, k, v)),
+        torch.autograd.grad((theirs[real] * scale).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_flex_attention_with_the_block_mask_gives_the_same(name):
+    """What CUDA computes, here with the uncompiled operator."""
+    torch.manual_seed(0)
+    batch = batch_of(ROWS[name])
+    rows, length = batch.segments.shape
+    q, k, v = (torch.randn(rows, heads, length, 8) for heads in (4, 2, 2))
+    ours, _ = shared_prefix_attention(None, q, k, v, None, prefixes=prepare(batch), scaling=0.3)
+    flex = flex_attention(q, k, v, block_mask=block_mask(batch), scale=0.3, enable_gqa=True)
+    real = batch.segments >= 0
+    torch.testing.assert_close(ours[real], flex.transpose(1, 2)[real], rtol=1e-4, atol=1e-5)

@@ -13,7 +13,6 @@ import runpy
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 import transformers  # noqa: F401
@@ -48,22 +47,12 @@ def serve(request: dict[str, Any]) -> int:
 
 
 def start(request: dict[str, Any], rank: int, port: int) -> int:
-    """Forks one rank; returns its process id."""
+    """Forks one rank; returns its process id. The rank itself leaves through `SystemExit`."""
     if pid := os.fork():
         return pid
-    code = 1
-    try:
-        become(request, rank, port)
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as exit:
-        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    become(request, rank, port)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 def become(request: dict[str, Any], rank: int, port: int) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
@@ -95,21 +98,23 @@ class Engine:
             "mm_processor_kwargs": settings.mm_processor_kwargs,
         }
         threads = torch.get_num_threads()
-        self.llm = LLM(
-            model=settings.path,
-            dtype=settings.dtype,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            distributed_executor_backend="external_launcher",
-            enforce_eager=settings.enforce_eager or not cuda,
-            enable_sleep_mode=settings.sleep and cuda,
-            seed=settings.seed,
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
-            **memory,
-            **(multimodal if media else {}),
-        )
+        shares_memory = settings.tensor_parallel_size > 1 and not cuda
+        with _own_shared_memory() if shares_memory else nullcontext():
+            self.llm = LLM(
+                model=settings.path,
+                dtype=settings.dtype,
+                max_model_len=settings.max_model_len,
+                max_num_seqs=settings.max_num_seqs,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                distributed_executor_backend="external_launcher",
+                enforce_eager=settings.enforce_eager or not cuda,
+                enable_sleep_mode=settings.sleep and cuda,
+                seed=settings.seed,
+                logprobs_mode="processed_logprobs",
+                disable_log_stats=True,
+                **memory,
+                **(multimodal if media else {}),
+            )
         torch.set_num_threads(threads)
 
     def generate(
@@ -151,7 +156,7 @@ class Engine:
         if self.settings.tensor_parallel_size == 1:
             return [value]
         values: list[Any] = [None] * self.settings.tensor_parallel_size
-        torch.distributed.all_gather_object(values, value, group=self._group().cpu_group)
+        dist.all_gather_object(values, value, group=self._group().cpu_group)
         return values
 
     def _group(self) -> Any:
@@ -189,6 +194,26 @@ class Engine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
+
+
+@contextmanager
+def _own_shared_memory() -> Iterator[None]:
+    """Names the memory that ranks of a CPU engine share, the same on all ranks of the run.
+
+    vLLM 0.32 names it after the last part of the executor's init method, which is the same for all
+    engines with an external launcher: two runs on a machine would meet there, and after a run that
+    was killed no other could start ("create shm in SHMManager failed. errno: 17").
+    """
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher as Executor
+
+    name = [uuid.uuid4().hex]
+    dist.broadcast_object_list(name)
+    original = Executor._distributed_args
+    Executor._distributed_args = lambda self: (f"env://:{name[0]}", *original(self)[1:])
+    try:
+        yield
+    finally:
+        Executor._distributed_args = original
 
 
 def _completion(output: Any) -> Completion:

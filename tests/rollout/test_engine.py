@@ -1,5 +1,8 @@
 """The real engine beside the real trainer, on two ranks: do they hold and compute the same?"""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.ranks import run_ranks
@@ -87,6 +90,17 @@ def test_another_number_of_media_tokens_is_an_error_that_names_the_sample(found)
         assert "they part at position" in error
 
 
+@pytest.fixture
+def remains() -> Iterator[None]:
+    """What a killed run with a tensor-parallel engine left, under the name that vLLM gave it."""
+    files = [Path(f"/dev/shm/-tp:0-[0-1]-cpushm_{rank}") for rank in range(2)]
+    for file in files:
+        file.touch()
+    yield
+    for file in files:
+        file.unlink()
+
+
 @pytest.mark.parametrize(
     ("family", "dtype", "tensor_parallel"),
     [
@@ -96,7 +110,7 @@ def test_another_number_of_media_tokens_is_an_error_that_names_the_sample(found)
     ],
 )
 def test_families_precisions_and_tensor_parallel_engines_agree(
-    request, family, dtype, tensor_parallel
+    request, remains, family, dtype, tensor_parallel
 ):
     path = request.getfixturevalue(family)
     found = run_ranks("engines", 2, path, dtype, tensor_parallel, "agreement,positions")

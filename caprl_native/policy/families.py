@@ -37,6 +37,7 @@ class Family:
         str, tuple[str, ...]
     ]  # part -> prefixes of parameter names; the longest prefix wins
     vision_blocks: Callable[[nn.Module], nn.ModuleList]
+    read_blocks: Callable[[Any], list[int]]  # config -> vision blocks whose outputs are read
     language_layers: Callable[[nn.Module], nn.ModuleList]
     media_features: Callable[[nn.Module, Tensor, Tensor], MediaFeatures]
     positions: Callable[[Any, Any], Tensor]  # (config, Prompt) -> [3, P]
@@ -128,6 +129,10 @@ def _qwen(model_type: str, projector: tuple[str, ...]) -> Family:
             "language": ("model.language_model.", "lm_head."),
         },
         vision_blocks=lambda m: m.model.visual.blocks,
+        read_blocks=lambda c: [
+            *getattr(c.vision_config, "deepstack_visual_indexes", []),
+            c.vision_config.depth - 1,
+        ],
         language_layers=lambda m: m.model.language_model.layers,
         media_features=_qwen_features,
         positions=_mrope_positions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from caprl_native.policy import attention
-from caprl_native.policy.families import Family, dummy_media, family_of, replace_embeddings
+from caprl_native.policy.families import (
+    Family,
+    MediaFeatures,
+    dummy_media,
+    family_of,
+    replace_embeddings,
+)
 from caprl_native.policy.logprobs import token_logprobs
 from caprl_native.policy.packing import MicroBatch
 from caprl_native.policy.prompt import Prompt
+from caprl_native.policy.vision import Sights, States, joined, recorded, replayed
 
 
 class Policy(nn.Module):
@@ -26,6 +34,7 @@ class Policy(nn.Module):
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
         hf.config.get_text_config()._attn_implementation = attention.NAME
+        self._looked: dict[int, States] = {}  # by a prompt's id(); 0: of the dummy
 
     @property
     def config(self) -> Any:
@@ -40,13 +49,33 @@ class Policy(nn.Module):
         """Token ids that are never sampled: they stand for media."""
         return sorted(set(self.family.banned_token_ids(self.config)))
 
-    def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    @property
+    def tower_is_frozen(self) -> bool:
+        """Whether the vision tower (its projector aside) cannot change."""
+        named = self.hf.named_parameters()
+        return not any(p.requires_grad for n, p in named if self.family.part_of(n) == "vision")
+
+    @torch.no_grad()
+    def look(self, prompts: Sequence[Prompt], passes: int) -> None:
+        """The frozen tower's one look at the media of these prompts (a collective).
+
+        Forward passes use what it saw until `forget`, and can then take these prompts only.
+        `passes`: at least as many as prompts, the same number on every rank.
+        """
+        self(Sights(list(prompts), passes))  # as a forward pass, for which FSDP gathers weights
+
+    def forget(self) -> None:
+        """Drops what `look` saw."""
+        self._looked.clear()
+
+    def forward(
+        self, batch: MicroBatch | Sights, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor] | None:
         """Log-probs and entropies of the response tokens, each `[S]`, nats, float32."""
+        if isinstance(batch, Sights):
+            return self._look(batch)
         device = batch.ids.device
-        patches, grid = batch.patches, batch.grid
-        if patches is None:
-            patches, grid = dummy_media(self.config, device)
-        features = self.family.media_features(self.hf, patches, grid)
+        features = self._features(batch)
         embeds = self.hf.get_input_embeddings()(batch.ids)
         token_ids = torch.tensor(self.family.media_token_ids(self.config), device=device)
         media_mask = torch.isin(batch.ids, token_ids) & (batch.segments == 0)
@@ -66,6 +95,30 @@ class Policy(nn.Module):
             temperature=temperature,
             chunk=self.chunk,
         )
+
+    def _features(self, batch: MicroBatch) -> MediaFeatures:
+        """Those of the batch's media, or of a dummy: other ranks' collectives wait for the tower,
+        and for the projector's gradient."""
+        device = batch.ids.device
+        patches, grid = batch.patches, batch.grid
+        if patches is None:
+            patches, grid = dummy_media(self.config, device)
+        if not self._looked:
+            return self.family.media_features(self.hf, patches, grid)
+        states = joined([self._looked[id(p)] for p in batch.media] or [self._looked[0]], device)
+        with replayed(self.family.vision_blocks(self.hf), states):
+            return self.family.media_features(self.hf, patches, grid)
+
+    def _look(self, sights: Sights) -> None:
+        blocks = self.family.vision_blocks(self.hf)
+        wanted, device = self.family.read_blocks(self.config), next(self.parameters()).device
+        dummy = dummy_media(self.config, device)
+        for i in range(sights.passes + 1):
+            prompt = sights.prompts[i - 1] if 0 < i <= len(sights.prompts) else None
+            patches, grid = (prompt.patches, prompt.grid) if prompt else dummy
+            with recorded(blocks, wanted) as states:
+                self.family.media_features(self.hf, patches.to(device), grid.to(device))
+            self._looked[id(prompt) if prompt else 0] = states
 
 
 def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:

@@ -37,7 +37,8 @@ class MicroBatch:
     ids: Tensor  # [B, L]
     positions: Tensor  # [3, B, L]
     segments: Tensor  # [B, L], PAD, PROMPT or the number of the response within its row
-    patches: Tensor | None  # [N, C] of all media, in row order
+    media: list[Prompt]  # the prompts that have any, in row order
+    patches: Tensor | None  # [N, C] of all of them
     grid: Tensor | None  # [M, 3]
     prompts: Tensor  # [B] lengths of the prompts
     rows: Tensor  # [R] the row that each response stands in
@@ -80,12 +81,20 @@ def cut(rows: Sequence[Row], budget: int) -> list[list[Row]]:
 
 
 def _split(row: Row, budget: int) -> list[Row]:
-    pieces = [Row(row.prompt, [], [])]
-    for response, index in zip(row.responses, row.index, strict=True):
-        if pieces[-1].responses and len(pieces[-1]) + len(response) > budget:
-            pieces.append(Row(row.prompt, [], []))
-        pieces[-1].responses.append(response)
-        pieces[-1].index.append(index)
+    """Few pieces, so that the prompt is repeated little: the longest response goes first, each into
+    the first piece that has room for it."""
+    if len(row) <= budget:
+        return [row]
+    pieces: list[Row] = []
+    for response, index in sorted(
+        zip(row.responses, row.index, strict=True), key=lambda pair: -len(pair[0])
+    ):
+        room = (p for p in pieces if len(p) + len(response) <= budget)
+        piece = next(room, None)
+        if piece is None:
+            pieces.append(piece := Row(row.prompt, [], []))
+        piece.responses.append(response)
+        piece.index.append(index)
     return pieces
 
 
@@ -120,6 +129,7 @@ def collate(rows: Sequence[Row], positions_of: Callable[[Prompt], Tensor]) -> Mi
         ids=ids,
         positions=positions,
         segments=segments,
+        media=media,
         patches=torch.cat([m.patches for m in media]) if media else None,
         grid=torch.cat([m.grid for m in media]) if media else None,
         prompts=torch.tensor([len(row.prompt) for row in rows]),

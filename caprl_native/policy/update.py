@@ -14,11 +14,12 @@ from caprl_native.algorithm.correction import importance_weights
 from caprl_native.algorithm.kl import kl_loss
 from caprl_native.algorithm.losses import policy_loss
 from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.model import Policy
 from caprl_native.policy.optim import learning_rate
 from caprl_native.policy.packing import MicroBatch, Row, collate, cut
 from caprl_native.policy.parallel import Layout, full_tensor, gather_objects, sum_over_ranks
-from caprl_native.policy.prompt import text_prompt
+from caprl_native.policy.prompt import Prompt, text_prompt
 from caprl_native.types import Group, Rollout
 
 MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add up
@@ -46,7 +47,10 @@ class Updater:
         """
         updates = self.algorithm.updates
         totals: dict[str, float] = {}
-        pieces = [self._batches(groups[u::updates]) for u in range(updates)]
+        costs = Costs.of(self.policy)
+        parts = [balanced(groups[u::updates], costs) for u in range(updates)]
+        self._look([g.prompt for part in parts for g in part if g.prompt.patches is not None])
+        pieces = [self._batches(part) for part in parts]
         old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         for u, piece in enumerate(pieces):
@@ -56,7 +60,18 @@ class Updater:
                     totals[key] = max(totals.get(key, 0.0), value)
                 else:
                     totals[key] = totals.get(key, 0.0) + value / updates
+        for model in self._fixed_towers():
+            model.forget()
         return totals
+
+    def _fixed_towers(self) -> list[Policy]:
+        """The models whose vision tower cannot change: it looks at everything once."""
+        models = [self.policy, self.reference] if self.reference else [self.policy]
+        return [model for model in models if model.tower_is_frozen]
+
+    def _look(self, prompts: list[Prompt]) -> None:
+        for model in self._fixed_towers():
+            model.look(prompts, max(gather_objects(len(prompts))))
 
     def _batches(self, groups: Sequence[Group]) -> list[tuple[MicroBatch, list[Rollout]]]:
         """Micro-batches with their rows' rollouts; as many on every rank, empty ones added."""

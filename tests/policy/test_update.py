@@ -49,9 +49,10 @@ def test_loss_and_gradients_do_not_depend_on_cuts_ranks_or_recomputation(results
 
 def test_qwen2_5_vl_too(tiny_policy_2_5, tmp_path):
     results = found(tiny_policy_2_5, tmp_path, "some")
-    for name in ("whole", "single", "second rank has text"):
-        for ranks in (1, 2):
+    for ranks in (1, 2):
+        for name in ("whole", "single", "second rank has text"):
             agree(results[ranks][name], results[1]["whole"])
+        same_where_not_frozen(results, results[ranks]["frozen vision, single"])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -84,12 +85,28 @@ def test_frozen_weights_stay_bit_for_bit_and_all_others_move(results, ranks, par
     } - {part}  # fmt: skip
 
 
+def same_where_not_frozen(results: dict, ours: dict) -> None:
+    whole = results[1]["whole"]["gradients"]
+    assert relative(ours["gradients"], {name: whole[name] for name in ours["gradients"]}) < SAME
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_frozen_parts_do_not_change_the_others_gradients(results, ranks):
-    whole = results[1]["whole"]["gradients"]
     for part in ("vision", "projector", "language"):
-        ours = results[ranks][f"frozen {part}"]["gradients"]
-        assert relative(ours, {name: whole[name] for name in ours}) < SAME
+        same_where_not_frozen(results, results[ranks][f"frozen {part}"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("case", ["single", "text apart", "kl"])
+def test_a_frozen_tower_looks_once_at_each_sample_in_a_step(results, ranks, case):
+    """However many passes the language model makes; and once at a dummy, for samples of text."""
+    result = results[ranks][f"frozen vision, {case}"]
+    samples, models = 3, 2 if case == "kl" else 1
+    most = {1: samples, 2: 2}[ranks]  # of a rank's samples with media
+    assert models * (1 + samples // ranks) <= result["passes"] <= models * (1 + most)
+    assert results[ranks]["single"]["passes"] > 6
+    if case != "kl":
+        same_where_not_frozen(results, result)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

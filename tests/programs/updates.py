@@ -22,7 +22,7 @@ from tests.ranks import report
 from tests.samples import group, prompt, responses
 
 KINDS = ["image", "video", "text", "images"]
-SOME = ["whole", "single", "second rank has text"]
+SOME = ["whole", "single", "second rank has text", "frozen vision", "frozen vision, single"]
 
 
 def main(path: str, folder: str, which: str) -> None:
@@ -54,6 +54,10 @@ def main(path: str, folder: str, which: str) -> None:
     case("clipped", dataclasses.replace(base, max_grad_norm=0.01))
     for part in ("vision", "projector", "language"):
         case(f"frozen {part}", dataclasses.replace(base, freeze=[part]))
+    blind = dataclasses.replace(base, freeze=["vision"], micro_batch_tokens=1)
+    case("frozen vision, single", blind)
+    case("frozen vision, kl", blind, kl_weight=0.1, updates=2)
+    case("frozen vision, text apart", blind, share="text apart")
     if layout.world == 2:
         case("replicas", dataclasses.replace(base, replicas=2))
         case("bfloat16", dataclasses.replace(base, dtype="bfloat16"))
@@ -79,6 +83,10 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) ->
                 gradients[name] = full_tensor(p.grad).clone()
 
     optimizer.register_step_pre_hook(look)
+    passes = []
+    for model in filter(None, (policy, reference)):
+        block = model.family.vision_blocks(model.hf)[0]
+        block.register_forward_hook(lambda *_: passes.append(1))
     updater = Updater(
         policy=policy,
         reference=reference,
@@ -94,7 +102,8 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) ->
     metrics = updater.update(groups_of(policy, config.path, layout, share), step=0)
     assert all(math.isfinite(v) for v in metrics.values()), metrics
     return {
-        "metrics": metrics, "gradients": gradients, "before": before, "after": weights(policy)
+        "metrics": metrics, "gradients": gradients, "passes": len(passes),
+        "before": before, "after": weights(policy),
     }  # fmt: skip
 
 

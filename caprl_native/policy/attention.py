@@ -1,7 +1,7 @@
 """Attention over shared-prefix rows: the prompt to itself, a response to the prompt and to itself.
 
-Nothing is computed that a mask would throw away, apart from padding. On CUDA a FlexAttention block
-mask skips what one response would see of another. Elsewhere the rows are taken apart: one call for
+What a response would see of others is not computed and masked. On CUDA a FlexAttention block mask
+skips it, in blocks of 128 tokens. Elsewhere the rows are taken apart: one call for
 the prompts, causal, and one for all responses, each against its prompt's keys and its own.
 
 Registered with transformers under the name `NAME`; `prepare` makes what its calls need.
@@ -9,14 +9,16 @@ Registered with transformers under the name `NAME`; `prepare` makes what its cal
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.integrations.flex_attention import flex_attention_forward, repeat_kv
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from caprl_native.policy.packing import PROMPT, MicroBatch
 
@@ -57,7 +59,17 @@ def block_mask(batch: MicroBatch) -> BlockMask:
         return (query >= key) & (own | (segments[b, key] == PROMPT))
 
     rows, length = segments.shape
-    return create_block_mask(visible, rows, None, length, length, device=segments.device)
+    make = _compiled(create_block_mask) if segments.is_cuda else create_block_mask
+    return make(visible, rows, None, length, length, device=segments.device)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    """Compiled for any sizes. Running out of recompilations is an error: the fallback would hold
+    all scores, 34 GB at 16,384 positions and 32 heads."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=True)
 
 
 def shared_prefix_attention(
@@ -76,7 +88,10 @@ def shared_prefix_attention(
     Positions of padding get zeros or anything finite.
     """
     if isinstance(prefixes, BlockMask):
-        return flex_attention_forward(module, query, key, value, prefixes, scaling)[0], None
+        attend = _compiled(flex_attention) if query.is_cuda else flex_attention
+        shared = key.shape[1] != query.shape[1]
+        out = attend(query, key, value, block_mask=prefixes, scale=scaling, enable_gqa=shared)
+        return out.transpose(1, 2).contiguous(), None
     rows, heads, length, size = query.shape
     groups, width = heads // key.shape[1], prefixes.width
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)

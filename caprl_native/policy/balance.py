@@ -10,32 +10,37 @@ import torch.distributed as dist
 
 from caprl_native.policy.model import Policy
 from caprl_native.policy.parallel import gather_objects
-from caprl_native.types import Group
+from caprl_native.types import Group, Sample
 
 WORTH = 0.02  # a move must take this share off the slower of its two ranks
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Floating-point operations of a forward pass; the backward pass has the same proportions."""
+    """Floating-point operations of a forward pass, roughly; a backward pass takes twice as many."""
 
-    token: float  # in the language model's weights
+    token: float  # in the language layers' weights
+    answer: float  # of a response token, in the LM head
     pair: float  # of a query and a key, in all layers
-    patch: float  # in the vision tower's weights
+    patch: float  # in the vision tower's weights; less where it has no backward pass
 
     @classmethod
     def of(cls, policy: Policy) -> Costs:
-        counts = {"language": 0, "vision": 0, "projector": 0}
-        embedding = policy.hf.get_input_embeddings().weight
-        for name, parameter in policy.hf.named_parameters():
-            if parameter is not embedding:
-                counts[policy.family.part_of(name)] += parameter.numel()
+        head = policy.hf.get_output_embeddings()
+        language = policy.family.language_layers(policy.hf).parameters()
+        vision = [
+            p for n, p in policy.hf.named_parameters() if policy.family.part_of(n) != "language"
+        ]
         text = policy.config.get_text_config()
         width = text.num_attention_heads * (
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
-        pair = 4.0 * text.num_hidden_layers * width
-        return cls(2.0 * counts["language"], pair, 2.0 * (counts["vision"] + counts["projector"]))
+        return cls(
+            token=2.0 * sum(p.numel() for p in language),
+            answer=2.0 * head.weight.numel(),
+            pair=4.0 * text.num_hidden_layers * width,
+            patch=2.0 * sum(p.numel() for p in vision) / (3 if policy.tower_is_frozen else 1),
+        )
 
     def group(self, group: Group) -> float:
         """Of a group's shared-prefix row."""
@@ -43,7 +48,13 @@ class Costs:
         lengths = [len(r.token_ids) for r in group.scored]
         pairs = prompt**2 / 2 + sum(n * (prompt + n / 2) for n in lengths)
         seen = 0 if patches is None else len(patches)
-        return self.token * (prompt + sum(lengths)) + self.pair * pairs + self.patch * seen
+        answers = sum(lengths)
+        return (
+            self.token * (prompt + answers)
+            + self.answer * answers
+            + self.pair * pairs
+            + self.patch * seen
+        )
 
 
 def balanced(groups: Sequence[Group], costs: Costs) -> list[Group]:
@@ -84,4 +95,6 @@ def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
 
 
 def _light(group: Group) -> Group:
-    return dataclasses.replace(group, prompt=dataclasses.replace(group.prompt, engine={}))
+    """Without decoded media and embedded bytes, which are of no use to an update."""
+    prompt = dataclasses.replace(group.prompt, engine={})
+    return Group(Sample(group.sample.id, (), ()), prompt, group.rollouts)

@@ -2,7 +2,7 @@
 
 Both passes go over tiles of tokens by vocabulary entries. The backward pass computes each tile's
 logits again from the saved hidden states and turns them into gradients in place, so the memory for
-logits is one tile's whatever the numbers of tokens and entries are.
+logits is that of a few tiles whatever the numbers of tokens and entries are.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from caprl_native.policy import attention
 from caprl_native.policy.families import (
@@ -20,7 +21,7 @@ from caprl_native.policy.families import (
 from caprl_native.policy.logprobs import token_logprobs
 from caprl_native.policy.packing import MicroBatch
 from caprl_native.policy.prompt import Prompt
-from caprl_native.policy.vision import Sights, States, joined, recorded, replayed
+from caprl_native.policy.vision import States, joined, recorded, replayed
 
 
 class Policy(nn.Module):
@@ -60,20 +61,25 @@ class Policy(nn.Module):
         """The frozen tower's one look at the media of these prompts (a collective).
 
         Forward passes use what it saw until `forget`, and can then take these prompts only.
-        `passes`: at least as many as prompts, the same number on every rank.
+        `passes`: at least as many as prompts, the same number on every rank. Counts as a forward
+        pass, for which FSDP gathers the weights.
         """
-        self(Sights(list(prompts), passes))  # as a forward pass, for which FSDP gathers weights
+        blocks = self.family.vision_blocks(self.hf)
+        wanted, device = self.family.read_blocks(self.config), next(self.parameters()).device
+        dummy = dummy_media(self.config, device)
+        for i in range(passes + 1):
+            prompt = prompts[i - 1] if 0 < i <= len(prompts) else None
+            patches, grid = dummy if prompt is None else (prompt.patches, prompt.grid)
+            with recorded(blocks, wanted) as states:
+                self.family.media_features(self.hf, patches.to(device), grid.to(device))
+            self._looked[0 if prompt is None else id(prompt)] = states
 
     def forget(self) -> None:
         """Drops what `look` saw."""
         self._looked.clear()
 
-    def forward(
-        self, batch: MicroBatch | Sights, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor] | None:
+    def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the response tokens, each `[S]`, nats, float32."""
-        if isinstance(batch, Sights):
-            return self._look(batch)
         device = batch.ids.device
         features = self._features(batch)
         embeds = self.hf.get_input_embeddings()(batch.ids)
@@ -88,7 +94,9 @@ class Policy(nn.Module):
             self.hf, embeds, attention.prepare(batch), batch.positions, media_mask, features
         )
         return token_logprobs(
-            hidden.flatten(0, 1)[batch.sources],
+            # Unlike that of an index, its backward pass adds in one order: the first tokens of all
+            # responses come from one position.
+            embedding(batch.sources, hidden.flatten(0, 1)),
             self.hf.get_output_embeddings().weight,
             batch.targets,
             banned=self.banned,
@@ -108,17 +116,6 @@ class Policy(nn.Module):
         states = joined([self._looked[id(p)] for p in batch.media] or [self._looked[0]], device)
         with replayed(self.family.vision_blocks(self.hf), states):
             return self.family.media_features(self.hf, patches, grid)
-
-    def _look(self, sights: Sights) -> None:
-        blocks = self.family.vision_blocks(self.hf)
-        wanted, device = self.family.read_blocks(self.config), next(self.parameters()).device
-        dummy = dummy_media(self.config, device)
-        for i in range(sights.passes + 1):
-            prompt = sights.prompts[i - 1] if 0 < i <= len(sights.prompts) else None
-            patches, grid = (prompt.patches, prompt.grid) if prompt else dummy
-            with recorded(blocks, wanted) as states:
-                self.family.media_features(self.hf, patches.to(device), grid.to(device))
-            self._looked[id(prompt) if prompt else 0] = states
 
 
 def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:

@@ -12,7 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config import PolicyConfig
@@ -145,6 +149,7 @@ def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
     for block in (*family.vision_blocks(hf), *family.language_layers(hf)):
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
+    register_fsdp_forward_method(policy, "look")
     policy.register_forward_hook(_reshard_after_scoring)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,10 @@ from caprl_native.policy.model import Policy
 from caprl_native.policy.optim import learning_rate
 from caprl_native.policy.packing import MicroBatch, Row, collate, cut
 from caprl_native.policy.parallel import Layout, full_tensor, gather_objects, sum_over_ranks
-from caprl_native.policy.prompt import Prompt, text_prompt
+from caprl_native.policy.prompt import text_prompt
 from caprl_native.types import Group, Rollout
 
+Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollouts of their rows
 MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add up
 
 
@@ -46,11 +48,14 @@ class Updater:
         numbers of tokens and sequences, and pieces and ranks add up.
         """
         updates = self.algorithm.updates
-        totals: dict[str, float] = {}
         costs = Costs.of(self.policy)
         parts = [balanced(groups[u::updates], costs) for u in range(updates)]
-        self._look([g.prompt for part in parts for g in part if g.prompt.patches is not None])
         pieces = [self._batches(part) for part in parts]
+        with self._looked(pieces):
+            return self._updates(pieces, step)
+
+    def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
+        updates, totals = len(pieces), {}
         old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         for u, piece in enumerate(pieces):
@@ -60,20 +65,31 @@ class Updater:
                     totals[key] = max(totals.get(key, 0.0), value)
                 else:
                     totals[key] = totals.get(key, 0.0) + value / updates
-        for model in self._fixed_towers():
-            model.forget()
         return totals
 
-    def _fixed_towers(self) -> list[Policy]:
-        """The models whose vision tower cannot change: it looks at everything once."""
-        models = [self.policy, self.reference] if self.reference else [self.policy]
-        return [model for model in models if model.tower_is_frozen]
+    @contextmanager
+    def _looked(self, pieces: list[Pieces]) -> Iterator[None]:
+        """A frozen vision tower looks once at what would otherwise be in several passes of a step.
 
-    def _look(self, prompts: list[Prompt]) -> None:
-        for model in self._fixed_towers():
-            model.look(prompts, max(gather_objects(len(prompts))))
+        Where nothing would be, on no rank, it is spared: what it saw fills memory until the end.
+        """
+        seen = [p for batches in pieces for batch, _ in batches for p in batch.media]
+        prompts = list({id(p): p for p in seen}.values())
+        counts = gather_objects((len(prompts), len(seen)))
+        again = any(passes > media for media, passes in counts)
+        models = {self.policy: len(pieces) > 1 or again}
+        if self.reference:
+            models[self.reference] = again
+        looking = [model for model, worth in models.items() if worth and model.tower_is_frozen]
+        try:
+            for model in looking:
+                model.look(prompts, max(media for media, _ in counts))
+            yield
+        finally:
+            for model in looking:
+                model.forget()
 
-    def _batches(self, groups: Sequence[Group]) -> list[tuple[MicroBatch, list[Rollout]]]:
+    def _batches(self, groups: Sequence[Group]) -> Pieces:
         """Micro-batches with their rows' rollouts; as many on every rank, empty ones added."""
         rollouts = [r for g in groups for r in g.scored]
         rows, first = [], 0
@@ -98,9 +114,7 @@ class Updater:
         return collate([row], self.policy.positions)
 
     @torch.no_grad()
-    def _score(
-        self, model: Policy, batches: list[tuple[MicroBatch, list[Rollout]]]
-    ) -> list[Tensor]:
+    def _score(self, model: Policy, batches: Pieces) -> list[Tensor]:
         """Log-prob tables `[R, T]` under `model`."""
         tables = []
         for batch, _ in batches:
@@ -111,7 +125,7 @@ class Updater:
 
     def _step(
         self,
-        batches: list[tuple[MicroBatch, list[Rollout]]],
+        batches: Pieces,
         old: list[Tensor] | None,
         reference: list[Tensor] | None,
         number: int,
@@ -137,7 +151,7 @@ class Updater:
         metrics["policy/lr"] = self.optimizer.param_groups[0]["lr"]
         return metrics
 
-    def _denominators(self, batches: list[tuple[MicroBatch, list[Rollout]]]) -> Denominators:
+    def _denominators(self, batches: Pieces) -> Denominators:
         lengths = [len(r.token_ids) for _, rollouts in batches for r in rollouts]
         counts = torch.tensor([sum(lengths), len(lengths)], dtype=torch.float64)
         tokens, sequences = sum_over_ranks(counts).tolist()

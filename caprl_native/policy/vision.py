@@ -8,22 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from caprl_native.policy.prompt import Prompt
-
 States = dict[int, Tensor]  # outputs of vision blocks, `[N, C]` for N patches, by block
-
-
-@dataclass(frozen=True)
-class Sights:
-    """Prompts with media to look at, in so many passes through the tower on every rank."""
-
-    prompts: list[Prompt]
-    passes: int
 
 
 @contextmanager

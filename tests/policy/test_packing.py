@@ -41,6 +41,12 @@ def test_every_response_is_in_exactly_one_micro_batch_within_the_budget(budget):
     assert sum(len(p.responses) for b in batches for p in b) == len(answers)
 
 
+def test_a_group_is_cut_into_few_pieces():
+    """In their order the five responses would take three pieces."""
+    (row,) = rows([(10, [6, 5, 4, 3, 2])])
+    assert sorted(sum(map(len, p.responses)) for (p,) in cut([row], 20)) == [10, 10]
+
+
 def test_a_large_budget_keeps_groups_whole():
     (batch,) = cut(rows(LENGTHS), 10_000)
     assert sorted(len(row.responses) for row in batch) == [1, 2, 3, 4]

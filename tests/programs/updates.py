@@ -103,6 +103,7 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) ->
     assert all(math.isfinite(v) for v in metrics.values()), metrics
     return {
         "metrics": metrics, "gradients": gradients, "passes": len(passes),
+        "remembered": len(policy._looked),
         "before": before, "after": weights(policy),
     }  # fmt: skip
 

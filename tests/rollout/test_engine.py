@@ -98,7 +98,7 @@ def remains() -> Iterator[None]:
         file.touch()
     yield
     for file in files:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

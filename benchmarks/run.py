@@ -1,0 +1,140 @@
+"""Runs the benchmarks and writes results/<machine>.json and the tables of README.md.
+
+    python benchmarks/run.py                 all of them
+    python benchmarks/run.py logprobs sync   some; the others' figures stay as they are in the file
+
+Each runs in processes of its own, all sides of a comparison in the same run and in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from common import ROOT, in_own_process, machine
+
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "benchmarks" / "README.md"
+MARK = "<!-- tables: written by run.py -->"
+
+
+def sync() -> dict[str, Any]:
+    found = {}
+    for ranks in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            found[str(ranks)] = in_own_process("sync.py", folder, ranks=ranks)
+    return found
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "training": lambda: in_own_process("training.py", "shapes"),
+    "growth": lambda: in_own_process("training.py", "growth"),
+    "logprobs": lambda: in_own_process("logprobs.py"),
+    "sync": sync,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    names = parser.parse_args().names or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
+    here = machine()
+    file = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', here['device'].lower()).strip('-')}.json"
+    RESULTS.mkdir(exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else {}
+    for name in names:
+        print(f"{name} ...", flush=True)
+        found |= {"machine": here, name: BENCHMARKS[name]()}
+        found.setdefault("versions", {})[name] = here["versions"]
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
+    head = README.read_text().split(MARK)[0]
+    README.write_text(head + MARK + "\n\n" + "\n\n".join(map(report, results)) + "\n")
+    print(report(found))
+
+
+def report(found: dict[str, Any]) -> str:
+    """The tables of one machine's results."""
+    here = found["machine"]
+    title = f"## {here['device']}, {here['cores']} cores, {here['memory_gib']} GiB"
+    parts = [title]
+    for name, table in TABLES.items():
+        if name in found:
+            versions = ", ".join(f"{k} {v}" for k, v in found["versions"][name].items())
+            parts.append(f"{table(found[name])}\n\n({versions})")
+    return "\n\n".join(parts)
+
+
+def training(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{r['prompt']} + 8 x {r['response']}",
+            seconds(r["shared_s"]),
+            seconds(r["unshared_s"]),
+            f"{r['ratio']['median']:.2f}",
+            f"{r['ideal_ratio']:.2f}",
+            f"{r['ratio']['median'] / r['ideal_ratio']:.2f}",
+        ]
+        for name, r in found.items()
+    ]
+    head = ["shape", "tokens", "shared", "repeated", "ratio", "ideal", "of the ideal"]
+    return "Training phase, prompts shared against prompts repeated:\n\n" + table(head, rows)
+
+
+def growth(found: dict[str, Any]) -> str:
+    rows = [["n", n, seconds(r)] for n, r in found["n"].items()]
+    rows += [["P", p, seconds(r)] for p, r in found["prompt"].items()]
+    return "Growth of a training step of one prompt:\n\n" + table(["over", "value", "step"], rows)
+
+
+def logprobs(found: dict[str, Any]) -> str:
+    small, large = found["chunked_peak_bytes"], found["full_peak_bytes"]
+    return (
+        "Log-probs of 4,096 tokens over 151,936 entries, forward and backward: "
+        f"{small / 2**20:.0f} MiB in tiles, {large / 2**20:.0f} MiB from whole logits "
+        f"(1/{large / small:.1f})."
+    )
+
+
+def synced(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            ranks,
+            f"{r['parameters'] / 1e6:.0f} M",
+            seconds(r["seconds"]),
+            f"{r['gb_per_s']:.2f}",
+            f"{r['copy_gb_per_s']:.2f}",
+            f"{r['extra_bytes'] / 2**20:.0f} MiB",
+            f"{(r['largest_unit_bytes'] + r['largest_tensor_bytes']) / 2**20:.0f} MiB",
+        ]
+        for ranks, r in found.items()
+    ]
+    head = ["ranks", "model", "sync", "GB/s", "plain copy GB/s", "extra", "unit + largest tensor"]
+    return "Weight sync:\n\n" + table(head, rows)
+
+
+def seconds(r: dict[str, Any]) -> str:
+    return f"{r['median']:.2f} s ({r['min']:.2f} to {r['max']:.2f}, {r['repeats']} repeats)"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+TABLES = {"training": training, "growth": growth, "logprobs": logprobs, "sync": synced}
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ demo: setup
 	$(RUN) tools/demo.py $(ARGS)
 
 test: setup
-	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo-models: setup
 	$(RUN) tools/make_demo_models.py $(ARGS)

@@ -20,16 +20,9 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-TOGETHER = {"test_loop": "test_resume"}  # both look at one unbroken run
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file's tests stay on one, for what they share; slow ones go first."""
+    """The slowest files go first, so that several workers end at about the same time."""
     items.sort(key=lambda item: item.path.parent.name != "train")
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unbroken(
     world: Path, tiny_policy: Path, tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Unbroken:

@@ -1,7 +1,7 @@
 # make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
 # make demo-models  make the demo's shipped models again
-# make bench        benchmarks of this machine, into benchmarks/ (an hour on two cores)
+# make bench        benchmarks of this machine, into benchmarks/
 # make lint         ruff
 # make setup        only the environment; every other target does this first
 #

@@ -22,12 +22,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 
 from caprl_native.config import MediaConfig  # noqa: E402
-from caprl_native.data.media import DecodedImage, DecodedVideo  # noqa: E402
 from caprl_native.policy.prompt import Prompt, PromptBuilder  # noqa: E402
 from caprl_native.types import Group, MediaRef, Rollout, Sample  # noqa: E402
+from tests.samples import noise_image, noise_video  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -55,35 +54,18 @@ MEDIA = MediaConfig(video_total_pixels=64 * 320 * 384)
 
 def prompt_of(path: str | Path, shape: Shape, seed: int) -> Prompt:
     """A prompt of that shape with media of noise; a text has 32 tokens."""
-    rng = np.random.default_rng(seed)
-    width, height = shape.size
     words = " ".join(["picture"] * (24 if shape.kind == "text" else 3))
     parts: list[dict[str, str]] = [{"type": "text", "text": f"Describe the {words}."}]
     decoded: list[Any] = []
     if shape.kind == "image":
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        decoded = [DecodedImage(Image.fromarray(pixels))]
+        decoded = [noise_image(seed, shape.size)]
     if shape.kind == "video":
-        decoded = [video(rng.integers(0, 256, (shape.frames, height, width, 3), dtype=np.uint8))]
+        decoded = [noise_video(seed, shape.frames, shape.size)]
     if decoded:
         parts.insert(0, {"type": shape.kind})
     media = tuple(MediaRef(shape.kind, "noise") for _ in decoded)
     sample = Sample(f"{shape.kind} {seed}", media, ({"role": "user", "content": parts},))
     return PromptBuilder(str(path), MEDIA)(sample, decoded)
-
-
-def video(frames: np.ndarray) -> DecodedVideo:
-    """Frames `[T, H, W, 3]` at two per second."""
-    count = len(frames)
-    metadata = {
-        "fps": 8.0,
-        "duration": count / 2,
-        "total_num_frames": 4 * count,
-        "frames_indices": list(range(0, 4 * count, 4)),
-        "video_backend": "decord",
-        "do_sample_frames": False,
-    }
-    return DecodedVideo(frames, metadata)
 
 
 def group_of(prompt: Prompt, response: int, n: int, seed: int, vocabulary: int) -> Group:

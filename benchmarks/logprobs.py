@@ -3,7 +3,7 @@
     python benchmarks/logprobs.py           both, each in a process of its own
     python benchmarks/logprobs.py tiles     one of them: the bytes above what its inputs take
 
-4,096 response tokens, 151,936 vocabulary entries, hidden size 256, float32.
+4,096 response tokens, 151,936 vocabulary entries, hidden size 64, float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from caprl_native.policy.logprobs import token_logprobs
 
-TOKENS, VOCABULARY, WIDTH = 4096, 151_936, 256
+TOKENS, VOCABULARY, WIDTH = 4096, 151_936, 64
 
 
 def tiles(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Attention over shared-prefix rows: the prompt to itself, a response to the prompt and to itself.
 
-What a response would see of others is not computed and masked. On CUDA a FlexAttention block mask
-skips it, in blocks of 128 tokens. Elsewhere the rows are taken apart: one call for
-the prompts, causal, and one for all responses, each against its prompt's keys and its own.
+Scores between different responses are left out, not computed and masked. On CUDA a FlexAttention
+block mask does it, in blocks of 128 tokens. Elsewhere the rows are taken apart: one causal call for
+the prompts, and one for all responses, each against its prompt's keys and its own.
 
 Registered with transformers under the name `NAME`; `prepare` makes what its calls need.
 """

@@ -32,6 +32,7 @@ demo-models: setup
 	$(RUN) tools/make_demo_models.py $(ARGS)
 
 bench: setup
+	@$(RUN) -m pip install --quiet --no-deps --disable-pip-version-check -r requirements/bench.txt
 	$(RUN) benchmarks/run.py $(ARGS)
 
 lint: setup

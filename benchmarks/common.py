@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import torch  # noqa: E402
 
 from caprl_native.config import MediaConfig  # noqa: E402
@@ -48,6 +52,8 @@ SHAPES = {
     "long_video": Shape("video", 256, frames=64, size=(320, 384), repeats=3),
 }
 N, PROMPTS = 8, 4  # responses of a prompt, prompts of a step
+MODEL = {"hidden": 512, "layers": 4, "vision": 256}  # of write_tiny_vlm, where time is measured
+POLL_S = 0.005
 
 MEDIA = MediaConfig(video_total_pixels=64 * 320 * 384)
 
@@ -136,6 +142,35 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+class Watch:
+    """The most memory that the process held while the block ran, above what it began with."""
+
+    def __enter__(self) -> Watch:
+        gc.collect()
+        self.extra, self._done = 0, threading.Event()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return self
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that is free is not held
+        self._before = psutil.Process().memory_info().rss
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+        return self
+
+    def _poll(self) -> None:
+        process = psutil.Process()
+        while not self._done.wait(POLL_S):
+            self.extra = max(self.extra, process.memory_info().rss - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        if torch.cuda.is_available():
+            self.extra = torch.cuda.max_memory_allocated() - self._before
+            return
+        self._done.set()
+        self._thread.join()
 
 
 def in_own_process(script: str, *args: object, ranks: int = 1, timeout: float = 7200) -> Any:

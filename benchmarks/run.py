@@ -19,6 +19,7 @@ from common import ROOT, in_own_process, machine
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
+VOCABULARY = 151_936  # Qwen's
 MARK = "<!-- tables: written by run.py -->"
 
 
@@ -30,11 +31,22 @@ def sync() -> dict[str, Any]:
     return found
 
 
+def overlap() -> dict[str, Any]:
+    return {where: in_own_process("overlap.py", where) for where in ("server", "process")}
+
+
+def peak() -> dict[str, Any]:
+    return in_own_process("step.py", "--vocabulary", VOCABULARY, "--repeats", 1, "image", "video")
+
+
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "training": lambda: in_own_process("training.py", "shapes"),
     "growth": lambda: in_own_process("training.py", "growth"),
     "logprobs": lambda: in_own_process("logprobs.py"),
     "sync": sync,
+    "overlap": overlap,
+    "peak": peak,
+    "step": lambda: in_own_process("step.py"),
 }
 
 
@@ -124,6 +136,59 @@ def synced(found: dict[str, Any]) -> str:
     return "Weight sync:\n\n" + table(head, rows)
 
 
+def overlapped(found: dict[str, Any]) -> str:
+    names = {"server": "a server on other cores", "process": "in the same process"}
+    rows = [
+        [
+            names[where],
+            *(seconds(r[key]) for key in ("on_s", "off_s", "off_rollout_s", "off_reward_s")),
+            f"{r['ratio']['median']:.2f}",
+        ]
+        for where, r in found.items()
+    ]
+    head = ["reader", "overlap", "none", "of it captions", "of it reading", "none / overlap"]
+    return "From prompts to rewards:\n\n" + table(head, rows)
+
+
+def stepped(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{r['prompt']} + 8 x {r['response']}",
+            seconds(r["ours_s"]),
+            seconds(r["trl_s"]),
+            f"{r['ratio']['median']:.2f}",
+            phases(r["ours_phases"]),
+            phases(r["trl_phases"]),
+        ]
+        for name, r in found.items()
+    ]
+    head = ["shape", "tokens", "ours", "TRL", "TRL / ours", "ours, by phase", "TRL, by phase"]
+    modes = {r["trl_mode"] for r in found.values()}
+    return f"A whole step of 4 prompts (TRL with {', '.join(modes)}):\n\n" + table(head, rows)
+
+
+def phases(r: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {times['median']:.2f} s" for name, times in r.items())
+
+
+def peaks(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{r['prompt']} + 8 x {r['response']}",
+            *(f"{r[f'{side}_bytes'] / 2**20:.0f} MiB" for side in ("ours", "trl")),
+            f"{r['ours_bytes'] / r['trl_bytes']:.2f}",
+        ]
+        for name, r in found.items()
+    ]
+    head = ["shape", "tokens", "ours", "TRL", "ours / TRL"]
+    return (
+        f"Peak memory of the training phase above what is held before it, {VOCABULARY:,} entries:"
+        "\n\n" + table(head, rows)
+    )
+
+
 def seconds(r: dict[str, Any]) -> str:
     return f"{r['median']:.2f} s ({r['min']:.2f} to {r['max']:.2f}, {r['repeats']} repeats)"
 
@@ -133,7 +198,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-TABLES = {"training": training, "growth": growth, "logprobs": logprobs, "sync": synced}
+TABLES = {
+    "training": training,
+    "step": stepped,
+    "peak": peaks,
+    "logprobs": logprobs,
+    "sync": synced,
+    "overlap": overlapped,
+    "growth": growth,
+}
 
 
 if __name__ == "__main__":

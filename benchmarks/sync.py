@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 
-import psutil
 import torch
 import torch.distributed as dist
-from common import summary
+from common import Watch, summary
 
 from caprl_native.config import PolicyConfig
 from caprl_native.policy.parallel import init_distributed, load_policy
@@ -28,34 +26,6 @@ from caprl_native.tiny import write_tiny_vlm
 
 MODEL = {"hidden": 1024, "layers": 24, "vision": 256, "vocab_size": 151_936}
 REPEATS = 5
-POLL_S = 0.002
-
-
-class Watch:
-    """The most memory that the process held while the block ran, above what it began with."""
-
-    def __enter__(self) -> Watch:
-        self.extra, self._done = 0, threading.Event()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-            return self
-        self._before = psutil.Process().memory_info().rss
-        self._thread = threading.Thread(target=self._poll)
-        self._thread.start()
-        return self
-
-    def _poll(self) -> None:
-        process = psutil.Process()
-        while not self._done.wait(POLL_S):
-            self.extra = max(self.extra, process.memory_info().rss - self._before)
-
-    def __exit__(self, *_: object) -> None:
-        if torch.cuda.is_available():
-            self.extra = torch.cuda.max_memory_allocated() - self._before
-            return
-        self._done.set()
-        self._thread.join()
 
 
 def copy_seconds(sizes: list[int]) -> float:

@@ -17,6 +17,7 @@ import tempfile
 import torch
 import torch.distributed as dist
 from common import (
+    MODEL,
     PROMPTS,
     SHAPES,
     N,
@@ -34,8 +35,6 @@ from caprl_native.policy.parallel import init_distributed, load_policy
 from caprl_native.policy.update import Updater
 from caprl_native.tiny import write_tiny_vlm
 from caprl_native.types import Group
-
-MODEL = {"hidden": 512, "layers": 4, "vision": 256}
 
 
 class Bench:

@@ -158,7 +158,6 @@ class ReaderConfig:
 class AccuracyConfig:
     draws: int = opt(8, "Questions drawn per caption, with replacement; 0: each question once.")
     cannot_answer: bool = opt(True, 'Offer one more choice: "cannot be answered from the caption".')
-    batch_captions: int = opt(0, "Captions per call of the reader; 0: all of the step at once.")
 
 
 @dataclass
@@ -181,6 +180,9 @@ class LengthConfig:
 class RewardConfig:
     alpha: float = opt(0.0, "Weight of the timestamp reward (videos only); 0: not computed.")
     beta: float = opt(0.2, "Weight of the length reward; 0: not computed.")
+    overlap: bool = opt(
+        True, "The reader gets each caption when it is finished, not all when the last one is."
+    )
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     accuracy: AccuracyConfig = field(default_factory=AccuracyConfig)
     timestamps: TimestampsConfig = field(default_factory=TimestampsConfig)

@@ -235,7 +235,7 @@ def _reward(rules: Rules, config: Config) -> None:
         "no more than the policy's engine leaves",
         "rollout.gpu_memory_utilization",
     )
-    rules.at_least(0, "reward.accuracy.draws", "reward.accuracy.batch_captions")
+    rules.at_least(0, "reward.accuracy.draws")
     rules.at_least(0, "reward.timestamps.max_minute", "reward.length.l1")
     rules.at_least(1, "reward.timestamps.min_brackets")
     rules.require(

@@ -25,9 +25,9 @@ from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.parallel import Layout, gather_objects, load_policy, sum_over_ranks
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.update import Updater
-from caprl_native.rewards.composite import RewardModel
+from caprl_native.rewards.composite import RewardModel, Scoring, log_failures
 from caprl_native.rewards.reader import build_reader
-from caprl_native.rollout.captions import Captioner, PromptMismatch
+from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
@@ -162,15 +162,33 @@ class Run:
             items if lead else [], epoch_ended=self.loader.batch == 0, reduce=_sum_counts
         )
         self.skipped += lost
-        with self.log.timed("rollout"):
-            groups = self.captioner.write(items, step)
-        return groups[self.layout.tensor_rank :: self.layout.tensor_parallel]
+        self.scoring = self.rewards.begin(step)
+        return self._write(self.captioner, items, step, self.scoring)
+
+    def _write(
+        self, captioner: Captioner, items: Sequence[Item], step: int, scoring: Scoring
+    ) -> list[Group]:
+        """This rank's captions. Each goes to the reader as soon as it is finished."""
+        passes, written = captioner.passes(items, step), []
+        place, places = self.layout.tensor_rank, self.layout.tensor_parallel
+        while True:
+            with self.log.timed("rollout"):
+                finished = next(passes, None)
+            if finished is None:
+                return grouped(w for w in written if w.place % places == place)
+            with self.log.timed("reward"):
+                for w in finished:
+                    if self.reader.together or w.place % places == place:
+                        scoring.add(w.item.sample, w.index, w.rollout)
+                scoring.work()
+            written += finished
 
     def score(self, groups: Sequence[Group], step: int) -> None:
-        """The reader reads; every caption gets its reward, or the reason why it has none."""
+        """The reader reads on; every caption gets its reward, or the reason why it has none."""
         with self.log.timed("reward"):
-            self.rewards.score(groups, step)
+            self.scoring.finish()
             dist.barrier()  # so that waiting for other ranks is not booked as training
+        log_failures(groups, step)
         if self.config.run.shuffle_rewards:
             _shuffle_rewards(groups, self.config.run.seed, step)
 
@@ -293,15 +311,17 @@ class Run:
         )
         accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
         for items in batches:
-            written = self.greedy.write(items, -1)
-            mine = written[self.layout.tensor_rank :: self.layout.tensor_parallel]
-            self.rewards.score(mine, -1, accuracy=accuracy)  # one step's draws: comparable
+            scoring = self.rewards.begin(-1, accuracy=accuracy)  # one step's draws: comparable
+            mine = self._write(self.greedy, items, -1, scoring)
+            scoring.finish()
+            log_failures(mine, step)
             groups += mine
         metrics = group_metrics(groups, prefix="eval/")
         metrics = {k: v for k, v in metrics.items() if not k.startswith("eval/reward/std")}
         metrics["eval/time_s"] = time.perf_counter() - began
         self.log.evaluation(step, groups)
         self.log.metrics(step, metrics)
+        self.log.take_times()  # they are no part of the next step
         self._began = time.perf_counter()
 
     def save(self, step: int) -> None:

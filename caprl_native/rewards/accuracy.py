@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from caprl_native.config import AccuracyConfig
@@ -14,6 +15,19 @@ from caprl_native.seeds import rng_of, seed_of
 
 
 @dataclass
+class Reading:
+    """A caption in the reader's hands: the questions as they were asked, and answers to come."""
+
+    shown: list[ShownQuestion]
+    answers: list[Future[Answer]]
+
+    def score(self) -> Score:
+        """Waits for the answers."""
+        answers = [answer.result() for answer in self.answers]
+        return _score(list(zip(self.shown, answers, strict=True)))
+
+
+@dataclass
 class AccuracyReward:
     """Share of right answers over the drawn questions (CapRL's visual utility reward)."""
 
@@ -21,17 +35,22 @@ class AccuracyReward:
     config: AccuracyConfig
 
     def __call__(self, captions: Sequence[Caption]) -> list[Score]:
-        shown = [self._draw(caption) for caption in captions]
+        readings = [self.ask(caption) for caption in captions]
+        self.reader.finish()
+        return [reading.score() for reading in readings]
+
+    def ask(self, caption: Caption) -> Reading:
+        """Gives the reader the questions on one caption."""
+        shown = self._draw(caption)
+        modality, text = caption.sample.modality, caption.text
         asks = [
             Ask(
-                reader_messages(caption.sample.modality, caption.text, q.question, list(q.choices)),
+                reader_messages(modality, text, q.question, list(q.choices)),
                 seed_of("answer", *caption.key, i),
             )
-            for caption, questions in zip(captions, shown, strict=True)
-            for i, q in enumerate(questions)
+            for i, q in enumerate(shown)
         ]
-        answers = iter(self.reader.answer(asks))
-        return [_score([(q, next(answers)) for q in questions]) for questions in shown]
+        return Reading(shown, self.reader.ask(asks))
 
     def _draw(self, caption: Caption) -> list[ShownQuestion]:
         """The questions of one caption, the same whenever it is scored again."""

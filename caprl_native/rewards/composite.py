@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caprl_native.config import AccuracyConfig, RewardConfig
-from caprl_native.rewards.accuracy import AccuracyReward
+from caprl_native.rewards.accuracy import AccuracyReward, Reading
 from caprl_native.rewards.base import Caption, Score
 from caprl_native.rewards.length import length_reward
 from caprl_native.rewards.reader import Reader
 from caprl_native.rewards.timestamps import timestamp_reward
-from caprl_native.types import Group, Rollout
+from caprl_native.types import Group, Rollout, Sample
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class RewardModel:
-    """Scores groups of rollouts in place."""
+    """Scores rollouts in place.
+
+    Draws depend on the run's seed, the step, the sample and the rollout's number alone.
+    """
 
     config: RewardConfig
     reader: Reader
@@ -30,31 +32,21 @@ class RewardModel:
     def score(
         self, groups: Sequence[Group], step: int, *, accuracy: AccuracyConfig | None = None
     ) -> None:
-        """Fills `rewards`, `total` and `reading` of every rollout, or `failure` where it has none.
+        """Fills `rewards`, `total` and `reading` of every rollout; `failure` where it has none."""
+        scoring = self.begin(step, accuracy=accuracy)
+        for group in groups:
+            for i, rollout in enumerate(group.rollouts):
+                scoring.add(group.sample, i, rollout)
+        scoring.finish()
+        log_failures(groups, step)
 
-        Draws depend on the run's seed, the step, the sample and the rollout's number alone.
-        """
-        rollouts = [(g, i, r) for g in groups for i, r in enumerate(g.rollouts)]
-        captions = [
-            Caption(g.sample, r.text, len(r.token_ids), (self.seed, step, g.sample.id, i))
-            for g, i, r in rollouts
-        ]
+    def begin(self, step: int, *, accuracy: AccuracyConfig | None = None) -> Scoring:
+        """The same for captions that come one by one."""
         self.reader.forget()
-        scores = self._accuracy(captions, accuracy or self.config.accuracy)
-        for (_, _, rollout), caption, score in zip(rollouts, captions, scores, strict=True):
-            if score.value is None:
-                rollout.failure = score.failure
-            else:
-                self._total(rollout, caption, score)
-        _log_failures([r for _, _, r in rollouts], step)
+        return Scoring(self, AccuracyReward(self.reader, accuracy or self.config.accuracy), step)
 
-    def _accuracy(self, captions: list[Caption], config: AccuracyConfig) -> list[Score]:
-        reward, size = AccuracyReward(self.reader, config), config.batch_captions or len(captions)
-        calls = self.reader.calls(math.ceil(len(captions) / size) if captions else 0)
-        batches = (captions[i * size : (i + 1) * size] for i in range(calls))
-        return [score for batch in batches for score in reward(batch)]
-
-    def _total(self, rollout: Rollout, caption: Caption, accuracy: Score) -> None:
+    def total(self, rollout: Rollout, caption: Caption, accuracy: Score) -> None:
+        """Puts a caption's score and the terms that need no reader into its rollout."""
         config = self.config
         rollout.reading = accuracy.reading
         rollout.rewards = {"accuracy": accuracy.value}
@@ -75,7 +67,41 @@ class RewardModel:
             rollout.total += config.beta * value
 
 
-def _log_failures(rollouts: Sequence[Rollout], step: int) -> None:
+@dataclass
+class Scoring:
+    """The captions of a step on their way through the reader."""
+
+    rewards: RewardModel
+    accuracy: AccuracyReward
+    step: int
+    _open: list[tuple[Rollout, Caption, Reading | None]] = field(default_factory=list)
+
+    def add(self, sample: Sample, index: int, rollout: Rollout) -> None:
+        """Takes rollout `index` of a sample; with `reward.overlap` its questions are asked now."""
+        key = (self.rewards.seed, self.step, sample.id, index)
+        caption = Caption(sample, rollout.text, len(rollout.token_ids), key)
+        overlap = self.rewards.config.overlap
+        self._open.append((rollout, caption, self.accuracy.ask(caption) if overlap else None))
+
+    def work(self) -> None:
+        """Lets a reader in this process go on, as long as it has enough to do at one time."""
+        self.rewards.reader.work()
+
+    def finish(self) -> None:
+        """Waits for the reader, and fills the rollouts."""
+        asked = [(r, c, reading or self.accuracy.ask(c)) for r, c, reading in self._open]
+        self.rewards.reader.finish()
+        for rollout, caption, reading in asked:
+            score = reading.score()
+            if score.value is None:
+                rollout.failure = score.failure
+            else:
+                self.rewards.total(rollout, caption, score)
+        self._open = []
+
+
+def log_failures(groups: Sequence[Group], step: int) -> None:
     """One line per reason: a reader that is down fails a whole step's captions in the same way."""
-    for reason, count in Counter(r.failure for r in rollouts if r.failure).items():
+    failures = (r.failure for g in groups for r in g.rollouts if r.failure)
+    for reason, count in Counter(failures).items():
         log.warning("step %d: %d caption(s) without a reward: %s", step, count, reason)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,12 +32,19 @@ class Answer:
 
 
 class Reader(Protocol):
-    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        """An answer for each question, in order."""
+    together: bool
+    """True: all ranks that share the policy's engine ask the same, and all get the answers."""
+
+    def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
+        """Takes questions; their answers come with `work` and `finish`."""
         ...
 
-    def calls(self, needed: int) -> int:
-        """How often `answer` must be called where `needed` calls would do on this rank."""
+    def work(self) -> None:
+        """Goes on with what was asked, as long as the reader would otherwise have enough to do."""
+        ...
+
+    def finish(self) -> None:
+        """Goes on until all that was asked is answered, or under way to somebody else."""
         ...
 
     def forget(self) -> None: ...
@@ -44,12 +53,20 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+def answers_to(reader: Reader, asks: Sequence[Ask]) -> list[Answer]:
+    """The answers, in order."""
+    answers = reader.ask(asks)
+    reader.finish()
+    return [answer.result() for answer in answers]
+
+
 class EngineReader:
     """A causal language model in this process, on as many ranks as share the policy's engine.
 
     (vLLM keeps one set of process groups, so two engines of a process cannot be split differently.)
-    These ranks answer all their questions together: `answer` and `calls` are their collectives.
     """
+
+    together = True
 
     def __init__(self, config: ReaderConfig, tensor_parallel: int = 1) -> None:
         from transformers import AutoTokenizer
@@ -71,35 +88,39 @@ class EngineReader:
         self.sampling = Sampling(
             temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens
         )
+        self._asked: dict[str, Future[Answer]] = {}
 
-    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        parts = self.engine.gather(list(asks))
-        answers = self._answer([ask for part in parts for ask in part])
-        first = sum(len(part) for part in parts[: self.engine.rank])
-        return answers[first : first + len(asks)]
-
-    def calls(self, needed: int) -> int:
-        return max(self.engine.gather(needed))
-
-    def _answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        prompts = self._tokenize(asks)
+    def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
         limit = self.config.max_model_len - self.config.max_tokens
-        fits = [i for i, ids in enumerate(prompts) if len(ids) <= limit]
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": prompts[i]} for i in fits],
-            self.sampling,
-            [asks[i].seed for i in fits],
-        )
-        answers = [
-            Answer(
-                None,
-                f"the question has {len(ids)} tokens; reward.reader.max_model_len leaves {limit}",
-            )
-            for ids in prompts
-        ]
-        for i, out in zip(fits, outputs, strict=True):
-            answers[i] = Answer(out.completions[0].text)
+        answers = []
+        for ask, ids in zip(asks, self._tokenize(asks), strict=True):
+            answer: Future[Answer] = Future()
+            if len(ids) > limit:
+                answer.set_result(
+                    Answer(
+                        None,
+                        f"the question has {len(ids)} tokens; reward.reader.max_model_len leaves "
+                        f"{limit}",
+                    )
+                )
+            else:
+                name = self.engine.submit({"prompt_token_ids": ids}, self.sampling, ask.seed)
+                self._asked[name] = answer
+            answers.append(answer)
         return answers
+
+    def work(self) -> None:
+        """Answers while there are as many questions as it takes at one time."""
+        while self.engine.unfinished >= self.config.max_num_seqs:
+            self._step()
+
+    def finish(self) -> None:
+        while self.engine.unfinished:
+            self._step()
+
+    def _step(self) -> None:
+        for finished in self.engine.step():
+            self._asked.pop(finished.request).set_result(Answer(finished.completion.text))
 
     def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
         if not asks:
@@ -131,33 +152,46 @@ class EngineReader:
 
 
 class EndpointReader:
-    """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses."""
+    """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses.
+
+    Requests are made from a thread of their own, while this one goes on.
+    """
+
+    together = False
 
     def __init__(self, config: ReaderConfig) -> None:
         self.config = config
         self.key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
         if config.api_key_env and not self.key:
             raise ValueError(f"reward.reader.api_key_env: {config.api_key_env} is not set")
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def answer(self, asks: Sequence[Ask]) -> list[Answer]:
-        return asyncio.run(self._answer_all(asks))
+    def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
+        loop = self._loop or self._open()
+        return [asyncio.run_coroutine_threadsafe(self._answer(ask), loop) for ask in asks]
 
-    def calls(self, needed: int) -> int:
-        return needed
-
-    async def _answer_all(self, asks: Sequence[Ask]) -> list[Answer]:
+    def _open(self) -> asyncio.AbstractEventLoop:
         import openai
 
-        gate = asyncio.Semaphore(self.config.concurrency)
-        async with openai.AsyncOpenAI(
+        self._gate = asyncio.Semaphore(self.config.concurrency)
+        self._client = openai.AsyncOpenAI(
             base_url=self.config.endpoint,
             api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY
             timeout=self.config.timeout_s,
             max_retries=self.config.retries,
-        ) as client:
-            return list(await asyncio.gather(*(self._answer(client, gate, ask) for ask in asks)))
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="reader", daemon=True)
+        self._thread.start()
+        return self._loop
 
-    async def _answer(self, client: Any, gate: asyncio.Semaphore, ask: Ask) -> Answer:
+    def work(self) -> None:
+        """The requests are under way."""
+
+    def finish(self) -> None:
+        """They still are; each answer is waited for where it is needed."""
+
+    async def _answer(self, ask: Ask) -> Answer:
         import openai
 
         messages, extra = ask.messages, {}
@@ -165,8 +199,8 @@ class EndpointReader:
             messages = [*messages, {"role": "assistant", "content": ANSWER_PREFIX}]
             extra = {"add_generation_prompt": False, "continue_final_message": True}
         try:
-            async with gate:
-                reply = await client.chat.completions.create(
+            async with self._gate:
+                reply = await self._client.chat.completions.create(
                     model=self.config.model,
                     messages=messages,
                     temperature=self.config.temperature,
@@ -201,7 +235,21 @@ class EndpointReader:
         """Holds no memory here."""
 
     def close(self) -> None:
-        """Connections are closed after every call."""
+        """Gives up what is still under way, and ends the thread."""
+        if self._loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+
+    async def _end(self) -> None:
+        open_requests = asyncio.all_tasks() - {asyncio.current_task()}
+        for request in open_requests:
+            request.cancel()
+        await asyncio.gather(*open_requests, return_exceptions=True)
+        await self._client.close()
 
 
 def build_reader(config: ReaderConfig, tensor_parallel: int = 1) -> EngineReader | EndpointReader:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from caprl_native.data.loader import Item, Loaded
-from caprl_native.rollout.engine import Engine, Generated, Sampling
+from caprl_native.rollout.engine import Engine, Finished, Sampling
 from caprl_native.seeds import seed_of
 from caprl_native.types import Group, Rollout
 
 
 class PromptMismatch(RuntimeError):
     """The engine was prompted with other tokens than the trainer would score."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A caption that has just been finished: rollout `index` of `item`, the `place`-th of all."""
+
+    place: int
+    item: Loaded
+    index: int
+    rollout: Rollout
 
 
 @dataclass
@@ -29,28 +39,52 @@ class Captioner:
         Raises:
             PromptMismatch: naming the sample (invariant: what is sampled from is what is scored).
         """
+        return grouped(written for passed in self.passes(items, step) for written in passed)
+
+    def passes(self, items: Sequence[Item], step: int) -> Iterator[list[Written]]:
+        """Writes the same captions; after each pass of the engine, those that ended with it.
+
+        Raises:
+            PromptMismatch: as `write` does.
+        """
         loaded = [item for item in items if isinstance(item, Loaded)]
-        outputs = self.engine.generate(
-            [item.prepared.engine for item in loaded],
-            self.sampling,
-            [seed_of("caption", self.seed, step, item.sample.id) for item in loaded],
-        )
-        return [_group(item, out) for item, out in zip(loaded, outputs, strict=True)]
+        try:
+            places = {
+                self.engine.submit(
+                    item.prepared.engine,
+                    self.sampling,
+                    seed_of("caption", self.seed, step, item.sample.id),
+                ): place
+                for place, item in enumerate(loaded)
+            }
+            while self.engine.unfinished:
+                ended = ((places[f.request], f) for f in self.engine.step())
+                yield [_written(place, loaded[place], finished) for place, finished in ended]
+        finally:
+            self.engine.abort()
 
 
-def _group(item: Loaded, out: Generated) -> Group:
+def grouped(written: Iterable[Written]) -> list[Group]:
+    """The captions of each prompt together, in the order of prompts and numbers."""
+    groups: dict[int, Group] = {}
+    for w in sorted(written, key=lambda w: (w.place, w.index)):
+        group = groups.setdefault(w.place, Group(w.item.sample, w.item.prepared, []))
+        group.rollouts.append(w.rollout)
+    return list(groups.values())
+
+
+def _written(place: int, item: Loaded, finished: Finished) -> Written:
     ours = item.prepared.ids.tolist()
-    if out.prompt_ids != ours:
-        same = next(
-            (i for i, (a, b) in enumerate(zip(ours, out.prompt_ids, strict=False)) if a != b),
-            min(len(ours), len(out.prompt_ids)),
-        )
+    if finished.prompt_ids != ours:
+        pairs = enumerate(zip(ours, finished.prompt_ids, strict=False))
+        shorter = min(len(ours), len(finished.prompt_ids))
+        same = next((i for i, (a, b) in pairs if a != b), shorter)
         raise PromptMismatch(
             f"sample {item.sample.id} ({item.sample.source}): the engine's prompt has "
-            f"{len(out.prompt_ids)} tokens, the trainer's {len(ours)}; they part at position {same}"
+            f"{len(finished.prompt_ids)} tokens, the trainer's {len(ours)}; they part at position "
+            f"{same}"
         )
-    rollouts = [
-        Rollout(c.token_ids, c.logprobs, c.finish_reason, c.text)
-        for c in out.completions
-    ]  # fmt: skip
-    return Group(item.sample, item.prepared, rollouts)
+    c = finished.completion
+    return Written(
+        place, item, finished.index, Rollout(c.token_ids, c.logprobs, c.finish_reason, c.text)
+    )

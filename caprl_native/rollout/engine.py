@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +65,16 @@ class Generated:
     completions: list[Completion]
 
 
+@dataclass
+class Finished:
+    """A completion that has just ended: number `index` of the request that `submit` named."""
+
+    request: str
+    index: int
+    prompt_ids: list[int]
+    completion: Completion
+
+
 def prepare_environment() -> None:
     """Settings that vLLM reads from the environment, made before it is first imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core in this process
@@ -110,59 +121,80 @@ class Engine:
                 enforce_eager=settings.enforce_eager or not cuda,
                 enable_sleep_mode=settings.sleep and cuda,
                 seed=settings.seed,
+                stream_interval=settings.max_model_len,  # outputs: a first token, and all the rest
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 **memory,
                 **(multimodal if media else {}),
             )
         torch.set_num_threads(threads)
+        self.unfinished = 0  # completions that were asked for and have not ended
+        self._names = map(str, itertools.count())
+        self._left: dict[str, int] = {}  # of each request, completions that have not ended
+        self._parts: dict[tuple[str, int], list[Any]] = {}
 
     def generate(
         self, prompts: Sequence[dict[str, Any]], sampling: Sampling, seeds: Sequence[int]
     ) -> list[Generated]:
         """Completions of each prompt, in order. With `n` > 1 completion i draws from seed + i."""
+        names = [
+            self.submit(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        found: dict[str, list[Finished]] = {name: [] for name in names}
+        while self.unfinished:
+            for finished in self.step():
+                found[finished.request].append(finished)
+        ended = (sorted(found[name], key=lambda f: f.index) for name in names)
+        return [Generated(all_n[0].prompt_ids, [f.completion for f in all_n]) for all_n in ended]
+
+    def submit(self, prompt: dict[str, Any], sampling: Sampling, seed: int) -> str:
+        """Queues a request for `step` to work on, and returns the name that it goes by."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        params = [
-            SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                max_tokens=sampling.max_tokens,
-                seed=seed % 2**62,
-                logprobs=0,
-                logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
-                skip_special_tokens=True,
-            )
-            for seed in seeds
-        ]
-        outputs = self.llm.generate(list(prompts), params, use_tqdm=False)
-        return [
-            Generated(
-                prompt_ids=list(out.prompt_token_ids),
-                completions=[_completion(c) for c in out.outputs],
-            )
-            for out in outputs
-        ]
+        params = SamplingParams(
+            n=sampling.n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=seed % 2**62,
+            logprobs=0,
+            logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
+            skip_special_tokens=True,
+            output_kind=RequestOutputKind.DELTA,  # completions one by one, not n together
+        )
+        name = next(self._names)
+        (rendered,) = self.llm.llm_engine.renderer.render_cmpl([prompt])
+        self.llm.llm_engine.add_request(name, rendered, params)
+        self._left[name] = sampling.n
+        self.unfinished += sampling.n
+        return name
 
-    @property
-    def rank(self) -> int:
-        """This process's place among those that share the engine."""
-        return self._group().rank_in_group
+    def step(self) -> list[Finished]:
+        """One pass of the model over the queue; returns the completions that ended with it."""
+        ended = []
+        for out in self.llm.llm_engine.step():
+            for part in out.outputs:
+                parts = self._parts.setdefault((out.request_id, part.index), [])
+                parts.append(part)
+                if part.finish_reason is not None:
+                    ended.append(self._end(out, part.index))
+        return ended
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks that share the engine, in order (their collective)."""
-        if self.settings.tensor_parallel_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.settings.tensor_parallel_size
-        dist.all_gather_object(values, value, group=self._group().cpu_group)
-        return values
+    def _end(self, out: Any, index: int) -> Finished:
+        name = out.request_id
+        parts = self._parts.pop((name, index))
+        self.unfinished -= 1
+        self._left[name] -= 1
+        if not self._left[name]:
+            del self._left[name]
+        return Finished(name, index, list(out.prompt_token_ids), _completion(parts))
 
-    def _group(self) -> Any:
-        from vllm.distributed import get_tp_group
-
-        return get_tp_group()
+    def abort(self) -> None:
+        """Forgets all that has not ended."""
+        self.llm.llm_engine.abort_request(list(self._left))
+        self._left, self._parts, self.unfinished = {}, {}, 0
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes tensors under Hugging Face names, and forgets all that the old weights computed."""
@@ -216,8 +248,10 @@ def _own_shared_memory() -> Iterator[None]:
         Executor._distributed_args = original
 
 
-def _completion(output: Any) -> Completion:
-    logprobs = [
-        step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)
-    ]
-    return Completion(list(output.token_ids), logprobs, output.finish_reason, output.text)
+def _completion(parts: Sequence[Any]) -> Completion:
+    """One completion from the outputs that vLLM cut it into."""
+    tokens = [token for part in parts for token in part.token_ids]
+    choices = [step for part in parts for step in part.logprobs]
+    logprobs = [step[token].logprob for step, token in zip(choices, tokens, strict=True)]
+    text = "".join(part.text for part in parts)
+    return Completion(tokens, logprobs, parts[-1].finish_reason, text)

@@ -20,7 +20,7 @@ from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import Row, collate
 from caprl_native.policy.parallel import freeze, init_distributed, load_policy
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
-from caprl_native.rollout.captions import Captioner, PromptMismatch
+from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
 from caprl_native.rollout.engine import Engine, EngineSettings, Generated, Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare
 from caprl_native.rollout.weight_sync import sync, trainable_parts
@@ -202,6 +202,29 @@ class Checks:
         except PromptMismatch as error:
             return [group.sample.id, str(error)]
 
+    def passes(self) -> Any:
+        """Captions come as they end; writing that was given up half-way leaves no trace."""
+        captioner = Captioner(self.engine, Sampling(n=16, max_tokens=48, temperature=2.0), seed=0)
+        items = [
+            Loaded(sample(kind, name=kind), given, index=i)
+            for i, (kind, given) in enumerate(zip(KINDS, self.prompts, strict=True))
+        ]
+        passes = list(captioner.passes(items, step=3))
+        in_order = sorted((w.place, w.index) for ended in passes for w in ended)
+        early = captioner.passes(items, step=3)
+        next(early)
+        open_requests = self.engine.unfinished
+        early.close()
+        left = self.engine.unfinished
+        rollouts = [g.rollouts for g in captioner.write(items, step=3)]
+        return {
+            "passes": len(passes),
+            "with captions": sum(map(bool, passes)),
+            "each once": in_order == [(p, i) for p in range(len(items)) for i in range(16)],
+            "same": rollouts == [g.rollouts for g in grouped(w for p in passes for w in p)],
+            "open, left": [open_requests, left],
+        }
+
     def positions(self) -> Any:
         """Do the engine's own positions of each prompt equal the trainer's?"""
         runner = self.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
@@ -233,8 +256,8 @@ def engine_logprobs(out: Generated) -> list[float]:
 
 
 ALL = [
-    "agreement", "temperatures", "truncation", "greedy", "pads", "seeds", "positions", "vision",
-    "frozen", "self_check", "mismatch",
+    "agreement", "temperatures", "truncation", "greedy", "pads", "seeds", "passes", "positions",
+    "vision", "frozen", "self_check", "mismatch",
 ]  # fmt: skip
 
 

@@ -8,17 +8,18 @@ import torch.distributed as dist
 
 from caprl_native.config import ReaderConfig
 from caprl_native.policy.parallel import init_distributed
-from caprl_native.rewards.reader import EngineReader
+from caprl_native.rewards.reader import EngineReader, answers_to
 from tests.ranks import report
 from tests.rewards.asking import ask
 
 init_distributed()
-reader = EngineReader(ReaderConfig(path=sys.argv[1], max_model_len=256, kv_cache_gib=0.25))
+config = ReaderConfig(path=sys.argv[1], max_model_len=256, max_num_seqs=4, kv_cache_gib=0.25)
+reader = EngineReader(config)
 asks = [ask(text, seed) for seed, text in enumerate(["the image", "a video", "the picture", ""])]
 
 
 def answers(asks) -> list[tuple[str | None, str | None]]:
-    return [(a.text, a.failure) for a in reader.answer(asks)]
+    return [(a.text, a.failure) for a in answers_to(reader, asks)]
 
 
 first = answers(asks)
@@ -28,6 +29,34 @@ again = answers(asks)
 reader.forget()
 too_long = answers([asks[0], ask("word " * 400), asks[1]])
 seeds = answers([ask("the image", seed) for seed in range(8)])
+
+several = [ask(text, seed) for text in ("the image", "a video") for seed in range(7)]
+all_at_once = answers(several)
+reader.forget()
+first_part = reader.ask(several[:7])
+reader.work()
+answered, left = sum(a.done() for a in first_part), reader.engine.unfinished
+second_part = reader.ask(several[7:])
+reader.finish()
+bit_by_bit = [(a.result().text, a.result().failure) for a in first_part + second_part]
+
+
+def cached_tokens(asks) -> list[int]:
+    """Of every prompt, how many tokens the engine found in its cache."""
+    engine, counts = reader.engine.llm.llm_engine, []
+    original = engine.step
+
+    def step():
+        outputs = original()
+        counts.extend(out.num_cached_tokens for out in outputs if out.finished)
+        return outputs
+
+    engine.step = step
+    answers(asks)
+    engine.step = original
+    return counts
+
+
 report(
     {
         "first": first,
@@ -35,6 +64,12 @@ report(
         "too long": too_long,
         "seeds": seeds,
         "none": answers([]),
+        "all at once": all_at_once,
+        "bit by bit": bit_by_bit,
+        "answered by work": answered,
+        "left by work": left,
+        "at one time": config.max_num_seqs,
+        "cached": cached_tokens([ask("the image " * 70, seed) for seed in range(3)]),
     }
 )
 reader.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 from caprl_native.rewards.base import Caption
 from caprl_native.rewards.prompts import reader_messages
 from caprl_native.rewards.reader import Answer, Ask
@@ -41,16 +43,25 @@ def group(texts: list[str], *, name: str = "s0", kind: str = "image") -> Group:
 class ListeningReader:
     """Answers by a rule, and keeps what it was asked: (message texts, seed)."""
 
+    together = True
+
     def __init__(self, rule=lambda ask: " A") -> None:
         self.rule, self.heard = rule, []
 
-    def answer(self, asks):
+    def ask(self, asks):
         self.heard += [(a.messages[-1]["content"], a.seed) for a in asks]
-        texts = [self.rule(a) for a in asks]
-        return [Answer(t) if t is not None else Answer(None, "no reply") for t in texts]
+        return [self._answer(a) for a in asks]
 
-    def calls(self, needed: int) -> int:
-        return needed
+    def _answer(self, ask) -> Future[Answer]:
+        text, answer = self.rule(ask), Future()
+        answer.set_result(Answer(text) if text is not None else Answer(None, "no reply"))
+        return answer
+
+    def work(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def forget(self) -> None:
         pass

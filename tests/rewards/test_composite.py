@@ -53,17 +53,24 @@ def test_a_caption_without_an_answer_has_no_total(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == ["step 7: 3 caption(s) without a reward: no reply"]
 
 
-def test_scoring_again_gives_the_same_and_the_batch_size_does_not_matter() -> None:
-    readers = [ListeningReader() for _ in range(3)]
-    totals = []
-    for reader, size in zip(readers, [0, 1, 2], strict=True):
-        scored = [group(TEXTS, name=f"s{i}") for i in range(2)]
-        rewards = model(0.0, 0.2, reader)
-        rewards.config.accuracy.batch_captions = size
-        rewards.score(scored, step=3)
-        totals.append([r.total for g in scored for r in g.rollouts])
-    assert totals[0] == totals[1] == totals[2]
-    assert readers[0].heard == readers[1].heard == readers[2].heard
+def test_the_order_in_which_captions_are_finished_does_not_matter() -> None:
+    totals, heard = [], []
+    for order in (range(6), [5, 0, 3, 1, 4, 2]):
+        for overlap in (True, False):
+            reader, groups = ListeningReader(), [group(TEXTS, name=f"s{i}") for i in range(2)]
+            rewards = model(0.0, 0.2, reader)
+            rewards.config.overlap = overlap
+            scoring = rewards.begin(step=3)
+            for place in order:
+                g, i = groups[place // 3], place % 3
+                scoring.add(g.sample, i, g.rollouts[i])
+                scoring.work()
+                assert bool(reader.heard) is overlap
+            scoring.finish()
+            totals.append([r.total for g in groups for r in g.rollouts])
+            heard.append(sorted(reader.heard))
+    assert None not in totals[0]
+    assert all(t == totals[0] for t in totals) and all(h == heard[0] for h in heard)
 
 
 def test_evaluation_may_ask_other_questions() -> None:

@@ -90,6 +90,15 @@ def test_another_number_of_media_tokens_is_an_error_that_names_the_sample(found)
         assert "they part at position" in error
 
 
+def test_captions_are_handed_over_when_they_end(found):
+    for rank in found:
+        seen = rank["passes"]
+        assert seen["passes"] <= 49 and seen["with captions"] > 1
+        assert seen["each once"] and seen["same"]
+        open_requests, left = seen["open, left"]
+        assert open_requests > 0 and left == 0
+
+
 @pytest.fixture
 def remains() -> Iterator[None]:
     """What a killed run with a tensor-parallel engine left, under the name that vLLM gave it."""

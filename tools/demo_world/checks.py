@@ -15,7 +15,7 @@ from caprl_native.data.records import read_records
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rewards.prompts import CANNOT_ANSWER, LETTERS, reader_messages
 from caprl_native.rewards.questions import ShownQuestion, read_answer
-from caprl_native.rewards.reader import Ask, EngineReader
+from caprl_native.rewards.reader import Ask, EngineReader, answers_to
 from caprl_native.rollout.captions import Captioner
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from demo_world.scenes import (
@@ -70,7 +70,7 @@ def _answers(reader: EngineReader, asked: Sequence[tuple[str, str, Quiz]]) -> li
         Ask(reader_messages(modality, text, q.question, list(q.choices)), seed=i)
         for i, ((modality, text, _), q) in enumerate(zip(asked, shown, strict=True))
     ]
-    answers = zip(reader.answer(asks), shown, strict=True)
+    answers = zip(answers_to(reader, asks), shown, strict=True)
     letters = [read_answer(answer.text or "", q) for answer, q in answers]
     return [None if letter is None else LETTERS.index(letter) for letter in letters]
 

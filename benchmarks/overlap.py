@@ -1,0 +1,141 @@
+"""Rewards while captions are still being written, against rewards after the last one.
+
+    python benchmarks/overlap.py process|server
+
+The demo's models on the demo's world, one rank with one thread; the steps take turns, with overlap
+and without. The reader is an engine in the same process, or vLLM's own server in another one, on
+the machine's other cores. Seconds are those from the prompts to the last reward: the rest
+of a step is the same on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from common import ROOT, summary
+from tqdm import tqdm
+
+from caprl_native.config import Config
+from caprl_native.config_io import parse_cli
+from caprl_native.policy.parallel import init_distributed
+from caprl_native.run import Run
+
+REPEATS = 5
+READER = ROOT / "demo_models" / "reader"
+MOST_AT_ONCE = 32  # captions, of 128: as in a real run, most wait for their turn
+
+
+def world(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "make_demo_world.py"), "--out", str(folder)]
+    sizes = ["--images", "96", "--videos", "32", "--heldout-images", "1", "--heldout-videos", "1"]
+    subprocess.run([*command, *sizes], check=True, stdout=sys.stderr)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """The URL of vLLM's server with the demo's reader."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(READER), "--served-model-name", "reader", "--dtype", "float32"),
+        *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256"),
+        "--disable-uvicorn-access-log",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended with {process.returncode}")
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"{url}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def config_of(folder: Path, endpoint: str) -> Config:
+    reader = [f"--reward.reader.endpoint={endpoint}", "--reward.reader.model=reader"]
+    argv = [
+        *("--config", str(ROOT / "train_configs" / "demo.toml"), f"--run.dir={folder}/run"),
+        f"--data.files=['{folder}/world/train.jsonl']",
+        *("--data.eval_files=[]", "--eval.every=0", "--run.export=false"),
+        f"--policy.path={ROOT}/demo_models/policy",
+        f"--rollout.max_num_seqs={MOST_AT_ONCE}",
+        *([*reader, "--reward.reader.path="] if endpoint else [f"--reward.reader.path={READER}"]),
+    ]
+    return parse_cli(Config, argv, "overlap").config
+
+
+def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
+    """Seconds from prompts to rewards, and what captions and the rest of the reading take alone."""
+    config = config_of(folder, endpoint)
+    layout = init_distributed(threads=1)
+    run = Run(config, layout)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    times: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    run.begin()
+    for i in tqdm(range(1 + REPEATS), desc="overlap"):
+        items = run.next_prompts()
+        for overlap in (True, False):
+            run.config.reward.overlap = overlap
+            run.engine.reset_caches()
+            run.log.take_times()
+            began = time.perf_counter()
+            groups = run.write_captions(items, step=i)
+            run.score(groups, step=i)
+            taken = time.perf_counter() - began
+            if i:
+                seconds[overlap].append(taken)
+                times[overlap].append(run.log.take_times())
+    run.close()
+    dist.destroy_process_group()
+    on, off = seconds[True], seconds[False]
+    return {
+        "on_s": summary(on),
+        "off_s": summary(off),
+        "ratio": summary([b / a for a, b in zip(on, off, strict=True)]),
+        "off_rollout_s": summary([t["time/rollout"] for t in times[False]]),
+        "off_reward_s": summary([t["time/reward"] for t in times[False]]),
+    }
+
+
+def main() -> None:
+    (where,) = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        world(folder / "world")
+        if where == "process":
+            print(json.dumps(measure(folder)))
+        else:
+            with server() as url:
+                print(json.dumps(measure(folder, url)))
+
+
+if __name__ == "__main__":
+    main()

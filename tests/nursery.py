@@ -23,6 +23,9 @@ from caprl_native.rollout.engine import prepare_environment
 prepare_environment()
 
 import vllm.entrypoints.llm  # noqa: E402, F401
+import vllm.model_executor.models.qwen2_5_vl  # noqa: E402, F401
+import vllm.model_executor.models.qwen3_vl  # noqa: E402, F401
+import vllm.v1.worker.gpu_model_runner  # noqa: E402, F401
 
 import caprl_native.run  # noqa: E402, F401
 

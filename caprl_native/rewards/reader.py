@@ -86,7 +86,10 @@ class EngineReader:
             )
         )
         self.sampling = Sampling(
-            temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_tokens
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_tokens=config.max_tokens,
+            logprobs=False,
         )
         self._asked: dict[str, Future[Answer]] = {}
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
+CPU_BLOCK_TOKENS = 32  # of the KV cache; prompts share whole blocks, and 128, the default, is long
 BIAS_OF_BANNED = -100.0  # the least that vLLM takes: e^-100 is 0 beside 1 in float32
 
 
@@ -47,6 +48,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 256
     banned: tuple[int, ...] = ()
+    logprobs: bool = True  # False: completions come without
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Engine:
                 # vLLM 0.32 rewinds a seeded request's generator after a part of a prefill, which
                 # CPU generators cannot do ("does not use offset"); so prompts are never cut there.
                 "enable_chunked_prefill": False,
+                "block_size": CPU_BLOCK_TOKENS,
                 "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCH_TOKENS),
             }
         )
@@ -159,7 +162,7 @@ class Engine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
             seed=seed % 2**62,
-            logprobs=0,
+            logprobs=0 if sampling.logprobs else None,
             logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
             skip_special_tokens=True,
             output_kind=RequestOutputKind.DELTA,  # completions one by one, not n together
@@ -251,7 +254,8 @@ def _own_shared_memory() -> Iterator[None]:
 def _completion(parts: Sequence[Any]) -> Completion:
     """One completion from the outputs that vLLM cut it into."""
     tokens = [token for part in parts for token in part.token_ids]
-    choices = [step for part in parts for step in part.logprobs]
-    logprobs = [step[token].logprob for step, token in zip(choices, tokens, strict=True)]
+    steps = [step for part in parts for step in part.logprobs or ()]
+    pairs = zip(steps, tokens, strict=True) if steps else ()
+    logprobs = [step[token].logprob for step, token in pairs]
     text = "".join(part.text for part in parts)
     return Completion(tokens, logprobs, parts[-1].finish_reason, text)

@@ -9,6 +9,7 @@ import torch
 from caprl_native.config import PolicyConfig
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.optim import build_optimizer, learning_rate
+from caprl_native.tiny import write_tiny_vlm
 from tests.ranks import run_ranks
 from tests.samples import relative
 
@@ -26,8 +27,9 @@ def found(path: Path, folder: Path, which: str) -> dict[int, dict]:
 
 
 @pytest.fixture(scope="module")
-def results(tiny_policy, tmp_path_factory):
-    return found(tiny_policy, tmp_path_factory.mktemp("updates"), "all")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("updates")
+    return found(write_tiny_vlm(folder / "model", layers=3), folder, "all")
 
 
 def agree(ours: dict, theirs: dict) -> None:

@@ -52,6 +52,7 @@ def cached_tokens(asks) -> list[int]:
         return outputs
 
     engine.step = step
+    reader.forget()
     answers(asks)
     engine.step = original
     return counts

@@ -78,11 +78,16 @@ class Finished:
 
 
 def prepare_environment() -> None:
-    """Settings that vLLM reads from the environment, made before it is first imported."""
+    """Settings that vLLM reads when its modules are imported: call this before the first is."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine core in this process
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks share the cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not torch.cuda.is_available():
+        from vllm.platforms import current_platform
+
+        # Else every start spends 6 s on compiling one sum, in the sampler.
+        current_platform.simple_compile_backend = "eager"
 
 
 class Engine:

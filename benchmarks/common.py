@@ -156,7 +156,7 @@ class Watch:
             return self
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that is free is not held
         self._before = psutil.Process().memory_info().rss
-        self._thread = threading.Thread(target=self._poll)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 

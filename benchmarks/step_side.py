@@ -195,7 +195,7 @@ class Trl:
             max_steps=10_000,
             remove_unused_columns=False,
             shuffle_dataset=False,
-            model_init_kwargs={"dtype": "bfloat16" if cuda else "float32"},
+            model_init_kwargs={"dtype": "float32"},  # master weights, as ours
         )
         self.trainer = GRPOTrainer(
             model=path,
@@ -221,7 +221,11 @@ class Trl:
             return found
 
         class Turns(TrainerCallback):
+            found: dict[str, Any] | None = None
+
             def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+                if self.found:  # told now: the next step's data have been read
+                    answer(self.found)
                 if not sys.stdin.readline():
                     raise SystemExit
                 self.began = time.perf_counter()
@@ -233,7 +237,8 @@ class Trl:
                 watch = watches.pop()
                 watch.__exit__()
                 phases = {"rollout": self.rollout, "train": seconds - self.rollout}
-                answer({"seconds": seconds, "phases": phases, "peak_bytes": watch.extra})
+                found = {"seconds": seconds, "phases": phases, "peak_bytes": watch.extra}
+                turns.found = found
 
         trainer._generate_and_score_completions = generate
         trainer.add_callback(Turns())

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -162,6 +163,7 @@ class Run:
             items if lead else [], epoch_ended=self.loader.batch == 0, reduce=_sum_counts
         )
         self.skipped += lost
+        self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         self.scoring = self.rewards.begin(step)
         return self._write(self.captioner, items, step, self.scoring)
 
@@ -169,19 +171,20 @@ class Run:
         self, captioner: Captioner, items: Sequence[Item], step: int, scoring: Scoring
     ) -> list[Group]:
         """This rank's captions. Each goes to the reader as soon as it is finished."""
-        passes, written = captioner.passes(items, step), []
         place, places = self.layout.tensor_rank, self.layout.tensor_parallel
-        while True:
-            with self.log.timed("rollout"):
-                finished = next(passes, None)
-            if finished is None:
-                return grouped(w for w in written if w.place % places == place)
-            with self.log.timed("reward"):
-                for w in finished:
-                    if self.reader.together or w.place % places == place:
-                        scoring.add(w.item.sample, w.index, w.rollout)
-                scoring.work()
-            written += finished
+        written = []
+        with closing(captioner.passes(items, step)) as passes:
+            while True:
+                with self.log.timed("rollout"):
+                    finished = next(passes, None)
+                if finished is None:
+                    return grouped(w for w in written if w.place % places == place)
+                with self.log.timed("reward"):
+                    for w in finished:
+                        if self.reader.together or w.place % places == place:
+                            scoring.add(w.item.sample, w.index, w.rollout)
+                    scoring.work()
+                written += finished
 
     def score(self, groups: Sequence[Group], step: int) -> None:
         """The reader reads on; every caption gets its reward, or the reason why it has none."""

@@ -54,23 +54,29 @@ echo "Installing the $count packages of $requirements into .venv: once, about 3 
 # Unpacking is what takes the time, and pip does it on one core: two of them share the list, which
 # is complete and pinned, so neither has anything to resolve.
 pips=()
+trap 'kill "${pips[@]}" 2>/dev/null || true' INT TERM
 for half in 0 1; do
   awk -v half=$half '/==/ && n++ % 2 == half' "$requirements" >".venv/requirements-$half.txt"
   .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off \
     --no-deps --no-compile -r ".venv/requirements-$half.txt" >"$log.$half" 2>&1 &
   pips+=($!)
 done
-trap 'kill "${pips[@]}" 2>/dev/null' INT TERM
 running() { kill -0 "${pips[0]}" 2>/dev/null || kill -0 "${pips[1]}" 2>/dev/null; }
+failed=0
 while running; do
-  sleep 1
+  sleep 1 || true
+  for pip in "${pips[@]}"; do # what one of them lacks need not wait for the other
+    if ! kill -0 "$pip" 2>/dev/null && ! wait "$pip"; then
+      failed=1
+      kill "${pips[@]}" 2>/dev/null || true
+    fi
+  done
   if [ -t 1 ]; then
     seen=$(cat "$log".? | grep -c -E '^(Collecting|Requirement already)' || true)
     printf '\r  %s of %s found, %s s ' "$seen" "$count" "$SECONDS"
   fi
 done
 if [ -t 1 ]; then echo; fi
-failed=0
 for pip in "${pips[@]}"; do wait "$pip" || failed=1; done
 cat "$log".? >"$log" && rm "$log".?
 if [ "$failed" = 1 ]; then

@@ -138,7 +138,9 @@ class EngineReader:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def forget(self) -> None:
-        """Empties the prefix cache, so that a step does not depend on the steps before it."""
+        """Drops open questions and the prefix cache: a step does not depend on those before it."""
+        self.engine.abort()
+        self._asked = {}
         self.engine.reset_caches()
 
     def sleep(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from caprl_native.data.loader import Item, Loaded
@@ -41,7 +41,7 @@ class Captioner:
         """
         return grouped(written for passed in self.passes(items, step) for written in passed)
 
-    def passes(self, items: Sequence[Item], step: int) -> Iterator[list[Written]]:
+    def passes(self, items: Sequence[Item], step: int) -> Generator[list[Written]]:
         """Writes the same captions; after each pass of the engine, those that ended with it.
 
         Raises:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
+from launch import torchrun  # noqa: E402
 
 from caprl_native.config import MediaConfig  # noqa: E402
 from caprl_native.policy.prompt import Prompt, PromptBuilder  # noqa: E402
@@ -179,9 +180,6 @@ def in_own_process(script: str, *args: object, ranks: int = 1, timeout: float = 
     Raises:
         RuntimeError: it failed.
     """
-    sys.path.insert(0, str(ROOT / "tools"))
-    from launch import torchrun
-
     start = torchrun(ranks) if ranks > 1 else [sys.executable]
     command = [*start, str(ROOT / "benchmarks" / script), *map(str, args)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=timeout)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,30 +24,24 @@ from typing import Any
 
 import torch.distributed as dist
 from common import ROOT, summary
+from launch import free_port
 from tqdm import tqdm
 
 from caprl_native.config import Config
 from caprl_native.config_io import parse_cli
 from caprl_native.policy.parallel import init_distributed
 from caprl_native.run import Run
+from tests.train.world import make_world
 
 REPEATS = 5
 READER = ROOT / "demo_models" / "reader"
 MOST_AT_ONCE = 32  # captions, of 128: as in a real run, most wait for their turn
 
 
-def world(folder: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools" / "make_demo_world.py"), "--out", str(folder)]
-    sizes = ["--images", "96", "--videos", "32", "--heldout-images", "1", "--heldout-videos", "1"]
-    subprocess.run([*command, *sizes], check=True, stdout=sys.stderr)
-
-
 @contextmanager
 def server() -> Iterator[str]:
     """The URL of vLLM's server with the demo's reader."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(READER), "--served-model-name", "reader", "--dtype", "float32"),
@@ -105,7 +98,6 @@ def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
         items = run.next_prompts()
         for overlap in (True, False) if i % 2 else (False, True):
             run.config.reward.overlap = overlap
-            run.engine.reset_caches()
             run.log.take_times()
             began = time.perf_counter()
             groups = run.write_captions(items, step=i)
@@ -133,7 +125,7 @@ def main() -> None:
     (where,) = sys.argv[1:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        world(folder / "world")
+        make_world(folder / "world", images=96, videos=32)
         if where == "process":
             print(json.dumps(measure(folder)))
         else:

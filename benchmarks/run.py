@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from common import ROOT, in_own_process, machine
+from common import ROOT, N, in_own_process, machine
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
@@ -91,7 +91,7 @@ def training(found: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{r['prompt']} + 8 x {r['response']}",
+            tokens(r),
             seconds(r["shared_s"]),
             seconds(r["unshared_s"]),
             f"{r['ratio']['median']:.2f}",
@@ -154,7 +154,7 @@ def stepped(found: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{r['prompt']} + 8 x {r['response']}",
+            tokens(r),
             seconds(r["ours_s"]),
             seconds(r["trl_s"]),
             f"{r['ratio']['median']:.2f}",
@@ -176,7 +176,7 @@ def peaks(found: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{r['prompt']} + 8 x {r['response']}",
+            tokens(r),
             *(f"{r[f'{side}_bytes'] / 2**20:.0f} MiB" for side in ("ours", "trl")),
             f"{r['ours_bytes'] / r['trl_bytes']:.2f}",
         ]
@@ -187,6 +187,10 @@ def peaks(found: dict[str, Any]) -> str:
         f"Peak memory of the training phase above what is held before it, {VOCABULARY:,} entries:"
         "\n\n" + table(head, rows)
     )
+
+
+def tokens(r: dict[str, Any]) -> str:
+    return f"{r['prompt']} + {N} x {r['response']}"
 
 
 def seconds(r: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ rm -f .venv/.installed-*
 
 log=.venv/install.log
 count=$(grep -c '==' "$requirements" || true)
-echo "Installing the $count packages of $requirements into .venv: once, about 3 minutes (log: $log)"
+echo "Installing the $count packages of $requirements into .venv: once, about 2 minutes (log: $log)"
 # Unpacking is what takes the time, and pip does it on one core: two of them share the list, which
 # is complete and pinned, so neither has anything to resolve.
 pips=()

@@ -86,7 +86,7 @@ def prepare_environment() -> None:
     if not torch.cuda.is_available():
         from vllm.platforms import current_platform
 
-        # Else every start spends 6 s on compiling one sum, in the sampler.
+        # Else every start compiles one sum, in the sampler, for longer than all its calls take.
         current_platform.simple_compile_backend = "eager"
 
 
@@ -136,7 +136,6 @@ class Engine:
                 **(multimodal if media else {}),
             )
         torch.set_num_threads(threads)
-        self.unfinished = 0  # completions that were asked for and have not ended
         self._names = map(str, itertools.count())
         self._left: dict[str, int] = {}  # of each request, completions that have not ended
         self._parts: dict[tuple[str, int], list[Any]] = {}
@@ -176,8 +175,12 @@ class Engine:
         (rendered,) = self.llm.llm_engine.renderer.render_cmpl([prompt])
         self.llm.llm_engine.add_request(name, rendered, params)
         self._left[name] = sampling.n
-        self.unfinished += sampling.n
         return name
+
+    @property
+    def unfinished(self) -> int:
+        """Completions that were asked for and have not ended."""
+        return sum(self._left.values())
 
     def step(self) -> list[Finished]:
         """One pass of the model over the queue; returns the completions that ended with it."""
@@ -193,7 +196,6 @@ class Engine:
     def _end(self, out: Any, index: int) -> Finished:
         name = out.request_id
         parts = self._parts.pop((name, index))
-        self.unfinished -= 1
         self._left[name] -= 1
         if not self._left[name]:
             del self._left[name]
@@ -202,7 +204,7 @@ class Engine:
     def abort(self) -> None:
         """Forgets all that has not ended."""
         self.llm.llm_engine.abort_request(list(self._left))
-        self._left, self._parts, self.unfinished = {}, {}, 0
+        self._left, self._parts = {}, {}
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes tensors under Hugging Face names, and forgets all that the old weights computed."""

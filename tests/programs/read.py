@@ -30,6 +30,9 @@ reader.forget()
 too_long = answers([asks[0], ask("word " * 400), asks[1]])
 seeds = answers([ask("the image", seed) for seed in range(8)])
 
+reader.ask(asks)
+reader.forget()  # what was never finished leaves nothing behind
+after_open = answers(asks)
 several = [ask(text, seed) for text in ("the image", "a video") for seed in range(7)]
 all_at_once = answers(several)
 reader.forget()
@@ -64,6 +67,7 @@ report(
         "again": again,
         "too long": too_long,
         "seeds": seeds,
+        "after open questions": after_open,
         "none": answers([]),
         "all at once": all_at_once,
         "bit by bit": bit_by_bit,

@@ -183,6 +183,7 @@ def test_the_engine_s_answers_depend_on_question_and_seed_alone(tiny_reader: Pat
     assert long is None and "reward.reader.max_model_len leaves" in why
     assert [before, after] == [seen["first"][0][0], seen["first"][1][0]]
     assert seen["none"] == []
+    assert seen["after open questions"] == seen["first"]
     assert seen["all at once"] == seen["bit by bit"]
     assert 0 < seen["left by work"] < seen["at one time"]  # the last few wait for company
     assert seen["answered by work"] == 7 - seen["left by work"]

@@ -151,6 +151,10 @@ def test_other_models_and_layouts(
     folder = train_ok(config, tmp_path / "run.toml")
     check_agreement(folder, 2)
     check_media(folder)
+    for step in (1, 2):  # each caption is read and rewarded once, whoever shares the engines
+        logged = rows(folder / f"rollouts/step_{step:06d}.jsonl")
+        assert len({(r["id"], r["rollout"]) for r in logged}) == len(logged) == 8 * 4
+        assert all(r["total"] is not None and len(r["reader"]) == 2 for r in logged)
 
 
 # --- killed, interrupted, resumed -------------------------------------------------------------

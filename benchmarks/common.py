@@ -43,17 +43,19 @@ class Shape:
     frames: int = 0
     size: tuple[int, int] = (0, 0)  # width, height
     repeats: int = 5
+    warmup: int = 1
+    at_once: int = 1  # prompts, with their responses, in a micro-batch of either side
 
 
 # A token of Qwen3-VL is 32 x 32 pixels of an image or of two frames.
 SHAPES = {
-    "text": Shape("text", 64),
+    "text": Shape("text", 64, at_once=4),
     "image": Shape("image", 200, size=(512, 544)),
     "video": Shape("video", 128, frames=16, size=(320, 384)),
-    "long_video": Shape("video", 256, frames=64, size=(320, 384), repeats=3),
+    "long_video": Shape("video", 256, frames=64, size=(320, 384), repeats=2, warmup=0),
 }
 N, PROMPTS = 8, 4  # responses of a prompt, prompts of a step
-MODEL = {"hidden": 512, "layers": 4, "vision": 256}  # of write_tiny_vlm, where time is measured
+MODEL = {"hidden": 384, "layers": 3, "vision": 192}  # of write_tiny_vlm, where time is measured
 POLL_S = 0.005
 
 MEDIA = MediaConfig(video_total_pixels=64 * 320 * 384)

@@ -1,7 +1,6 @@
 """Peak memory of log-probs with their backward pass: in tiles, and from materialised logits.
 
-    python benchmarks/logprobs.py           both, each in a process of its own
-    python benchmarks/logprobs.py tiles     one of them: the bytes above what its inputs take
+    python benchmarks/logprobs.py tiles|full     the bytes above what the inputs take
 
 4,096 response tokens, 151,936 vocabulary entries, hidden size 64, float32.
 """
@@ -9,12 +8,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 
-import common
-import psutil
 import torch
+from common import Watch
 
 from caprl_native.policy.logprobs import token_logprobs
 
@@ -31,33 +28,20 @@ def full(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch
     return logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
 
 
-def peak(run) -> int:
-    """The most bytes that the process, or its share of the GPU, held above what it began with."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    before = psutil.Process().memory_info().rss
-    run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-
-
 def measure(way: str) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     hidden = torch.randn(TOKENS, WIDTH, device=device, requires_grad=True)
     weight = torch.randn(VOCABULARY, WIDTH, device=device, requires_grad=True)
     ids = torch.randint(1, VOCABULARY, (TOKENS,), device=device)
-    return peak(lambda: globals()[way](hidden, weight, ids).sum().backward())
+    with Watch() as watch:
+        globals()[way](hidden, weight, ids).sum().backward()
+    return watch.extra
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
-        return
-    chunked, whole = (common.in_own_process("logprobs.py", way) for way in ("tiles", "full"))
-    print(json.dumps({"chunked_peak_bytes": chunked, "full_peak_bytes": whole}))
+    (way,) = sys.argv[1:]
+    print(json.dumps(measure(way)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Runs the benchmarks and writes results/<machine>.json and the tables of README.md.
 
-    python benchmarks/run.py                 all of them
-    python benchmarks/run.py logprobs sync   some; the others' figures stay as they are in the file
+    python benchmarks/run.py                      all of them
+    python benchmarks/run.py sync training.text   some; the others' figures stay as they are
 
+Every part's figures are written as soon as they are there.
 Each runs in processes of its own, all sides of a comparison in the same run and in turns.
 """
 
@@ -13,9 +14,10 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from common import ROOT, N, in_own_process, machine
+from common import ROOT, SHAPES, N, in_own_process, machine
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
@@ -23,50 +25,51 @@ VOCABULARY = 151_936  # Qwen's
 MARK = "<!-- tables: written by run.py -->"
 
 
-def sync() -> dict[str, Any]:
-    found = {}
-    for ranks in (1, 2):
-        with tempfile.TemporaryDirectory() as folder:
-            found[str(ranks)] = in_own_process("sync.py", folder, ranks=ranks)
-    return found
+def sync(ranks: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return in_own_process("sync.py", folder, ranks=ranks)
 
 
-def overlap() -> dict[str, Any]:
-    return {where: in_own_process("overlap.py", where) for where in ("server", "process")}
+def peak(shape: str) -> Any:
+    return in_own_process("step.py", shape, "--vocabulary", VOCABULARY, "--repeats", 1)
 
 
-def peak() -> dict[str, Any]:
-    return in_own_process("step.py", "--vocabulary", VOCABULARY, "--repeats", 1, "image", "video")
-
-
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
-    "training": lambda: in_own_process("training.py", "shapes"),
-    "growth": lambda: in_own_process("training.py", "growth"),
-    "logprobs": lambda: in_own_process("logprobs.py"),
-    "sync": sync,
-    "overlap": overlap,
-    "peak": peak,
-    "step": lambda: in_own_process("step.py"),
+Part = Callable[[], Any]
+# A benchmark's parts: each makes one entry of its results.
+BENCHMARKS: dict[str, dict[str, Part]] = {
+    "training": {s: partial(in_own_process, "training.py", "shape", s) for s in SHAPES},
+    "growth": {o: partial(in_own_process, "training.py", "growth", o) for o in ("n", "prompt")},
+    "logprobs": {
+        "chunked_peak_bytes": partial(in_own_process, "logprobs.py", "tiles"),
+        "full_peak_bytes": partial(in_own_process, "logprobs.py", "full"),
+    },
+    "sync": {str(ranks): partial(sync, ranks) for ranks in (1, 2)},
+    "overlap": {w: partial(in_own_process, "overlap.py", w) for w in ("server", "process")},
+    "peak": {shape: partial(peak, shape) for shape in ("image", "video")},
+    "step": {shape: partial(in_own_process, "step.py", shape) for shape in SHAPES},
 }
 
 
 def main() -> None:
+    every = [f"{name}.{part}" for name, parts in BENCHMARKS.items() for part in parts]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="NAME[.PART]", help=", ".join(every))
     names = parser.parse_args().names or list(BENCHMARKS)
-    if unknown := set(names) - set(BENCHMARKS):
-        parser.error(
-            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
-        )
+    if unknown := set(names) - set(BENCHMARKS) - set(every):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     here = machine()
     file = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', here['device'].lower()).strip('-')}.json"
     RESULTS.mkdir(exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {}
-    for name in names:
-        print(f"{name} ...", flush=True)
-        found |= {"machine": here, name: BENCHMARKS[name]()}
+    for entry in every:
+        name, part = entry.split(".")
+        if name not in names and entry not in names:
+            continue
+        print(f"{entry} ...", flush=True)
+        found.setdefault(name, {})[part] = BENCHMARKS[name][part]()
+        found["machine"] = here
         found.setdefault("versions", {})[name] = here["versions"]
         file.write_text(json.dumps(found, indent=1) + "\n")
     results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
@@ -125,6 +128,7 @@ def synced(found: dict[str, Any]) -> str:
             ranks,
             f"{r['parameters'] / 1e6:.0f} M",
             seconds(r["seconds"]),
+            seconds(r["stream_seconds"]),
             f"{r['gb_per_s']:.2f}",
             f"{r['copy_gb_per_s']:.2f}",
             f"{r['extra_bytes'] / 2**20:.0f} MiB",
@@ -132,7 +136,16 @@ def synced(found: dict[str, Any]) -> str:
         ]
         for ranks, r in found.items()
     ]
-    head = ["ranks", "model", "sync", "GB/s", "plain copy GB/s", "extra", "unit + largest tensor"]
+    head = [
+        "ranks",
+        "model",
+        "sync",
+        "of it casts",
+        "GB/s",
+        "plain copy GB/s",
+        "extra",
+        "unit + largest tensor",
+    ]
     return "Weight sync:\n\n" + table(head, rows)
 
 

@@ -1,7 +1,7 @@
 """A whole step, ours against TRL's: captions, rewards, an update, the weights back to the engine.
 
-    python benchmarks/step.py [SHAPE ...]
-    python benchmarks/step.py --vocabulary 151936 video     the peak memory of the training phase
+    python benchmarks/step.py SHAPE
+    python benchmarks/step.py video --vocabulary 151936     the peak memory of the training phase
 
 Both sides run at the same time, each in a process of its own with all cores, and take turns step by
 step. Same model, prompts, images, lengths, reward and precision: float32 on a CPU, bfloat16 on
@@ -68,10 +68,11 @@ def compare(name: str, vocabulary: int, repeats: int) -> dict[str, Any]:
         ours, trl = sides
         if ours.about["prompt"] != trl.about["prompt"]:
             raise RuntimeError(f"{name}: prompts differ: {ours.about} and {trl.about}")
-        for _ in tqdm(range(1 + (repeats or shape.repeats)), desc=f"step, {name}"):
+        repeats = repeats or shape.repeats
+        for _ in tqdm(range(shape.warmup + repeats), desc=f"step, {name}"):
             for side in sides:
                 side.step()
-    kept = {side.name: side.found[1:] for side in sides}  # the first is for warming up
+    kept = {side.name: side.found[-repeats:] for side in sides}
     ratios = [t["seconds"] / o["seconds"] for o, t in zip(kept["ours"], kept["trl"], strict=True)]
     found: dict[str, Any] = {
         "prompt": ours.about["prompt"],
@@ -93,12 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=", ".join(SHAPES))
+    parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--vocabulary", type=int, default=0, help="entries; 0: the tokenizer's")
     parser.add_argument("--repeats", type=int, default=0, help="0: the shape's")
     args = parser.parse_args()
-    names = args.shapes or list(SHAPES)
-    print(json.dumps({name: compare(name, args.vocabulary, args.repeats) for name in names}))
+    print(json.dumps(compare(args.shape, args.vocabulary, args.repeats)))
 
 
 if __name__ == "__main__":

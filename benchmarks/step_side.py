@@ -47,7 +47,7 @@ class Ours:
     mode = "caprl_native"
 
     def __init__(self, path: str, shape: Shape) -> None:
-        from transformers import AutoTokenizer
+        from transformers import GenerationConfig
 
         from caprl_native.config import AlgorithmConfig, PolicyConfig
         from caprl_native.policy.optim import build_optimizer
@@ -68,15 +68,15 @@ class Ours:
             for i in range(PROMPTS)
         ]
         length = len(self._prompt(0)) + shape.response
+        group = length + (N - 1) * shape.response
         config = PolicyConfig(
             path=path,
             dtype=dtype,
             activation_checkpointing=False,
-            micro_batch_tokens=length + (N - 1) * shape.response,
+            micro_batch_tokens=shape.at_once * group,
         )
         self.policy = load_policy(config, self.layout)
-        ends = AutoTokenizer.from_pretrained(path).eos_token_id
-        self.policy.banned = (*self.policy.banned, ends)  # so captions have one length
+        ends = GenerationConfig.from_pretrained(path).eos_token_id
         self.engine = Engine(
             EngineSettings(
                 path=path,
@@ -89,7 +89,11 @@ class Ours:
                 media_per_prompt=pictures_of(shape),
             )
         )
-        sampling = Sampling(n=N, max_tokens=shape.response, banned=self.policy.banned)
+        sampling = Sampling(
+            n=N,
+            max_tokens=shape.response,
+            banned=(*self.policy.banned, *ends),  # so captions have one length
+        )
         self.captioner = Captioner(self.engine, sampling, seed=0)
         self.updater = Updater(
             policy=self.policy,
@@ -177,8 +181,8 @@ class Trl:
         processor = AutoProcessor.from_pretrained(path, padding_side="left")
         config = GRPOConfig(
             output_dir=os.path.join(path, "trl"),
-            per_device_train_batch_size=N,
-            gradient_accumulation_steps=PROMPTS,
+            per_device_train_batch_size=N * shape.at_once,
+            gradient_accumulation_steps=PROMPTS // shape.at_once,
             num_generations=N,
             max_completion_length=shape.response,
             generation_kwargs={"min_new_tokens": shape.response},

@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -19,9 +20,10 @@ import torch.distributed as dist
 from common import Watch, summary
 
 from caprl_native.config import PolicyConfig
+from caprl_native.policy.model import Policy
 from caprl_native.policy.parallel import init_distributed, load_policy
 from caprl_native.rollout.engine import Engine, EngineSettings
-from caprl_native.rollout.weight_sync import sync
+from caprl_native.rollout.weight_sync import stream, sync
 from caprl_native.tiny import write_tiny_vlm
 
 MODEL = {"hidden": 1024, "layers": 24, "vision": 256, "vocab_size": 151_936}
@@ -36,6 +38,14 @@ def copy_seconds(sizes: list[int]) -> float:
     began = time.perf_counter()
     for source, target in zip(*pairs, strict=True):
         target.copy_(source)
+    _synchronize()
+    return time.perf_counter() - began
+
+
+def stream_seconds(policy: Policy) -> float:
+    """Of the trainer's part: every tensor cast, gathered and dropped."""
+    began = time.perf_counter()
+    deque(stream(policy, torch.bfloat16), maxlen=0)
     _synchronize()
     return time.perf_counter() - began
 
@@ -65,7 +75,7 @@ def main() -> None:
     )
     sizes = [p.numel() for p in policy.hf.parameters()]
     units = [*policy.family.vision_blocks(policy.hf), *policy.family.language_layers(policy.hf)]
-    seconds, copies, extra = [], [], 0
+    seconds, copies, streams, extra = [], [], [], 0
     for i in range(1 + REPEATS):
         dist.barrier()
         with Watch() as watch:
@@ -74,16 +84,18 @@ def main() -> None:
             _synchronize()
             taken = time.perf_counter() - began
         extra = max(extra, watch.extra)  # the first: later ones find freed memory to use again
-        copied = copy_seconds(sizes)
+        copied, own = copy_seconds(sizes), stream_seconds(policy)
         if i:
             seconds.append(taken)
             copies.append(copied)
+            streams.append(own)
     gb = 2 * sum(sizes) / 1e9
     found = {
         "parameters": sum(sizes),
         "gb_per_s": gb / statistics.median(seconds),
         "copy_gb_per_s": gb / statistics.median(copies),
         "seconds": summary(seconds),
+        "stream_seconds": summary(streams),
         "extra_bytes": extra,
         "largest_unit_bytes": 2 * max(sum(p.numel() for p in u.parameters()) for u in units),
         "largest_tensor_bytes": 2 * max(sizes),

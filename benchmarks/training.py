@@ -1,7 +1,7 @@
 """The training phase: prompts shared by their responses against prompts repeated for each.
 
-    python benchmarks/training.py shapes          each shape, both ways
-    python benchmarks/training.py growth          the shared way, over n and over P
+    python benchmarks/training.py shape SHAPE          both ways
+    python benchmarks/training.py growth n|prompt      the shared way
 
 One process, float32 on a CPU and bfloat16 on CUDA, Qwen3-VL with random weights. Both sides are the
 same trainer with the same budget of tokens for a micro-batch.
@@ -13,6 +13,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,57 +78,51 @@ def repeated(groups: list[Group]) -> list[Group]:
     return [dataclasses.replace(g, rollouts=[r]) for g in groups for r in g.rollouts]
 
 
-def shapes(bench: Bench, names: list[str]) -> dict:
+def compare(bench: Bench, name: str) -> dict[str, Any]:
+    shape = SHAPES[name]
+    groups = bench.groups(shape, N, PROMPTS)
+    prompt, response = len(groups[0].prompt), shape.response
+    budget = shape.at_once * (prompt + N * response)
+    single = repeated(groups)
+    seconds = alternated(
+        {
+            "shared": lambda: bench.update(groups, budget),
+            "unshared": lambda: bench.update(single, budget),
+        },
+        shape.repeats,
+        shape.warmup,
+    )
+    shared, unshared = seconds["shared"], seconds["unshared"]
+    return {
+        "prompt": prompt,
+        "response": response,
+        "shared_s": summary(shared),
+        "unshared_s": summary(unshared),
+        "ratio": summary([u / s for s, u in zip(shared, unshared, strict=True)]),
+        "ideal_ratio": N * (prompt + response) / (prompt + N * response),
+    }
+
+
+def growth(bench: Bench, over: str) -> dict[str, Any]:
+    """Seconds of a step of one prompt: over n at the long video's P, or over P at n = 8."""
+    sizes = {"n": (2, 4, 8, 16), "prompt": (4, 8, 16, 32, 64)}[over]  # a prompt's: frames
     found = {}
-    for name in tqdm(names, desc="training"):
-        shape = SHAPES[name]
-        groups = bench.groups(shape, N, PROMPTS)
-        prompt, response = len(groups[0].prompt), shape.response
-        budget = prompt + N * response
-        single = repeated(groups)
-        seconds = alternated(
-            {
-                "shared": lambda g=groups, b=budget: bench.update(g, b),
-                "unshared": lambda g=single, b=budget: bench.update(g, b),
-            },
-            shape.repeats,
-        )
-        found[name] = {
-            "prompt": prompt,
-            "response": response,
-            "shared_s": summary(seconds["shared"]),
-            "unshared_s": summary(seconds["unshared"]),
-            "ratio": summary(
-                [u / s for s, u in zip(seconds["shared"], seconds["unshared"], strict=True)]
-            ),
-            "ideal_ratio": N * (prompt + response) / (prompt + N * response),
-        }
-    return found
-
-
-def growth(bench: Bench) -> dict:
-    """Seconds of a step of one prompt, over n at the video shape's P, and over P at its R and n."""
-    video = SHAPES["video"]
-    found: dict[str, dict] = {"n": {}, "prompt": {}}
-    for n in tqdm((2, 4, 8, 16), desc="growth with n"):
-        groups = bench.groups(video, n, 1)
-        budget = len(groups[0].prompt) + n * video.response
-        run = alternated({"s": lambda g=groups, b=budget: bench.update(g, b)}, video.repeats)
-        found["n"][str(n)] = summary(run["s"])
-    for frames in tqdm((4, 8, 16, 32, 64), desc="growth with the prompt"):
-        groups = bench.groups(dataclasses.replace(video, frames=frames), N, 1)
+    for size in tqdm(sizes, desc=f"growth over {over}"):
+        n, frames = (size, 64) if over == "n" else (N, size)
+        shape = dataclasses.replace(SHAPES["video"], frames=frames)
+        groups = bench.groups(shape, n, 1)
         length = len(groups[0].prompt)
-        budget = length + N * video.response
-        run = alternated({"s": lambda g=groups, b=budget: bench.update(g, b)}, video.repeats)
-        found["prompt"][str(length)] = summary(run["s"])
+        budget = length + n * shape.response
+        run = alternated({"s": lambda g=groups, b=budget: bench.update(g, b)}, shape.repeats)
+        found[str(n if over == "n" else length)] = summary(run["s"])
     return found
 
 
 def main() -> None:
-    what, *names = sys.argv[1:] or ["shapes"]
+    what, name = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(folder)
-        found = growth(bench) if what == "growth" else shapes(bench, names or list(SHAPES))
+        found = growth(bench, name) if what == "growth" else compare(bench, name)
     dist.destroy_process_group()
     print(json.dumps(found))
 

@@ -1,8 +1,8 @@
 """Attention over shared-prefix rows: the prompt to itself, a response to the prompt and to itself.
 
 Scores between different responses are left out, not computed and masked. On CUDA a FlexAttention
-block mask does it, in blocks of 128 tokens. Elsewhere the rows are taken apart: one causal call for
-the prompts, and one for all responses, each against its prompt's keys and its own.
+block mask does it, in blocks of 128 tokens. On a CPU the rows are taken apart: each prompt against
+itself, its responses against the prompt, and all responses of the micro-batch against themselves.
 
 Registered with transformers under the name `NAME`; `prepare` makes what its calls need.
 """
@@ -10,44 +10,39 @@ Registered with transformers under the name `NAME`; `prepare` makes what its cal
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv
 
-from caprl_native.policy.packing import PROMPT, MicroBatch
+from caprl_native.policy.packing import PAD, PROMPT, MicroBatch
 
 NAME = "shared_prefix"
+Index = tuple[slice, slice, slice]  # of rows, heads and positions
 
 
 @dataclass(frozen=True)
 class Parts:
     """Where the prompts and the R responses (at most T tokens) of a micro-batch stand."""
 
-    width: int  # of the part of the rows that holds all prompts
-    rows: Tensor  # [R] the row of each response
-    grid: Tensor  # [R, T] flat positions of their tokens; beyond a response's end, position 0
+    spans: list[tuple[int, int]]  # of each row, where its prompt ends, and its last response
+    shape: tuple[int, int]  # (R, T)
     places: Tensor  # [S] flat positions of the response tokens
-    slots: Tensor  # [S] where each of them stands in the flattened grid
-    mask: Tensor  # [R, 1, T, width + T] bool
+    slots: Tensor  # [S] where each of them stands in a flattened table `[R, T]`
 
 
 def prepare(batch: MicroBatch) -> BlockMask | Parts:
     """What the attention calls of a forward pass over `batch` need beside q, k and v."""
     if batch.ids.is_cuda:
         return block_mask(batch)
-    count, longest = batch.shape
-    width = int(batch.prompts.max())
-    of_prompt = torch.arange(width) < batch.prompts[batch.rows][:, None]
-    own = torch.ones(longest, longest, dtype=torch.bool).tril()
-    mask = torch.cat([of_prompt[:, None].expand(-1, longest, -1), own.expand(count, -1, -1)], -1)
-    slots = batch.slots[0] * longest + batch.slots[1]
-    return Parts(width, batch.rows, batch.table(batch.places), batch.places, slots, mask[:, None])
+    ends = (batch.segments != PAD).sum(1)
+    slots = batch.slots[0] * batch.shape[1] + batch.slots[1]
+    spans = list(zip(batch.prompts.tolist(), ends.tolist(), strict=True))
+    return Parts(spans, batch.shape, batch.places, slots)
 
 
 def block_mask(batch: MicroBatch) -> BlockMask:
@@ -92,27 +87,100 @@ def shared_prefix_attention(
         shared = key.shape[1] != query.shape[1]
         out = attend(query, key, value, block_mask=prefixes, scale=scaling, enable_gqa=shared)
         return out.transpose(1, 2).contiguous(), None
-    rows, heads, length, size = query.shape
-    groups, width = heads // key.shape[1], prefixes.width
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    of_prompts = scaled_dot_product_attention(
-        *(t[:, :, :width] for t in (query, key, value)), is_causal=True, scale=scaling
+    return _SharedPrefix.apply(query, key, value, prefixes, scaling), None
+
+
+class _SharedPrefix(torch.autograd.Function):
+    """Softmax attention in parts, put together by the denominators of their softmaxes.
+
+    With the whole's outputs and denominators, the backward pass of a part gives its share of the
+    gradients (as in ring attention, arXiv 2310.01889). No keys are copied, no mask exists.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float
+    ) -> Tensor:
+        rows, heads, length, size = query.shape
+        out = query.new_zeros(rows, length, heads, size)
+        logz = out.new_zeros(
+            rows, length, heads, dtype=torch.promote_types(out.dtype, torch.float32)
+        )
+        for queries, keys, causal in _rectangles(parts):
+            found = _attend(query[queries], key[keys], value[keys], causal, scale)
+            out.transpose(1, 2)[queries], logz.transpose(1, 2)[queries] = found
+        found = _attend(*(_table(t, parts) for t in (query, key, value)), True, scale)
+        own_out, own_logz = (t.transpose(1, 2).flatten(0, 1)[parts.slots] for t in found)
+        flat, flat_logz = out.flatten(0, 1), logz.flatten(0, 1)
+        far_out, far_logz = flat[parts.places], flat_logz[parts.places]
+        total = torch.logaddexp(far_logz, own_logz)
+        far, own = ((part - total).exp()[..., None] for part in (far_logz, own_logz))
+        flat[parts.places] = (far_out * far + own_out * own).to(out.dtype)
+        flat_logz[parts.places] = total
+        ctx.save_for_backward(query, key, value, out, logz)
+        ctx.parts, ctx.scale = parts, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, out, logz = ctx.saved_tensors
+        parts, scale = ctx.parts, ctx.scale
+        whole = [t.transpose(1, 2) for t in (upstream, out, logz)]
+        grads = [t.new_zeros(t.transpose(1, 2).shape).transpose(1, 2) for t in inputs]
+        for queries, keys, causal in _rectangles(parts):
+            at = (queries, keys, keys)
+            given = [t[place] for t, place in zip(inputs, at, strict=True)]
+            found = _attend_backward(*(t[queries] for t in whole), *given, causal, scale)
+            for grad, place, share in zip(grads, at, found, strict=True):
+                grad[place] += share
+        # Beyond a response's end the denominator is infinite: nothing there has a share.
+        tables = [_table(t, parts, torch.inf if t is whole[2] else 0.0) for t in (*whole, *inputs)]
+        found = _attend_backward(*tables, True, scale)
+        for grad, share in zip(grads, found, strict=True):
+            flat = grad.transpose(1, 2).flatten(0, 1)
+            flat[parts.places] += share.transpose(1, 2).flatten(0, 1)[parts.slots]
+        return *grads, None, None
+
+
+def _rectangles(parts: Parts) -> Iterator[tuple[Index, Index, bool]]:
+    """Queries, keys, whether causal: a prompt against itself, its responses against it."""
+    for row, (prompt, end) in enumerate(parts.spans):
+        keys = (slice(row, row + 1), slice(None), slice(prompt))
+        yield keys, keys, True
+        yield (slice(row, row + 1), slice(None), slice(prompt, end)), keys, False
+
+
+def _table(values: Tensor, parts: Parts, beyond: float = 0.0) -> Tensor:
+    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`."""
+    flat = values.transpose(1, 2).flatten(0, 1)
+    count, longest = parts.shape
+    table = flat.new_full((count * longest, *flat.shape[1:]), beyond)
+    table[parts.slots] = flat[parts.places]
+    return table.unflatten(0, parts.shape).transpose(1, 2)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Outputs and the logs of the softmax's denominators `[B, H, Q]`."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, is_causal=causal, scale=scale
     )
-    own_query, own_key, own_value = (
-        t.transpose(1, 2).flatten(0, 1)[prefixes.grid].transpose(1, 2) for t in (query, key, value)
+
+
+def _attend_backward(
+    upstream: Tensor,
+    out: Tensor,
+    logz: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        upstream, query, key, value, out, logz, 0.0, causal, scale=scale
     )
-    of_responses = scaled_dot_product_attention(
-        own_query,
-        torch.cat([key[:, :, :width].index_select(0, prefixes.rows), own_key], 2),
-        torch.cat([value[:, :, :width].index_select(0, prefixes.rows), own_value], 2),
-        attn_mask=prefixes.mask,
-        scale=scaling,
-    )
-    out = query.new_zeros(rows, length, heads, size)
-    out[:, :width] = of_prompts.transpose(1, 2)
-    tokens = of_responses.transpose(1, 2).flatten(0, 1).index_select(0, prefixes.slots)
-    out.flatten(0, 1).index_copy_(0, prefixes.places, tokens)
-    return out, None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -24,7 +24,11 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=tuple(config.betas), eps=config.eps
+        [g for g in groups if g["params"]],
+        lr=config.lr,
+        betas=tuple(config.betas),
+        eps=config.eps,
+        fused=True,
     )
 
 

@@ -162,7 +162,9 @@ def _reshard_after_scoring(policy: nn.Module, *_: object) -> None:
 
 def full_tensor(value: Tensor) -> Tensor:
     """A sharded tensor whole, on every rank (a collective); others as they are."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    if not isinstance(value, DTensor):
+        return value
+    return value.to_local() if value.device_mesh.size() == 1 else value.full_tensor()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

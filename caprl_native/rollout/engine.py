@@ -136,6 +136,7 @@ class Engine:
                 **(multimodal if media else {}),
             )
         torch.set_num_threads(threads)
+        self._tokenizer = self.llm.get_tokenizer()
         self._names = map(str, itertools.count())
         self._left: dict[str, int] = {}  # of each request, completions that have not ended
         self._parts: dict[tuple[str, int], list[Any]] = {}
@@ -167,8 +168,9 @@ class Engine:
             max_tokens=sampling.max_tokens,
             seed=seed % 2**62,
             logprobs=0 if sampling.logprobs else None,
+            flat_logprobs=True,
             logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
-            skip_special_tokens=True,
+            detokenize=False,  # token by token, a good part of a small model's time
             output_kind=RequestOutputKind.DELTA,  # completions one by one, not n together
         )
         name = next(self._names)
@@ -199,7 +201,13 @@ class Engine:
         self._left[name] -= 1
         if not self._left[name]:
             del self._left[name]
-        return Finished(name, index, list(out.prompt_token_ids), _completion(parts))
+        tokens = [token for part in parts for token in part.token_ids]
+        logprobs = [value for part in parts if part.logprobs for value in part.logprobs.logprobs]
+        text = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        completion = Completion(tokens, logprobs, parts[-1].finish_reason, text)
+        return Finished(name, index, list(out.prompt_token_ids), completion)
 
     def abort(self) -> None:
         """Forgets all that has not ended."""
@@ -256,13 +264,3 @@ def _own_shared_memory() -> Iterator[None]:
         yield
     finally:
         Executor._distributed_args = original
-
-
-def _completion(parts: Sequence[Any]) -> Completion:
-    """One completion from the outputs that vLLM cut it into."""
-    tokens = [token for part in parts for token in part.token_ids]
-    steps = [step for part in parts for step in part.logprobs or ()]
-    pairs = zip(steps, tokens, strict=True) if steps else ()
-    logprobs = [step[token].logprob for step, token in pairs]
-    text = "".join(part.text for part in parts)
-    return Completion(tokens, logprobs, parts[-1].finish_reason, text)

@@ -21,13 +21,19 @@ def stream(
     is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
     all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
     """
+    head, tied = policy.hf.get_output_embeddings().weight, None
     for name, parameter in policy.hf.named_parameters():
-        if parts is None or policy.family.part_of(name) in parts:
+        if parts is not None and policy.family.part_of(name) not in parts:
+            continue
+        if parameter is head and head is policy.hf.get_input_embeddings().weight:
+            tied = name
+        else:
             yield name, full_tensor(parameter.detach().to(dtype))
-    head = policy.hf.get_output_embeddings().weight
-    if head is policy.hf.get_input_embeddings().weight and (parts is None or "language" in parts):
+    if tied:
         # vLLM's CPU build keeps a packed copy of a tied LM head, which would stay as it was.
-        yield "lm_head.weight", full_tensor(head.detach().to(dtype))
+        whole = full_tensor(head.detach().to(dtype))
+        yield tied, whole
+        yield "lm_head.weight", whole
 
 
 def trainable_parts(policy: Policy) -> set[str]:

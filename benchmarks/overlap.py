@@ -1,11 +1,11 @@
 """Rewards while captions are still being written, against rewards after the last one.
 
-    python benchmarks/overlap.py process|server
+    python benchmarks/overlap.py process|server|elsewhere
 
 The demo's models on the demo's world, one rank with one thread; the steps take turns, with overlap
-and without. The reader is an engine in the same process, or vLLM's own server in another one, on
-the machine's other cores. Seconds are those from the prompts to the last reward: the rest
-of a step is the same on both sides.
+and without. The reader is an engine in the same process, or vLLM's own server in others, or a
+stand-in for one on another machine: a server that waits before it answers, and computes nothing.
+Seconds are those from the prompts to the last reward: the rest of a step is the same on both sides.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ from caprl_native.config import Config
 from caprl_native.config_io import parse_cli
 from caprl_native.policy.parallel import init_distributed
 from caprl_native.run import Run
+from tests.chat_server import Reply, serve
 from tests.train.world import make_world
 
 REPEATS = 5
 READER = ROOT / "demo_models" / "reader"
 MOST_AT_ONCE = 32  # captions, of 128: as in a real run, most wait for their turn
+# Questions of a caption, at an endpoint and in process: reading takes about as long as writing.
+DRAWS = {True: 1, False: 2}
+ANSWER_S = 0.2  # of the stand-in
+AT_ONCE = 16  # requests under way, at either endpoint
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def server() -> Iterator[str]:
     """The URL of vLLM's server with the demo's reader."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, str(ROOT / "benchmarks" / "reader_server.py")),
         *("--model", str(READER), "--served-model-name", "reader", "--dtype", "float32"),
         *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256"),
         *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"),
@@ -74,14 +79,18 @@ def server() -> Iterator[str]:
 
 
 def config_of(folder: Path, endpoint: str) -> Config:
-    reader = [f"--reward.reader.endpoint={endpoint}", "--reward.reader.model=reader"]
+    reader = [
+        *(f"--reward.reader.endpoint={endpoint}", "--reward.reader.model=reader"),
+        *("--reward.reader.path=", f"--reward.reader.concurrency={AT_ONCE}"),
+    ]
     argv = [
         *("--config", str(ROOT / "train_configs" / "demo.toml"), f"--run.dir={folder}/run"),
         f"--data.files=['{folder}/world/train.jsonl']",
         *("--data.eval_files=[]", "--eval.every=0", "--run.export=false"),
         f"--policy.path={ROOT}/demo_models/policy",
         f"--rollout.max_num_seqs={MOST_AT_ONCE}",
-        *([*reader, "--reward.reader.path="] if endpoint else [f"--reward.reader.path={READER}"]),
+        f"--reward.accuracy.draws={DRAWS[bool(endpoint)]}",
+        *(reader if endpoint else [f"--reward.reader.path={READER}"]),
     ]
     return parse_cli(Config, argv, "overlap").config
 
@@ -110,7 +119,8 @@ def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
                 seconds[overlap].append(taken)
                 times[overlap].append(run.log.take_times())
     run.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     on, off = seconds[True], seconds[False]
     return {
         "on_s": summary(on),
@@ -128,6 +138,9 @@ def main() -> None:
         make_world(folder / "world", images=96, videos=32)
         if where == "process":
             print(json.dumps(measure(folder)))
+        elif where == "elsewhere":
+            with serve(lambda _: Reply(after_s=ANSWER_S)) as stand_in:
+                print(json.dumps(measure(folder, stand_in.url)))
         else:
             with server() as url:
                 print(json.dumps(measure(folder, url)))

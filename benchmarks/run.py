@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from common import ROOT, SHAPES, N, in_own_process, machine
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,6 +37,10 @@ def peak(shape: str) -> Any:
     return in_own_process("step.py", shape, "--vocabulary", VOCABULARY, "--repeats", 1)
 
 
+def most_ranks() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+
+
 Part = Callable[[], Any]
 # A benchmark's parts: each makes one entry of its results.
 BENCHMARKS: dict[str, dict[str, Part]] = {
@@ -43,11 +50,15 @@ BENCHMARKS: dict[str, dict[str, Part]] = {
         "chunked_peak_bytes": partial(in_own_process, "logprobs.py", "tiles"),
         "full_peak_bytes": partial(in_own_process, "logprobs.py", "full"),
     },
-    "sync": {str(ranks): partial(sync, ranks) for ranks in (1, 2)},
-    "overlap": {w: partial(in_own_process, "overlap.py", w) for w in ("server", "process")},
+    "sync": {str(ranks): partial(sync, ranks) for ranks in (1, 2) if ranks <= most_ranks()},
+    "overlap": {
+        w: partial(in_own_process, "overlap.py", w) for w in ("process", "server", "elsewhere")
+    },
     "peak": {shape: partial(peak, shape) for shape in ("image", "video")},
     "step": {shape: partial(in_own_process, "step.py", shape) for shape in SHAPES},
 }
+if torch.cuda.is_available():
+    BENCHMARKS["scale"] = {s: partial(in_own_process, "scale.py", s) for s in ("image", "long")}
 
 
 def main() -> None:
@@ -63,19 +74,29 @@ def main() -> None:
     file = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', here['device'].lower()).strip('-')}.json"
     RESULTS.mkdir(exist_ok=True)
     found = json.loads(file.read_text()) if file.exists() else {}
+    failed: list[str] = []
     for entry in every:
         name, part = entry.split(".")
         if name not in names and entry not in names:
             continue
         print(f"{entry} ...", flush=True)
-        found.setdefault(name, {})[part] = BENCHMARKS[name][part]()
+        try:
+            result = BENCHMARKS[name][part]()
+        except RuntimeError as error:
+            failed.append(f"{entry}: {error}")
+            continue
+        found.setdefault(name, {})[part] = result
         found["machine"] = here
         found.setdefault("versions", {})[name] = here["versions"]
         file.write_text(json.dumps(found, indent=1) + "\n")
+    if "machine" not in found:
+        sys.exit("\n".join(["failed:", *failed]))
     results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
     head = README.read_text().split(MARK)[0]
     README.write_text(head + MARK + "\n\n" + "\n\n".join(map(report, results)) + "\n")
     print(report(found))
+    if failed:
+        sys.exit("\n".join(["failed:", *failed]))
 
 
 def report(found: dict[str, Any]) -> str:
@@ -108,17 +129,21 @@ def training(found: dict[str, Any]) -> str:
 
 
 def growth(found: dict[str, Any]) -> str:
-    rows = [["n", n, seconds(r)] for n, r in found["n"].items()]
-    rows += [["P", p, seconds(r)] for p, r in found["prompt"].items()]
+    names = {"n": "n", "prompt": "P"}
+    rows = [
+        [names[over], value, seconds(r)]
+        for over, found_there in found.items()
+        for value, r in found_there.items()
+    ]
     return "Growth of a training step of one prompt:\n\n" + table(["over", "value", "step"], rows)
 
 
 def logprobs(found: dict[str, Any]) -> str:
-    small, large = found["chunked_peak_bytes"], found["full_peak_bytes"]
+    names = {"chunked_peak_bytes": "in tiles", "full_peak_bytes": "from whole logits"}
+    sides = [f"{found[key] / 2**20:.0f} MiB {name}" for key, name in names.items() if key in found]
     return (
-        "Log-probs of 4,096 tokens over 151,936 entries, forward and backward: "
-        f"{small / 2**20:.0f} MiB in tiles, {large / 2**20:.0f} MiB from whole logits "
-        f"(1/{large / small:.1f})."
+        "Peak memory of log-probs of 4,096 tokens over 151,936 entries, forward and backward: "
+        f"{', '.join(sides)}."
     )
 
 
@@ -140,7 +165,7 @@ def synced(found: dict[str, Any]) -> str:
         "ranks",
         "model",
         "sync",
-        "of it casts",
+        "the trainer's part alone",
         "GB/s",
         "plain copy GB/s",
         "extra",
@@ -150,7 +175,11 @@ def synced(found: dict[str, Any]) -> str:
 
 
 def overlapped(found: dict[str, Any]) -> str:
-    names = {"server": "a server on other cores", "process": "in the same process"}
+    names = {
+        "process": "in the same process",
+        "server": "vLLM's server on this machine",
+        "elsewhere": "a server that only takes time",
+    }
     rows = [
         [
             names[where],
@@ -160,7 +189,10 @@ def overlapped(found: dict[str, Any]) -> str:
         for where, r in found.items()
     ]
     head = ["reader", "overlap", "none", "of it captions", "of it reading", "none / overlap"]
-    return "From prompts to rewards:\n\n" + table(head, rows)
+    return (
+        "From prompts to rewards, where reading is made to take about as long as writing:\n\n"
+        + table(head, rows)
+    )
 
 
 def stepped(found: dict[str, Any]) -> str:
@@ -202,6 +234,27 @@ def peaks(found: dict[str, Any]) -> str:
     )
 
 
+def scaled(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            tokens(r),
+            f"{r['rollout_tokens_per_s']:,.0f}",
+            f"{r['train_tokens_per_s']:,.0f}",
+            f"{r['train_flops_per_s'] / 1e12:.0f}",
+            f"{r['matmul_flops_per_s'] / 1e12:.0f}",
+            f"{r['train_peak_bytes'] / 2**30:.1f} GiB",
+            phases(r["phases"]),
+        ]
+        for name, r in found.items()
+    ]
+    head = [
+        *("shape", "tokens", "rollout tokens/s", "training tokens/s", "training TFLOP/s"),
+        *("a matrix product's TFLOP/s", "training peak above what is held", "phases"),
+    ]
+    return "Steps of a model of Qwen3-VL-2B's shape:\n\n" + table(head, rows)
+
+
 def tokens(r: dict[str, Any]) -> str:
     return f"{r['prompt']} + {N} x {r['response']}"
 
@@ -223,6 +276,7 @@ TABLES = {
     "sync": synced,
     "overlap": overlapped,
     "growth": growth,
+    "scale": scaled,
 }
 
 

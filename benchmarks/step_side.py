@@ -46,7 +46,7 @@ class Ours:
 
     mode = "caprl_native"
 
-    def __init__(self, path: str, shape: Shape) -> None:
+    def __init__(self, path: str, shape: Shape, checkpointing: bool = False) -> None:
         from transformers import GenerationConfig
 
         from caprl_native.config import AlgorithmConfig, PolicyConfig
@@ -72,7 +72,7 @@ class Ours:
         config = PolicyConfig(
             path=path,
             dtype=dtype,
-            activation_checkpointing=False,
+            activation_checkpointing=checkpointing,
             micro_batch_tokens=shape.at_once * group,
         )
         self.policy = load_policy(config, self.layout)

@@ -44,6 +44,7 @@ def copy_seconds(sizes: list[int]) -> float:
 
 def stream_seconds(policy: Policy) -> float:
     """Of the trainer's part: every tensor cast, gathered and dropped."""
+    dist.barrier()
     began = time.perf_counter()
     deque(stream(policy, torch.bfloat16), maxlen=0)
     _synchronize()

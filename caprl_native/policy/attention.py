@@ -94,7 +94,7 @@ class _SharedPrefix(torch.autograd.Function):
     """Softmax attention in parts, put together by the denominators of their softmaxes.
 
     With the whole's outputs and denominators, the backward pass of a part gives its share of the
-    gradients (as in ring attention, arXiv 2310.01889). No keys are copied, no mask exists.
+    gradients (as in ring attention, arXiv 2310.01889). No prompt's keys are copied, no mask exists.
     """
 
     @staticmethod
@@ -132,10 +132,8 @@ class _SharedPrefix(torch.autograd.Function):
             given = [t[place] for t, place in zip(inputs, at, strict=True)]
             found = _attend_backward(*(t[queries] for t in whole), *given, causal, scale)
             for grad, place, share in zip(grads, at, found, strict=True):
-                grad[place] += share
-        # Beyond a response's end the denominator is infinite: nothing there has a share.
-        tables = [_table(t, parts, torch.inf if t is whole[2] else 0.0) for t in (*whole, *inputs)]
-        found = _attend_backward(*tables, True, scale)
+                grad[place].add_(share)
+        found = _attend_backward(*(_table(t, parts) for t in (*whole, *inputs)), True, scale)
         for grad, share in zip(grads, found, strict=True):
             flat = grad.transpose(1, 2).flatten(0, 1)
             flat[parts.places] += share.transpose(1, 2).flatten(0, 1)[parts.slots]
@@ -150,11 +148,12 @@ def _rectangles(parts: Parts) -> Iterator[tuple[Index, Index, bool]]:
         yield (slice(row, row + 1), slice(None), slice(prompt, end)), keys, False
 
 
-def _table(values: Tensor, parts: Parts, beyond: float = 0.0) -> Tensor:
-    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`."""
+def _table(values: Tensor, parts: Parts) -> Tensor:
+    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`; zeros beyond the ends,
+    which take no share of a gradient."""
     flat = values.transpose(1, 2).flatten(0, 1)
     count, longest = parts.shape
-    table = flat.new_full((count * longest, *flat.shape[1:]), beyond)
+    table = flat.new_zeros(count * longest, *flat.shape[1:])
     table[parts.slots] = flat[parts.places]
     return table.unflatten(0, parts.shape).transpose(1, 2)
 

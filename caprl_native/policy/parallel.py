@@ -161,7 +161,10 @@ def _reshard_after_scoring(policy: nn.Module, *_: object) -> None:
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A sharded tensor whole, on every rank (a collective); others as they are."""
+    """A sharded tensor whole, on every rank (a collective); others as they are.
+
+    It may share the tensor's memory: to be read, not changed or kept.
+    """
     if not isinstance(value, DTensor):
         return value
     return value.to_local() if value.device_mesh.size() == 1 else value.full_tensor()

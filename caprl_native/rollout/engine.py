@@ -203,9 +203,11 @@ class Engine:
             del self._left[name]
         tokens = [token for part in parts for token in part.token_ids]
         logprobs = [value for part in parts if part.logprobs for value in part.logprobs.logprobs]
-        text = self._tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        if logprobs and [t for part in parts for t in part.logprobs.token_ids] != tokens:
+            raise RuntimeError(f"request {name}: vLLM gave log-probs of other tokens than sampled")
+        said = tokens[:-1] if parts[-1].finish_reason == "stop" else tokens
+        # A text that was cut off may end within a character.
+        text = self._tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd")
         completion = Completion(tokens, logprobs, parts[-1].finish_reason, text)
         return Finished(name, index, list(out.prompt_token_ids), completion)
 

@@ -68,6 +68,32 @@ def test_outputs_and_gradients_are_those_of_masked_attention(name, kv_heads):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_long_rows_are_attended_in_several_blocks(dtype, rtol):
+    """Longer than the kernels' blocks, two query heads to a key head, strides as transformers'."""
+    torch.manual_seed(0)
+    batch = batch_of([(600, [200, 3, 90]), (50, [300])])
+    rows, length = batch.segments.shape
+    exact = [torch.randn(rows, length, heads, 16, dtype=torch.float64) for heads in (4, 2, 2)]
+    real, scale = batch.segments >= 0, torch.randn(rows, length, 4, 16, dtype=torch.float64)
+
+    def run(dtype: torch.dtype) -> list[torch.Tensor]:
+        inputs = [t.to(dtype).requires_grad_() for t in exact]
+        given = (t.transpose(1, 2) for t in inputs)
+        out, _ = shared_prefix_attention(None, *given, None, prefixes=prepare(batch), scaling=0.3)
+        grads = torch.autograd.grad((out[real] * scale[real].to(dtype)).sum(), inputs)
+        return [t.double() for t in (out[real], *grads)]
+
+    inputs = [t.requires_grad_() for t in exact]
+    q, k, v = (t.transpose(1, 2).repeat_interleave(4 // t.shape[2], dim=1) for t in inputs)
+    scores = (q @ k.transpose(2, 3) * 0.3).masked_fill(~dense(batch), -torch.inf)
+    theirs = (scores.softmax(-1) @ v).transpose(1, 2)
+    wanted = [theirs, *torch.autograd.grad((theirs[real] * scale[real]).sum(), inputs)]
+    wanted[0] = theirs[real]
+    for a, b in zip(run(dtype), wanted, strict=True):
+        assert (a - b).norm() < rtol * b.norm()
+
+
 @pytest.mark.parametrize("kv_heads", [2, 4])
 @pytest.mark.parametrize("name", ROWS)
 def test_flex_attention_with_the_block_mask_gives_the_same(name, kv_heads):

@@ -21,7 +21,13 @@ from caprl_native.policy.packing import Row, collate
 from caprl_native.policy.parallel import freeze, init_distributed, load_policy
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
 from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
-from caprl_native.rollout.engine import Engine, EngineSettings, Generated, Sampling
+from caprl_native.rollout.engine import (
+    BIAS_OF_BANNED,
+    Engine,
+    EngineSettings,
+    Generated,
+    Sampling,
+)
 from caprl_native.rollout.self_check import WeightsDiffer, compare
 from caprl_native.rollout.weight_sync import sync, trainable_parts
 from tests.ranks import report
@@ -150,6 +156,20 @@ class Checks:
             "n counts on": first[0].completions[1].token_ids == second[0].completions[0].token_ids,
         }
 
+    def texts(self) -> Any:
+        """The texts of greedy completions of some lengths, and those by vLLM's own detokenizer."""
+        from vllm import SamplingParams
+
+        prompts, ours, theirs = [p.engine for p in self.prompts], [], []
+        bias = dict.fromkeys(self.policy.banned, BIAS_OF_BANNED)
+        for length in (1, 8, 24):
+            found = self.write(n=1, temperature=0.0, max_tokens=length)
+            ours += [out.completions[0].text for out in found]
+            params = SamplingParams(temperature=0.0, max_tokens=length, logit_bias=bias)
+            done = self.engine.llm.generate(prompts, params, use_tqdm=False)
+            theirs += [out.outputs[0].text for out in done]
+        return ours, theirs
+
     def vision(self) -> Any:
         """Only the vision tower changes: the same picture is seen with new eyes."""
         before = self.write()
@@ -256,8 +276,8 @@ def engine_logprobs(out: Generated) -> list[float]:
 
 
 ALL = [
-    "agreement", "temperatures", "truncation", "greedy", "pads", "seeds", "passes", "positions",
-    "vision", "frozen", "self_check", "mismatch",
+    "agreement", "temperatures", "truncation", "greedy", "pads", "seeds", "texts", "passes",
+    "positions", "vision", "frozen", "self_check", "mismatch",
 ]  # fmt: skip
 
 

@@ -59,6 +59,13 @@ def test_a_seed_decides_every_bit(found):
         assert all(rank["seeds"].values()), rank["seeds"]
 
 
+def test_texts_are_those_of_vllms_detokenizer(found):
+    """But for the space before the first word, which is the prompt's and not the caption's."""
+    for ours, theirs in (rank["texts"] for rank in found):
+        assert [text.strip() for text in ours] == [text.strip() for text in theirs]
+        assert len({text for text in ours}) > 3
+
+
 def test_positions_are_the_engines_own(found):
     assert all(rank["positions"] == [True] * 4 for rank in found)
 

@@ -69,9 +69,11 @@ def compare(name: str, vocabulary: int, repeats: int) -> dict[str, Any]:
         if ours.about["prompt"] != trl.about["prompt"]:
             raise RuntimeError(f"{name}: prompts differ: {ours.about} and {trl.about}")
         repeats = repeats or shape.repeats
-        for _ in tqdm(range(shape.warmup + repeats), desc=f"step, {name}"):
+        bar = tqdm(range(shape.warmup + repeats), desc=f"step, {name}")
+        for _ in bar:
             for side in sides:
                 side.step()
+            bar.set_postfix({s.name: f"{s.found[-1]['seconds']:.0f} s" for s in sides})
     kept = {side.name: side.found[-repeats:] for side in sides}
     ratios = [t["seconds"] / o["seconds"] for o, t in zip(kept["ours"], kept["trl"], strict=True)]
     found: dict[str, Any] = {

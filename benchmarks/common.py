@@ -43,7 +43,7 @@ class Shape:
     frames: int = 0
     size: tuple[int, int] = (0, 0)  # width, height
     repeats: int = 5
-    warmup: int = 1
+    warmup: int = 1  # unmeasured turns of a whole step against TRL
     at_once: int = 1  # prompts, with their responses, in a micro-batch of either side
 
 
@@ -94,16 +94,14 @@ def group_of(prompt: Prompt, response: int, n: int, seed: int, vocabulary: int) 
     return Group(Sample(str(seed), (), ()), prompt, rollouts)
 
 
-def alternated(
-    sides: dict[str, Callable[[], object]], repeats: int, warmup: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of every side in every repeat, the sides taking turns, after `warmup` unmeasured."""
+def alternated(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every side in every repeat, the sides taking turns, after one unmeasured."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for i in range(warmup + repeats):
+    for i in range(1 + repeats):
         for name, run in sides.items():
             began = time.perf_counter()
             run()
-            if i >= warmup:
+            if i:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 

@@ -31,6 +31,7 @@ from common import (
 from tqdm import tqdm
 
 from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.policy.balance import Costs
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.parallel import init_distributed, load_policy
 from caprl_native.policy.update import Updater
@@ -90,7 +91,6 @@ def compare(bench: Bench, name: str) -> dict[str, Any]:
             "unshared": lambda: bench.update(single, budget),
         },
         shape.repeats,
-        shape.warmup,
     )
     shared, unshared = seconds["shared"], seconds["unshared"]
     return {
@@ -104,9 +104,9 @@ def compare(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def growth(bench: Bench, over: str) -> dict[str, Any]:
-    """Seconds of a step of one prompt: over n at the long video's P, or over P at n = 8."""
+    """A step of one prompt, its seconds and arithmetic: over n at the long video's P, or over P."""
     sizes = {"n": (2, 4, 8, 16), "prompt": (4, 8, 16, 32, 64)}[over]  # a prompt's: frames
-    found = {}
+    costs, found = Costs.of(bench.policy), {}
     for size in tqdm(sizes, desc=f"growth over {over}"):
         n, frames = (size, 64) if over == "n" else (N, size)
         shape = dataclasses.replace(SHAPES["video"], frames=frames)
@@ -114,7 +114,8 @@ def growth(bench: Bench, over: str) -> dict[str, Any]:
         length = len(groups[0].prompt)
         budget = length + n * shape.response
         run = alternated({"s": lambda g=groups, b=budget: bench.update(g, b)}, shape.repeats)
-        found[str(n if over == "n" else length)] = summary(run["s"])
+        flops = 3 * sum(costs.group(g) for g in groups)  # backward: twice the forward pass
+        found[str(n if over == "n" else length)] = summary(run["s"]) | {"flops": flops}
     return found
 
 

@@ -170,7 +170,7 @@ class Engine:
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
             logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
-            detokenize=False,  # token by token, a good part of a small model's time
+            detokenize=False,  # vLLM would do it token by token; `_end` does it once
             output_kind=RequestOutputKind.DELTA,  # completions one by one, not n together
         )
         name = next(self._names)

@@ -21,19 +21,15 @@ def stream(
     is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
     all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
     """
-    head, tied = policy.hf.get_output_embeddings().weight, None
+    head, inputs = policy.hf.get_output_embeddings().weight, policy.hf.get_input_embeddings().weight
     for name, parameter in policy.hf.named_parameters():
-        if parts is not None and policy.family.part_of(name) not in parts:
-            continue
-        if parameter is head and head is policy.hf.get_input_embeddings().weight:
-            tied = name
-        else:
-            yield name, full_tensor(parameter.detach().to(dtype))
-    if tied:
-        # vLLM's CPU build keeps a packed copy of a tied LM head, which would stay as it was.
-        whole = full_tensor(head.detach().to(dtype))
-        yield tied, whole
-        yield "lm_head.weight", whole
+        if parts is None or policy.family.part_of(name) in parts:
+            whole = full_tensor(parameter.detach().to(dtype))
+            yield name, whole
+            if parameter is head is inputs:
+                # vLLM's CPU build packs a tied LM head apart, which would stay as it was.
+                yield "lm_head.weight", whole
+            del whole
 
 
 def trainable_parts(policy: Policy) -> set[str]:

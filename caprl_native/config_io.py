@@ -164,7 +164,9 @@ class CliArgs(Generic[T]):
     origins: Origins
 
 
-def parse_cli(schema: type[T], argv: Sequence[str], prog: str) -> CliArgs[T]:
+def parse_cli(
+    schema: type[T], argv: Sequence[str], prog: str, needs_file: bool = True
+) -> CliArgs[T]:
     """The command line of `prog`, without its name. Exits: 0 after --help, 2 on a ConfigError."""
     if "--help" in argv or "-h" in argv:
         if _speaks():
@@ -172,7 +174,7 @@ def parse_cli(schema: type[T], argv: Sequence[str], prog: str) -> CliArgs[T]:
         raise SystemExit(0)
     try:
         files, overrides, dry_run = _split(argv)
-        if not files:
+        if needs_file and not files:
             raise ConfigError(f"{COMMAND_LINE}: --config: expected a TOML file; see --help")
         config, origins = load_with_origins(schema, files, overrides)
         if schema in _CHECKS:

@@ -19,12 +19,19 @@ class Question:
 
 @dataclass(frozen=True)
 class MediaRef:
-    """An image or a video: a file (`path`) or the encoded file's bytes (`data`), never both."""
+    """An image or a video: a file (`path`) or the encoded file's bytes (`data`), never both.
+
+    Of a video, `start` and `end` (seconds) may choose a clip, and `path` may be a folder of images
+    (.jpg or .png, in natural order), which are its frames at `fps` per second.
+    """
 
     kind: Literal["image", "video"]
     path: str | None = None
     data: bytes | None = field(default=None, repr=False)
     label: str = ""  # of embedded files: where they came from
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None  # of folders only; a file has its own
 
     @property
     def name(self) -> str:

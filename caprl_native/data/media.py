@@ -1,4 +1,4 @@
-"""Media files -> pixels: images with Pillow, videos with decord.
+"""Media files -> pixels: images with Pillow, videos with decord; a folder of images is a video.
 
 Sizes are only capped here, aspect kept: the trainer's processor and the engine's both get these
 pixels and round them to their patches by the same rule, so the two cannot disagree.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import re
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +22,7 @@ from caprl_native.types import MediaRef, Sample
 
 MAX_ASPECT = 200  # the processors refuse more
 MAX_SOURCE_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb
+FRAME_FILES = (".jpg", ".jpeg", ".png")  # in a folder that stands for a video
 _CHUNK = 16  # full-size frames in memory at one time
 
 
@@ -46,6 +50,9 @@ class DecodedVideo:
 
     Keys: `fps` (of the file, not of the frames taken), `duration` (s), `total_num_frames` (of the
     file), `frames_indices` (those taken), `video_backend`, `do_sample_frames` (False).
+
+    A clip is described as a file of its own that holds nothing else: its first frame has index 0,
+    so that processors, and thus captions, count its time from 0.
     """
 
     frames: np.ndarray
@@ -53,7 +60,7 @@ class DecodedVideo:
 
     @property
     def timestamps(self) -> list[float]:
-        """Seconds from the start, of each frame."""
+        """Seconds from the start of the video, or of the clip, of each frame."""
         return [i / self.metadata["fps"] for i in self.metadata["frames_indices"]]
 
 
@@ -150,38 +157,114 @@ def sample_frames(total: int, fps: float, config: MediaConfig) -> list[int]:
     return np.linspace(0, total - 1, count).round().astype(int).tolist()
 
 
-def _read_video(medium: MediaRef, config: MediaConfig) -> DecodedVideo:
-    import decord  # here: it must be loaded in the loader's own process, and not for images
+class _Frames(Protocol):
+    """The frames of a video, by index."""
 
-    decord.logging.set_level(decord.logging.QUIET)
-    if medium.data is None:
-        with open(medium.path or "", "rb"):  # decord's own message does not say what is wrong
-            pass
-    source = medium.path if medium.data is None else io.BytesIO(medium.data)
-    reader = decord.VideoReader(source, num_threads=1)
-    total, fps = len(reader), float(reader.get_avg_fps())
-    if total < 1:
+    fps: float
+
+    def __len__(self) -> int: ...
+    def read(self, indices: list[int]) -> np.ndarray: ...  # uint8 [n, H, W, 3], RGB
+
+
+class _VideoFile:
+    """The frames of a video file, or of its bytes."""
+
+    def __init__(self, medium: MediaRef) -> None:
+        import decord  # here: it must be loaded in the loader's own process, and not for images
+
+        decord.logging.set_level(decord.logging.QUIET)
+        if medium.data is None:
+            with open(medium.path or "", "rb"):  # decord's own message does not say what is wrong
+                pass
+        source = medium.path if medium.data is None else io.BytesIO(medium.data)
+        self._reader = decord.VideoReader(source, num_threads=1)
+        self.fps = float(self._reader.get_avg_fps())
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        return self._reader.get_batch(indices).asnumpy()
+
+
+class _ImageFolder:
+    """The images of a folder as the frames of a video."""
+
+    def __init__(self, folder: str, fps: float | None) -> None:
+        if fps is None:
+            raise _Unusable("it is a folder, and its frames per second are not given")
+        files = [f for f in Path(folder).iterdir() if f.suffix.lower() in FRAME_FILES]
+        if not files:
+            raise _Unusable(f"the folder has no frames ({', '.join(FRAME_FILES)})")
+        self.fps = float(fps)
+        self._files = sorted(files, key=_natural)
+        self._shape: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, indices: list[int]) -> np.ndarray:
+        return np.stack([self._frame(self._files[i]) for i in indices])
+
+    def _frame(self, file: Path) -> np.ndarray:
+        with Image.open(file) as image:
+            _check_size(*image.size)
+            frame = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        self._shape = self._shape or frame.shape
+        if frame.shape != self._shape:
+            raise _Unusable(f"its frames differ in size, see {file.name}")
+        return frame
+
+
+def _natural(file: Path) -> list[str | int]:
+    """Sorts "2.jpg" before "10.jpg": every second piece of a name is a number."""
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", file.name))]
+
+
+def _read_video(medium: MediaRef, config: MediaConfig) -> DecodedVideo:
+    folder = medium.path if medium.path and os.path.isdir(medium.path) else None
+    frames: _Frames = _ImageFolder(folder, medium.fps) if folder else _VideoFile(medium)
+    fps = frames.fps
+    if len(frames) < 1:
         raise _Unusable("no frames")
     if not (math.isfinite(fps) and fps > 0):
         raise _Unusable(f"no usable frame rate ({fps})")
-    indices = sample_frames(total, fps, config)
+    first, count = _clip(medium, len(frames), fps)
+    indices = sample_frames(count, fps, config)
     metadata = {
         "fps": fps,
-        "duration": total / fps,
-        "total_num_frames": total,
+        "duration": count / fps,
+        "total_num_frames": count,
         "frames_indices": indices,
         "video_backend": "decord",
         "do_sample_frames": False,
     }
-    return DecodedVideo(_read_frames(reader, indices, config), metadata)
+    return DecodedVideo(_read_frames(frames, [first + i for i in indices], config), metadata)
 
 
-def _read_frames(reader: Any, indices: list[int], config: MediaConfig) -> np.ndarray:
+def _clip(medium: MediaRef, total: int, fps: float) -> tuple[int, int]:
+    """The clip's first frame and its number of frames; the whole video's where none is chosen.
+
+    An end after the video's is the video's: annotated times are rounded.
+    """
+    length = total / fps
+    start = medium.start or 0.0
+    end = length if medium.end is None else medium.end
+    if not 0 <= start < length:
+        raise _Unusable(f"the clip starts at {start:g} s, outside of the video's {length:.2f} s")
+    if not start < end:
+        raise _Unusable(f"the clip ends at {end:g} s, not after its start at {start:g} s")
+    first = min(round(start * fps), total - 1)
+    stop = min(max(round(end * fps), first + 1), total)
+    return first, stop - first
+
+
+def _read_frames(source: _Frames, indices: list[int], config: MediaConfig) -> np.ndarray:
     """uint8 `[T, H, W, 3]`; reduced as they come, so that few full-size frames exist at a time."""
     most = min(config.video_frame_pixels, config.video_total_pixels // len(indices))
     frames: np.ndarray | None = None
     for start in range(0, len(indices), _CHUNK):
-        chunk = reader.get_batch(indices[start : start + _CHUNK]).asnumpy()
+        chunk = source.read(indices[start : start + _CHUNK])
         height, width = chunk.shape[1:3]
         if frames is None:
             _check_size(width, height)

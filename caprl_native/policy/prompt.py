@@ -79,29 +79,34 @@ class PromptBuilder:
     media: MediaConfig
     max_tokens: int = 0  # 0: any length
 
-    def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
-        processor = _processor(self.path)
-        text = processor.apply_chat_template(
+    def for_engine(
+        self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
+    ) -> dict[str, Any]:
+        """The prompt in vLLM's form: the chat as a text, media decoded."""
+        text = _processor(self.path).apply_chat_template(
             list(sample.messages), tokenize=False, add_generation_prompt=True
         )
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
-        videos = [d for d in decoded if isinstance(d, DecodedVideo)]
+        videos = [(d.frames, d.metadata) for d in decoded if isinstance(d, DecodedVideo)]
         if images and videos:
             raise SampleSkipped("it has both images and videos; give a sample one kind")
-        inputs: dict[str, Any] = {"text": [text], "return_mm_token_type_ids": True}
+        media = {"image": images} if images else {"video": videos} if videos else {}
+        return {"prompt": text, **({"multi_modal_data": media} if media else {})}
+
+    def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
+        engine = self.for_engine(sample, decoded)
+        media = engine.get("multi_modal_data", {})
+        inputs: dict[str, Any] = {"text": [engine["prompt"]], "return_mm_token_type_ids": True}
         options = processor_kwargs(self.media)
-        media: dict[str, Any] = {}
-        if images:
+        if images := media.get("image"):
             inputs["images"] = images
-            media["image"] = images
-        if videos:
-            inputs["videos"] = [v.frames for v in videos]
-            metadata = [
-                {k: v for k, v in d.metadata.items() if k != "do_sample_frames"} for d in videos
+        if videos := media.get("video"):
+            inputs["videos"] = [frames for frames, _ in videos]
+            options["videos_kwargs"]["video_metadata"] = [
+                {k: v for k, v in metadata.items() if k != "do_sample_frames"}
+                for _, metadata in videos
             ]
-            options["videos_kwargs"]["video_metadata"] = metadata
-            media["video"] = [(v.frames, v.metadata) for v in videos]
-        out = processor(**inputs, **options, return_tensors="pt")
+        out = _processor(self.path)(**inputs, **options, return_tensors="pt")
         length = out["input_ids"].shape[1]
         if self.max_tokens and length > self.max_tokens:
             raise SampleSkipped(
@@ -116,7 +121,7 @@ class PromptBuilder:
             grid=out.get("image_grid_thw", out.get("video_grid_thw")),
             kind=sample.modality,
             seconds_per_grid=None if seconds is None else [float(s) for s in np.asarray(seconds)],
-            engine={"prompt": text, **({"multi_modal_data": media} if media else {})},
+            engine=engine,
         )
 
 

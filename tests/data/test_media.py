@@ -26,8 +26,9 @@ def image(path, config=ANY_SIZE) -> np.ndarray:
     return np.asarray(item.image)
 
 
-def video(path, config=ANY_SIZE) -> DecodedVideo:
-    ref = MediaRef("video", data=path) if isinstance(path, bytes) else MediaRef("video", str(path))
+def video(path, config=ANY_SIZE, **chosen) -> DecodedVideo:
+    source = {"data": path} if isinstance(path, bytes) else {"path": str(path)}
+    ref = MediaRef("video", **source, **chosen)
     (item,) = decode(Sample("s", (ref,), ()), config)
     assert isinstance(item, DecodedVideo) and item.frames.dtype == np.uint8
     assert item.frames.shape[0] == len(item.metadata["frames_indices"]) == len(item.timestamps)
@@ -235,3 +236,84 @@ def test_a_stream_with_its_index_in_front_is_whole(tmp_path):
     path = write_mp4(tmp_path / "v.mp4", 20)
     plain = video(path).frames
     assert (video(fast_start(path)).frames == plain).all()
+
+
+EVERY_FRAME = MediaConfig(video_fps=1000, video_max_frames=1000)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [
+        (0.5, 1.5, 5, 14),
+        (None, 1.0, 0, 9),
+        (1.0, None, 10, 19),
+        (0.0, 2.0, 0, 19),
+        (1.6, 99.0, 16, 19),
+        (0.52, 0.53, 5, 5),
+    ],
+)
+def test_a_clip_is_like_a_file_that_holds_nothing_else(tmp_path, start, end, first, last):
+    path = write_mp4(tmp_path / "v.mp4", 20, fps=10)
+    whole, clip = video(path, EVERY_FRAME), video(path, EVERY_FRAME, start=start, end=end)
+    count = last - first + 1
+    assert clip.metadata["total_num_frames"] == count
+    assert clip.metadata["duration"] == pytest.approx(count / 10)
+    assert clip.metadata["frames_indices"] == (list(range(count)) if count > 1 else [0, 0])
+    np.testing.assert_allclose(clip.timestamps, np.array(clip.metadata["frames_indices"]) / 10)
+    indices = [first + i for i in clip.metadata["frames_indices"]]
+    assert (clip.frames == whole.frames[indices]).all()
+    assert (video(path.read_bytes(), EVERY_FRAME, start=start, end=end).frames == clip.frames).all()
+
+
+def frame_folder(folder, count=12, suffix=".png"):
+    """The frames of `moving_square` under names that sort wrongly as texts."""
+    folder.mkdir()
+    for i, frame in enumerate(moving_square(count), 1):
+        Image.fromarray(frame).save(folder / f"{i}{suffix}")
+    (folder / "notes.txt").write_text("no frame")
+    return folder
+
+
+def test_a_folder_of_images_is_a_video(tmp_path):
+    folder = frame_folder(tmp_path / "clip")
+    whole = video(folder, EVERY_FRAME, fps=3)
+    assert (whole.frames == np.stack(moving_square(12))).all()
+    assert whole.metadata["fps"] == 3 and whole.metadata["duration"] == 4
+    clip = video(folder, EVERY_FRAME, fps=3, start=1, end=3)
+    assert (clip.frames == whole.frames[3:9]).all() and clip.timestamps[0] == 0
+
+
+def test_frames_of_a_folder_may_be_jpegs(tmp_path):
+    found = video(frame_folder(tmp_path / "clip", suffix=".jpg"), EVERY_FRAME, fps=3)
+    wanted = np.stack(moving_square(12)).astype(int)
+    errors = np.abs(found.frames.astype(int)[:, None] - wanted[None]).mean(axis=(2, 3, 4))
+    assert (errors.argmin(axis=1) == np.arange(12)).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        ({"start": 2.0}, "the clip starts at 2 s, outside of the video's 2.00 s"),
+        ({"start": -1.0}, "the clip starts at -1 s, outside"),
+        ({"start": 1.0, "end": 1.0}, "the clip ends at 1 s, not after its start at 1 s"),
+        ({"start": float("nan")}, "the clip starts at nan s, outside"),
+    ],
+)
+def test_a_clip_outside_of_the_video_is_named(tmp_path, chosen, reason):
+    path = write_mp4(tmp_path / "v.mp4", 20, fps=10)
+    with pytest.raises(MediaError, match=reason):
+        video(path, **chosen)
+
+
+def test_what_is_wrong_with_a_folder_is_named(tmp_path):
+    folder = frame_folder(tmp_path / "clip")
+    with pytest.raises(MediaError, match="frames per second are not given"):
+        video(folder)
+    with pytest.raises(MediaError, match="no usable frame rate"):
+        video(folder, fps=0)
+    write_png(folder / "7.png", (10, 10))
+    with pytest.raises(MediaError, match=r"differ in size, see 7\.png"):
+        video(folder, EVERY_FRAME, fps=3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MediaError, match="the folder has no frames"):
+        video(tmp_path / "empty", fps=3)

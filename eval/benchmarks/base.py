@@ -1,0 +1,256 @@
+"""What a benchmark is: how its files are read, its questions asked, and its answers scored.
+
+A benchmark of one's own is one file in this folder with a subclass of `Benchmark`; it is found by
+itself, and `[benchmarks.<name>]` in the config gives it its files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow.parquet
+
+from caprl_native.data.choices import LETTERS
+from caprl_native.data.formats import FieldError
+from caprl_native.data.records import DataError, JsonLines
+from caprl_native.rewards.prompts import ANSWER_PREFIX, CAPTION_OF, reader_messages
+from eval.items import CAPTION, Broken, Item, ToJudge, Verdict
+from eval.scoring.letters import choice_letter
+
+Rule = Literal["official", "caprl"]
+
+SYSTEM = (
+    "You answer questions about a picture or a video that you cannot see. All you know is its "
+    "caption."
+)
+SUBTITLES = "Subtitles:"
+BRIEFLY = "Answer from the caption alone, with the answer itself and nothing else."
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a benchmark's data are: `[benchmarks.<name>]` of the config."""
+
+    paths: tuple[Path, ...]
+    media_root: Path | None
+    subtitles: Path | None = None
+
+    def medium(self, file: Path, *names: str) -> str:
+        """The path of a medium that `file` names: of several names the first that exists.
+
+        Several are given where the authors' archives and common copies lie in other folders.
+        """
+        paths = [(self.media_root or file.parent) / name for name in names]
+        return str(next((path for path in paths if path.exists()), paths[0]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record of an annotation file, and where it stands ("file:line" or "file:key")."""
+
+    value: Any
+    source: str
+    file: Path
+
+    @property
+    def name(self) -> str:
+        """An id for a record that has none: the file's stem and the record's line or key."""
+        return f"{self.file.stem}:{self.source.removeprefix(f'{self.file}:')}"
+
+    def text(self, *names: str, default: str | None = None) -> str:
+        """The first of these fields that is there, as a text without surrounding blanks.
+
+        Raises `FieldError` where none is, or where it is neither a text nor a number.
+        """
+        for name in names:
+            value = self.value.get(name)
+            if value is None or (isinstance(value, float) and value != value):
+                continue
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise FieldError(name, f"expected a text, got {value!r:.60}")
+            if str(value).strip():
+                return str(value).strip()
+        if default is None:
+            raise FieldError(names[0], "missing or empty", f"give {' or '.join(names)}")
+        return default
+
+
+class Benchmark(ABC):
+    """One benchmark. The class's docstring gives its source format, its rule and its citation."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    modality: ClassVar[Literal["image", "video", "both"]]
+    metric: ClassVar[str] = "accuracy"
+    unit: ClassVar[str] = "%"  # "%": scores are shares; "points": they are as they are
+    full: ClassVar[float] = 1.0  # what a wholly right answer scores
+    rules: ClassVar[tuple[Rule, ...]] = ("official",)
+    judged_by_model: ClassVar[bool] = False  # whether some answers may need a judge
+    instruction: ClassVar[str] = BRIEFLY  # how an open question is to be answered
+
+    @abstractmethod
+    def item(self, row: Row, files: Files) -> Item | Sequence[Item]:
+        """The item, or items, of a row. Raises `FieldError` for a row that is none."""
+
+    def read(self, files: Files) -> Iterator[Item | Broken]:
+        """All items of the files, and their broken rows. Raises `DataError` for a broken file.
+
+        An id that an earlier item has already gets the record's place in the data.
+        """
+        seen: set[str] = set()
+        for path in files.paths:
+            for row in self.rows(path):
+                for found in [row] if isinstance(row, Broken) else self._parsed(row, files):
+                    yield found if isinstance(found, Broken) else _unique(found, row, seen)
+
+    def _parsed(self, row: Row, files: Files) -> Sequence[Item | Broken]:
+        try:
+            if not isinstance(row.value, dict):
+                raise FieldError("record", f"expected an object, got {row.value!r:.60}")
+            found = self.item(row, files)
+        except FieldError as error:
+            return [Broken(row.source, str(error))]
+        return [found] if isinstance(found, Item) else found
+
+    def rows(self, path: Path) -> Iterator[Row | Broken]:
+        """The records of one file; told apart by its name: JSON, JSONL, TSV, CSV or Parquet."""
+        return read_rows(path)
+
+    def chat(self, item: Item, caption: str) -> list[dict[str, Any]]:
+        """What the reader is asked about a caption."""
+        caption = caption.strip()
+        if item.subtitles:
+            caption += f"\n\n{SUBTITLES}\n{item.subtitles}"
+        if item.chat:
+            return [{**t, "content": t["content"].replace(CAPTION, caption)} for t in item.chat]
+        if item.choices:
+            return reader_messages(item.modality, caption, item.question, list(item.choices))
+        return open_question(item.modality, caption, item.question, self.instruction)
+
+    def prefix(self, item: Item) -> str:
+        """How the reader's turn is opened where its engine can go on with an opened turn."""
+        return ANSWER_PREFIX if item.choices and not item.chat else ""
+
+    @abstractmethod
+    def score(self, item: Item, output: str, rule: Rule) -> Verdict | ToJudge:
+        """What the reader's answer is worth by the benchmark's own rule, or by the reference's."""
+
+    def judged(self, item: Item, output: str, reply: str) -> Verdict | None:
+        """The verdict in a judge's reply; None if it has none."""
+        raise NotImplementedError(f"{self.name} has no judge")
+
+    def metrics(self, scored: Sequence[tuple[Item, Verdict | None]]) -> dict[str, float]:
+        """Further figures over all captions' verdicts (None: a judgement that failed).
+
+        They are shown as they are: in per cent where `unit` is "%".
+        """
+        return {}
+
+
+def _unique(item: Item, row: Row, seen: set[str]) -> Item:
+    """The item, its id extended by its place in the data until no earlier item has it."""
+    name = item.id
+    while name in seen:
+        name = f"{name}@{row.name}"
+    seen.add(name)
+    return item if name == item.id else replace(item, id=name)
+
+
+def open_question(
+    modality: Literal["image", "video"], caption: str, question: str, instruction: str
+) -> list[dict[str, Any]]:
+    """A chat about a question without choices."""
+    user = f"{CAPTION_OF[modality]}\n{caption}\n\nQuestion: {question}\n\n{instruction}"
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+
+
+def by_letter(item: Item, output: str) -> Verdict:
+    """1 for the gold letter, 0 for another one or none."""
+    said = choice_letter(output, dict(zip(LETTERS, item.choices, strict=False)))
+    return Verdict(float(said == item.answer), said)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> Iterator[Row | Broken]:
+    """The records of a file, each with its line, number or key. Raises `DataError`."""
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: cannot be read; valid: {', '.join(sorted(_READERS))}")
+    try:
+        yield from reader(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _json_lines(path: Path) -> Iterator[Row | Broken]:
+    lines = JsonLines(str(path))
+    for i in range(len(lines)):
+        source = f"{path}:{lines.number(i)}"
+        try:
+            yield Row(lines.read(i), source, path)
+        except FieldError as error:
+            yield Broken(source, str(error))
+
+
+def _json(path: Path) -> Iterator[Row | Broken]:
+    """A list of records, or an object with a record under each key (its source is the key)."""
+    try:
+        value = json.loads(path.read_text("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error.reason} at byte {error.start + 1}") from error
+    if not isinstance(value, list | dict):
+        raise DataError(f"{path}: expected a list or an object of records")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value, 1)
+    for key, record in pairs:
+        yield Row(record, f"{path}:{key}", path)
+
+
+def _table(separator: str) -> Callable[[Path], Iterator[Row | Broken]]:
+    def rows(path: Path) -> Iterator[Row | Broken]:
+        csv.field_size_limit(sys.maxsize)  # images are embedded in some
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, delimiter=separator)
+                width = len(reader.fieldnames or ())
+                for row in reader:
+                    source = f"{path}:{reader.line_num}"
+                    if None in row or None in row.values():
+                        yield Broken(source, f"the row has not {width} fields, as the header has")
+                    else:
+                        yield Row(row, source, path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8: {error.reason}") from error
+
+    return rows
+
+
+def _parquet(path: Path) -> Iterator[Row | Broken]:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: damaged Parquet file: {error}") from error
+    number = 0
+    for batch in file.iter_batches():
+        for record in batch.to_pylist():
+            number += 1
+            yield Row(record, f"{path}:{number}", path)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row | Broken]]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".tsv": _table("\t"),
+    ".csv": _table(","),
+    ".parquet": _parquet,
+}

@@ -1,0 +1,31 @@
+"""ChartQA."""
+
+from __future__ import annotations
+
+from eval.benchmarks.released import Released, golds_of
+from eval.items import Item, Verdict
+from eval.scoring.caprl_image import image_score
+from eval.scoring.math_answer import final_answer
+from eval.scoring.relaxed import relaxed_accuracy
+
+
+class ChartQA(Released):
+    """Questions about charts that people drew, with a short text or a number as answer.
+
+    Source: `lmm_eval_chartqa.json` of the released files. A field `type` (human or augmented), if
+    there is one, breaks scores down.
+    Rule: relaxed accuracy: a number within 5% of the gold, any other text equal but for case.
+    Citation: A. Masry, D. X. Long, J. Q. Tan, S. Joty, E. Hoque, "ChartQA: A Benchmark for Question
+    Answering about Charts with Visual and Logical Reasoning", Findings of ACL 2022.
+    """
+
+    name = "chartqa"
+    title = "ChartQA"
+    metric = "relaxed accuracy"
+    golds = "text"
+    group_fields = {"type": ("type",)}
+    reference_score = staticmethod(image_score)
+
+    def official(self, item: Item, output: str) -> Verdict:
+        said = final_answer(output)
+        return Verdict(float(relaxed_accuracy(said, golds_of(item))), said)

@@ -1,0 +1,70 @@
+"""ChartQAPro."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caprl_native.data.formats import FieldError
+from eval.benchmarks.base import Files, Row
+from eval.benchmarks.released import Released, golds_of
+from eval.items import Item, Verdict
+from eval.scoring.caprl_image import image_score
+from eval.scoring.chartqapro import chartqapro_score
+from eval.scoring.math_answer import final_answer
+
+TYPES = {
+    name.casefold(): name
+    for name in ("Factoid", "Conversational", "Fact Checking", "Multi Choice", "Hypothetical")
+}
+
+
+class ChartQAPro(Released):
+    """Questions about charts of many designs, dashboards and infographics.
+
+    Source: `lmm_eval_ChartQA_Pro.json` of the released files. The data set's own fields `Question
+    Type` and `Year`, or `question_type` and `year`, are used where they are there; without them a
+    question is a factoid whose answer has no year, so that years, too, may be 5% off.
+    Rule: the official script's: numbers within 5%, years exactly, other text by ANLS, lists
+    element by element.
+    Citation: A. Masry, M. S. Islam, M. Ahmed et al., "ChartQAPro: A More Diverse and Challenging
+    Benchmark for Chart Question Answering", Findings of ACL 2025.
+    """
+
+    name = "chartqapro"
+    title = "ChartQAPro"
+    metric = "relaxed accuracy"
+    golds = "text"
+    listed_golds = False  # a gold like "[3, 5]" is one answer of two elements
+    reference_score = staticmethod(image_score)
+
+    def item(self, row: Row, files: Files) -> Item:
+        item = super().item(row, files)
+        item.extra["years"] = _years(row.value.get("year", row.value.get("Year")))
+        return item
+
+    def groups(self, row: Row, letter: str | None) -> dict[str, str]:
+        return {"question type": _question_type(row)}
+
+    def official(self, item: Item, output: str) -> Verdict:
+        said = final_answer(output)
+        kind = item.groups["question type"]
+        score = chartqapro_score(said, golds_of(item), item.extra["years"], kind)
+        return Verdict(score, said)
+
+
+def _question_type(row: Row) -> str:
+    given = row.text("question_type", "Question Type", default="Factoid")
+    kind = TYPES.get(given.replace("_", " ").casefold())
+    if kind is None:
+        valid = ", ".join(TYPES.values())
+        raise FieldError("question_type", f"{given!r} is none", f"one of {valid}")
+    return kind
+
+
+def _years(value: Any) -> list[str]:
+    """Of each answer's element, "YES" where it is a year and must match exactly."""
+    flags = [str(flag).upper() for flag in (value if isinstance(value, list) else [value or "NO"])]
+    wrong = [flag for flag in flags if flag not in ("YES", "NO")]
+    if wrong or not flags:
+        raise FieldError("year", f"{value!r} is no flag", "give YES or NO for each answer")
+    return flags

@@ -1,0 +1,31 @@
+"""InfographicVQA."""
+
+from __future__ import annotations
+
+from eval.benchmarks.released import Released, golds_of
+from eval.items import Item, Verdict
+from eval.scoring.anls import anls
+from eval.scoring.caprl_image import image_score_anls
+from eval.scoring.math_answer import final_answer
+
+
+class InfoVQA(Released):
+    """Questions about infographics; several spellings of an answer may be right.
+
+    Source: `lmm_eval_infovqa.json` of the released files. A field `answer_type`, if there is one,
+    breaks scores down.
+    Rule: ANLS, the similarity to the nearest gold by edit distance, 0 from 0.5 down.
+    Citation: M. Mathew, V. Bagal, R. Tito, D. Karatzas, E. Valveny, C. V. Jawahar,
+    "InfographicVQA", WACV 2022.
+    """
+
+    name = "infovqa"
+    title = "InfographicVQA"
+    metric = "ANLS"
+    golds = "text"
+    group_fields = {"answer type": ("answer_type",)}
+    reference_score = staticmethod(image_score_anls)
+
+    def official(self, item: Item, output: str) -> Verdict:
+        said = final_answer(output)
+        return Verdict(anls(said, golds_of(item)), said)

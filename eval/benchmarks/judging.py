@@ -1,0 +1,41 @@
+"""What a judge is asked where no rule can compare an answer with the right one."""
+
+from __future__ import annotations
+
+import re
+
+from eval.items import ToJudge, Verdict
+from eval.scoring.words import answer_parts
+
+SAME = (
+    "You check answers to questions. You get a question, its right answer, and the answer of a "
+    "model. Look for what the model finally settles on, and compare it with the right answer. It "
+    "is the same if both mean one thing, whatever the wording, the notation, the case or the "
+    "format of a number. It is not the same if a value, a name or a part of the answer differs or "
+    "is missing, if several answers are offered, or if the model does not answer. Reply with 1 if "
+    "it is the same and with 0 if it is not, and with nothing else."
+)
+_DIGITS = re.compile(r"(?<![\d.,-])[01](?![\d,]|\.\d)")
+
+
+def same_answer(question: str, gold: str, output: str) -> Verdict | ToJudge:
+    """Whether an answer, thoughts left aside, means the right one; `yes_or_no` reads the reply."""
+    return compared(SAME, question, gold, output)
+
+
+def compared(instruction: str, question: str, gold: str, output: str) -> Verdict | ToJudge:
+    """Asks for a comparison of an answer, thoughts left aside, with the right one.
+
+    An empty answer gets 0 without a judge.
+    """
+    said = answer_parts(output)[-1].strip()
+    if not said:
+        return Verdict(0.0)
+    user = f"Question: {question}\n\nRight answer: {gold}\n\nThe model's answer: {said}"
+    return ToJudge([{"role": "system", "content": instruction}, {"role": "user", "content": user}])
+
+
+def yes_or_no(reply: str) -> Verdict | None:
+    """The verdict of a reply with a 1 or a 0; None where it has neither or both."""
+    digits = set(_DIGITS.findall(answer_parts(reply)[-1]))
+    return Verdict(float(digits.pop())) if len(digits) == 1 else None

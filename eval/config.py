@@ -1,0 +1,169 @@
+"""Every setting of an evaluation: one dataclass per TOML table, each field with its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from caprl_native.config import MediaConfig, opt
+from caprl_native.config_io import ConfigError, Origins
+from eval.benchmarks import benchmarks
+
+STAGES = ("caption", "answer", "judge", "report")
+
+
+@dataclass
+class RunConfig:
+    name: str = opt("prism", "Name of the run; the column it gets in comparisons.")
+    dir: str = opt("", "Where everything is kept; empty: outputs/prism/<name>.")
+    seed: int = opt(0, "Seed of captions and answers that are sampled.")
+    stage: Literal["all", "caption", "answer", "judge", "report"] = opt(
+        "all", "Run one stage alone, on what the others have left."
+    )
+    limit: int = opt(0, "Only the first items of each benchmark; 0: all.")
+    rule: Literal["official", "caprl"] = opt(
+        "official", "Scores by each benchmark's own rule, or by the reference's (\"caprl\")."
+    )
+    skip_judge: bool = opt(False, "Ask no judge; verdicts that need one are missing.")
+    keep_failed: bool = opt(False, "Leave failed captions and answers instead of trying again.")
+    replicas: int = opt(
+        1, "Copies of each in-process model, as Ray actors where there are several."
+    )
+    ray: str = opt("", "Address of a Ray cluster for them; empty: this machine.")
+    progress: bool = opt(True, "Show progress.")
+
+
+@dataclass
+class ModelConfig:
+    """A model: a directory that vLLM runs in process, or an OpenAI-compatible endpoint."""
+
+    path: str = opt("", "Hugging Face directory of the model, run in process.")
+    endpoint: str = opt("", "Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
+    model: str = opt("", "Model name at the endpoint.")
+    api_key_env: str = opt(
+        "", "Environment variable that holds the endpoint's key; empty: none is sent."
+    )
+    temperature: float = opt(0.0, "Sampling temperature; 0: greedy.")
+    top_p: float = opt(1.0, "Nucleus sampling.")
+    top_k: int = opt(0, "In process: sample among the k most likely tokens; 0: all.")
+    max_tokens: int = opt(1024, "Longest reply, in tokens.")
+    prefill: bool = opt(
+        True, 'The endpoint can go on with an opened turn ("The answer is"), as vLLM and SGLang do.'
+    )
+    concurrency: int = opt(64, "Requests in flight to the endpoint.")
+    timeout_s: float = opt(600.0, "Seconds after which a request to the endpoint has failed.")
+    retries: int = opt(3, "Further attempts of a request that failed, with growing pauses.")
+    dtype: Literal["bfloat16", "float32"] = opt("bfloat16", "Precision in process.")
+    max_model_len: int = opt(18000, "In process: prompt and reply together, in tokens.")
+    max_num_seqs: int = opt(256, "In process: replies written at one time.")
+    gpu_memory_utilization: float = opt(0.85, "In process: share of the GPU's memory.")
+    kv_cache_gib: float = opt(4.0, "In process: size of the KV cache on a CPU, GiB.")
+    enforce_eager: bool = opt(False, "In process: no CUDA graphs.")
+
+
+@dataclass
+class CaptionerConfig(ModelConfig):
+    n: int = opt(4, "Captions per image or video.")
+    temperature: float = opt(1.0, "Sampling temperature; 0: greedy.")
+    max_tokens: int = opt(2048, "Longest caption, in tokens.")
+    image_prompt: str = opt(
+        "", 'Empty: the record\'s own, or "Please describe this image in detail."'
+    )
+    video_prompt: str = opt("", "The same for videos.")
+    video_as: Literal["frames", "file"] = opt(
+        "frames", "What an endpoint gets of a video: our frames as images, or the file itself."
+    )
+    workers: int = opt(2, "Threads that decode media ahead.")
+
+
+@dataclass
+class BenchmarkConfig:
+    files: list[str] = opt([], "Annotation files; none: the benchmark is not run.")
+    media_root: str = opt("", "Folder that media paths start from; empty: the file's own.")
+    subtitles: str = opt("", "Folder of subtitles, for benchmarks that have any; empty: none.")
+
+
+@dataclass
+class ReportConfig:
+    compare: list[str] = opt([], "Folders of other runs, shown side by side.")
+    reference_layout: bool = opt(False, "Also write the reference's files and record layout.")
+    html: bool = opt(True, "Write report.html.")
+    confidence: float = opt(0.95, "Of the bootstrap intervals.")
+
+
+BenchmarksConfig: Any = dataclasses.make_dataclass(
+    "BenchmarksConfig",
+    [(name, BenchmarkConfig, field(default_factory=BenchmarkConfig)) for name in benchmarks()],
+)
+
+
+@dataclass
+class PrismConfig:
+    """The whole of an evaluation's settings."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    reader: ModelConfig = field(default_factory=ModelConfig)
+    judge: ModelConfig = field(default_factory=ModelConfig)
+    media: MediaConfig = field(default_factory=MediaConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+
+
+def chosen(config: PrismConfig) -> dict[str, BenchmarkConfig]:
+    """The benchmarks that have files, by name."""
+    found = {name: getattr(config.benchmarks, name) for name in benchmarks()}
+    return {name: b for name, b in found.items() if b.files}
+
+
+def stages(config: PrismConfig) -> tuple[str, ...]:
+    """The stages that this call runs, in order."""
+    asked = STAGES if config.run.stage == "all" else (config.run.stage,)
+    return tuple(s for s in asked if not (s == "judge" and config.run.skip_judge))
+
+
+def check(config: PrismConfig, origins: Origins) -> None:
+    """Raises ConfigError for settings that contradict each other or leave something open."""
+
+    def fail(key: str, problem: str) -> None:
+        raise ConfigError(f"{origins.of(key)}: {key}: {problem}")
+
+    if not chosen(config):
+        known = ", ".join(benchmarks())
+        fail("benchmarks", f"no benchmark has files; give [benchmarks.<name>] files: {known}")
+    for name in chosen(config):
+        if config.run.rule not in benchmarks()[name].rules:
+            fail("run.rule", f'{name} has no rule "{config.run.rule}"; it has the official one')
+        asks = benchmarks()[name].judged_by_model and config.run.rule == "official"
+        if asks and "judge" in stages(config) and not (config.judge.path or config.judge.endpoint):
+            fail("judge.path", f"{name} needs a judge: give judge.path or judge.endpoint, or leave "
+                 "its verdicts out with --skip-judge")  # fmt: skip
+    for least, keys in _LEAST.items():
+        for key in keys:
+            table, _, name = key.partition(".")
+            if getattr(getattr(config, table), name) < least:
+                fail(key, f"expected at least {least}")
+    if not 0 < config.report.confidence < 1:
+        fail("report.confidence", "expected a number between 0 and 1")
+    for stage in stages(config):
+        if stage in _MODEL_OF:
+            _check_model(_MODEL_OF[stage], getattr(config, _MODEL_OF[stage]), fail, stage)
+
+
+_LEAST = {
+    0: ("run.limit", "captioner.temperature", "reader.temperature", "judge.temperature"),
+    1: ("run.replicas", "captioner.n", "captioner.workers", "captioner.max_tokens",
+        "reader.max_tokens", "judge.max_tokens", "captioner.concurrency", "reader.concurrency",
+        "judge.concurrency"),
+}  # fmt: skip
+_MODEL_OF = {"caption": "captioner", "answer": "reader", "judge": "judge"}
+
+
+def _check_model(table: str, model: ModelConfig, fail: Any, stage: str) -> None:
+    if model.path and model.endpoint:
+        fail(f"{table}.endpoint", f"{table}.path is set, too; give one of them")
+    if model.endpoint and not model.model:
+        fail(f"{table}.model", f"{table}.endpoint needs the name of its model")
+    if not (model.path or model.endpoint) and stage != "judge":
+        fail(f"{table}.path", f"the stage {stage!r} needs {table}.path or {table}.endpoint")

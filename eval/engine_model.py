@@ -1,0 +1,152 @@
+"""A model directory in a vLLM engine of this process."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from caprl_native.config import MediaConfig
+from caprl_native.data.loader import SampleSkipped
+from caprl_native.data.media import MediaError
+from caprl_native.policy.families import family_of
+from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
+from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
+from caprl_native.rollout.self_check import MAX_MEDIA
+from caprl_native.types import Sample
+from eval.config import CaptionerConfig, ModelConfig
+from eval.models import Picture, Request, Result, decoded_media, failed
+from eval.store import Reply
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A request with its prompt in the engine's form, or the reason why it has none."""
+
+    request: Request
+    prompt: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    failure: str = ""
+
+
+class EngineModel:
+    """A model directory in a vLLM engine of this process."""
+
+    def __init__(self, config: ModelConfig, media: MediaConfig, seed: int) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        from caprl_native.policy.parallel import init_distributed
+
+        init_distributed(threads=int(os.environ.get("OMP_NUM_THREADS", 0)))  # Ray sets it
+        self.config, self.media = config, media
+        self.builder = PromptBuilder(config.path, media)
+        self.tokenizer = AutoTokenizer.from_pretrained(config.path)
+        self.workers, banned = 1, ()
+        if isinstance(config, CaptionerConfig):
+            family = family_of(config.path)
+            self.workers = config.workers
+            banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
+        self.sampling = Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            max_tokens=config.max_tokens,
+            banned=banned,
+            logprobs=False,
+        )
+        self.engine = Engine(
+            EngineSettings(
+                path=config.path,
+                dtype=config.dtype,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                kv_cache_gib=config.kv_cache_gib,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                enforce_eager=config.enforce_eager,
+                seed=seed,
+                mm_processor_kwargs=processor_kwargs(media) if banned else None,
+                media_per_prompt=MAX_MEDIA if banned else 0,
+            )
+        )
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        running: dict[str, _Ready] = {}
+        with ThreadPoolExecutor(self.workers, "prepare") as pool:
+            ready = _Ahead(pool, self._prepare, requests, 2 * self.workers)
+            while True:
+                while self.engine.unfinished < 2 * self.config.max_num_seqs:
+                    # While the engine has work, a slow file does not hold it up.
+                    prepared = ready.next(wait_for_it=not self.engine.unfinished)
+                    if prepared is None:
+                        break
+                    yield from self._submit(prepared, running)
+                if not self.engine.unfinished:
+                    return
+                for finished in self.engine.step():
+                    yield self._result(running, finished)
+
+    def _prepare(self, request: Request) -> _Ready:
+        if not request.media:
+            chat = self.tokenizer.apply_chat_template(
+                list(request.messages),
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+            )
+            ids = self.tokenizer(chat + request.prefix, add_special_tokens=False)["input_ids"]
+            return _Ready(request, {"prompt_token_ids": ids})
+        try:
+            decoded, pictures = decoded_media(request, self.media)
+            sample = Sample(request.name, request.media, request.messages)
+            return _Ready(request, self.builder.for_engine(sample, decoded), pictures)
+        except (MediaError, SampleSkipped) as error:
+            return _Ready(request, failure=f"media: {error}")
+
+    def _submit(self, ready: _Ready, running: dict[str, _Ready]) -> Iterator[Result]:
+        request = ready.request
+        if ready.failure:
+            yield from failed(request, ready.failure)
+            return
+        sampling = replace(self.sampling, n=len(request.keys))
+        try:
+            running[self.engine.submit(ready.prompt, sampling, request.seed)] = ready
+        except ValueError as error:  # vLLM's for a prompt that does not fit
+            yield from failed(request, f"prompt: {str(error).splitlines()[0][:300]}")
+
+    def _result(self, running: dict[str, _Ready], finished: Finished) -> Result:
+        ready, c = running[finished.request], finished.completion
+        reply = Reply(c.text.strip(), len(c.token_ids), c.finish_reason)
+        return Result(ready.request.keys[finished.index], reply, ready.pictures)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class _Ahead:
+    """What a function makes of each request, in order; with media, some ahead in threads."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        make: Callable[[Request], _Ready],
+        requests: Iterable[Request],
+        ahead: int,
+    ) -> None:
+        self._pool, self._make, self._requests, self._ahead = pool, make, iter(requests), ahead
+        self._waiting: deque[Future[_Ready]] = deque()
+
+    def next(self, wait_for_it: bool) -> _Ready | None:
+        """The next one; None at the end, and where it is not ready and need not be waited for."""
+        while len(self._waiting) < self._ahead:
+            request = next(self._requests, None)
+            if request is None:
+                break
+            if not (request.media or self._waiting):
+                return self._make(request)
+            self._waiting.append(self._pool.submit(self._make, request))
+        if not self._waiting or not (wait_for_it or self._waiting[0].done()):
+            return None
+        return self._waiting.popleft().result()

@@ -1,0 +1,249 @@
+"""The stages of an evaluation: caption, answer, judge, report.
+
+Each stage asks for what its store does not have yet, and writes down every reply when it comes;
+killed at any moment, the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from caprl_native.config_io import ConfigError
+from eval.config import ModelConfig, PrismConfig
+from eval.items import Item, ToJudge, Verdict
+from eval.models import Model, Picture, Request, Result, build_model
+from eval.plan import Answers, Captions, Judgements, Loaded, Unit, load_benchmarks
+from eval.replicas import ReplicatedModel
+from eval.store import Reply, Store
+
+Scored = Verdict | ToJudge | str  # str: why there is no verdict
+
+
+class Evaluation:
+    """One run: its items, what has been written about them, and where.
+
+    Raises ConfigError where another process works in the same folder.
+    """
+
+    def __init__(self, config: PrismConfig) -> None:
+        self.config = config
+        self.folder = Path(config.run.dir or f"outputs/prism/{config.run.name}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder / ".lock")
+        self.loaded: list[Loaded] = load_benchmarks(config)
+        self.captions = Store(self.folder / "captions.jsonl")
+        self.answers = Store(self.folder / "answers.jsonl")
+        self.judgements = Store(self.folder / "judgements.jsonl")
+        self.pictures = Pictures(self.folder / "pictures.jsonl")
+        self.to_caption = Captions(config)
+        self.to_answer = Answers(config)
+        self.to_judge = Judgements(config)
+        self._units: dict[tuple[str, str], Unit] = {}
+        self._asked: dict[tuple[str, str, int], Request] = {}
+        self._scores: dict[tuple[str, str, str], Scored] = {}
+
+    def items(self) -> Iterator[tuple[Loaded, Item]]:
+        """All items, benchmark by benchmark."""
+        for loaded in self.loaded:
+            for item in loaded.items:
+                yield loaded, item
+
+    def unit(self, loaded: Loaded, item: Item) -> Unit:
+        """What is captioned for an item."""
+        name = loaded.benchmark.name, item.id
+        if name not in self._units:
+            self._units[name] = self.to_caption.unit(item)
+        return self._units[name]
+
+    # --- stages -------------------------------------------------------------------------------
+
+    def caption(self) -> None:
+        """Captions every image and video once, however many questions are asked about it."""
+        n = self.config.captioner.n
+        units = {unit.key: unit for unit in (self.unit(*pair) for pair in self.items())}
+        requests, media_keys = [], {}
+        for unit in units.values():
+            keys = [unit.caption_key(i) for i in range(n)]
+            media_keys.update(dict.fromkeys(keys, unit.media_key))
+            missing = [i for i, key in enumerate(keys) if self._wanted(self.captions, key)]
+            requests += self.to_caption.requests(unit, missing)
+
+        def keep(result: Result) -> None:
+            self.captions.add(result.key, result.reply)
+            self.pictures.add(media_keys[result.key], result.pictures)
+
+        self._run("caption", self.config.captioner, requests, keep)
+
+    def answer(self) -> None:
+        """Asks the reader every question on every caption that there is."""
+        requests = {
+            request.keys[0]: request
+            for loaded, item in self.items()
+            for number in range(self.config.captioner.n)
+            if (request := self.answer_request(loaded, item, number))
+            and self._wanted(self.answers, request.keys[0])
+        }
+        self._run("answer", self.config.reader, requests.values(), self._keep_in(self.answers))
+
+    def judge(self) -> None:
+        """Asks the judge about the answers that no rule can decide."""
+        requests = {}
+        for loaded, item in self.items():
+            for number in range(self.config.captioner.n):
+                score = self.score(loaded, item, number)
+                if not isinstance(score, ToJudge):
+                    continue
+                request = self.to_judge.request(item, score.messages)
+                if self._wanted(self.judgements, request.keys[0]) or (
+                    not self.config.run.keep_failed and self.verdict(loaded, item, number) is None
+                ):
+                    requests[request.keys[0]] = request
+        self._run("judge", self.config.judge, requests.values(), self._keep_in(self.judgements))
+
+    def _keep_in(self, store: Store) -> Callable[[Result], None]:
+        return lambda result: store.add(result.key, result.reply)
+
+    def _wanted(self, store: Store, key: str) -> bool:
+        reply = store.get(key)
+        return reply is None or bool(reply.failure and not self.config.run.keep_failed)
+
+    def _run(
+        self,
+        stage: str,
+        config: ModelConfig,
+        requests: Iterable[Request],
+        keep: Callable[[Result], None],
+    ) -> None:
+        requests = list(requests)
+        if not requests:
+            return
+        run = self.config.run
+        total = sum(len(request.keys) for request in requests)
+        quiet = not sys.stderr.isatty()
+        with (
+            closing(self._model(config)) as model,
+            tqdm(
+                total=total,
+                desc=stage,
+                unit=stage,
+                disable=not run.progress,
+                mininterval=30 if quiet else 0.2,
+            ) as bar,
+        ):
+            for result in model.complete(requests):
+                keep(result)
+                bar.update()
+
+    def _model(self, config: ModelConfig) -> Model:
+        run = self.config.run
+        if config.path and (run.replicas > 1 or run.ray):
+            return ReplicatedModel(config, self.config.media, run)
+        return build_model(config, self.config.media, run.seed)
+
+    # --- what is known ------------------------------------------------------------------------
+
+    def caption_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
+        return self.captions.get(self.unit(loaded, item).caption_key(number))
+
+    def answer_request(self, loaded: Loaded, item: Item, number: int) -> Request | None:
+        """What the reader is asked about a caption; None where there is no caption."""
+        caption = self.caption_of(loaded, item, number)
+        if caption is None or caption.text is None:
+            return None
+        name = loaded.benchmark.name, item.id, number
+        if name not in self._asked:
+            asked = self.to_answer.request(loaded.benchmark, item, number, caption.text)
+            self._asked[name] = asked
+        return self._asked[name]
+
+    def answer_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
+        request = self.answer_request(loaded, item, number)
+        return self.answers.get(request.keys[0]) if request else None
+
+    def score(self, loaded: Loaded, item: Item, number: int) -> Scored | None:
+        """What the rule says of an answer; None where there is no answer."""
+        answer = self.answer_of(loaded, item, number)
+        if answer is None or answer.text is None:
+            return None
+        name = loaded.benchmark.name, item.id, answer.text
+        if name not in self._scores:
+            try:
+                found: Scored = loaded.benchmark.score(item, answer.text, self.config.run.rule)
+            except ValueError as error:  # a gold that the rule cannot use
+                found = f"rule: {error}"
+            self._scores[name] = found
+        return self._scores[name]
+
+    def judgement_of(self, item: Item, score: ToJudge) -> Reply | None:
+        return self.judgements.get(self.to_judge.request(item, score.messages).keys[0])
+
+    def verdict(self, loaded: Loaded, item: Item, number: int) -> Verdict | None:
+        """Of a rule or of a judge; None where there is none."""
+        score = self.score(loaded, item, number)
+        if isinstance(score, Verdict):
+            return score
+        if not isinstance(score, ToJudge):
+            return None
+        reply = self.judgement_of(item, score)
+        answer = self.answer_of(loaded, item, number)
+        if reply is None or reply.text is None or answer is None:
+            return None
+        return loaded.benchmark.judged(item, answer.text or "", reply.text)
+
+    def close(self) -> None:
+        for store in (self.captions, self.answers, self.judgements, self.pictures):
+            store.close()
+        self._lock.close()
+
+
+class Pictures:
+    """What the report shows of media, by their key; the first of a key stays."""
+
+    def __init__(self, path: Path) -> None:
+        self.found: dict[str, list[Picture]] = {}
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        for line in whole:
+            record = json.loads(line)
+            self.found[record["key"]] = [Picture(**p) for p in record["pictures"]]
+        self._file = path.open("ab")
+        self._file.truncate(sum(map(len, whole)))
+
+    def add(self, key: str, pictures: tuple[Picture, ...]) -> None:
+        if pictures and key not in self.found:
+            self.found[key] = list(pictures)
+            record = {"key": key, "pictures": [asdict(p) for p in pictures]}
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def closing(model: Model) -> Iterator[Model]:
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def _locked(path: Path) -> Any:
+    """The file, locked until this process ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"run.dir: another process works in {path.parent}; wait, or give another run.dir"
+        ) from error
+    return file

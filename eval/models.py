@@ -1,0 +1,94 @@
+"""Models that write captions, answer questions, and judge: vLLM in process, or an endpoint.
+
+`complete` takes requests as it has room for them and yields replies as they end, so that media
+are decoded a few requests ahead and never all at one time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from caprl_native.config import MediaConfig
+from caprl_native.data.media import DecodedImage, DecodedVideo, decode
+from caprl_native.types import MediaRef, Sample
+from eval.config import ModelConfig
+from eval.report.pictures import strip_times, thumbnail
+from eval.store import Reply
+
+Decoded = DecodedImage | DecodedVideo
+
+
+@dataclass(frozen=True)
+class Request:
+    """A chat, and how many replies it gets: reply i goes under `keys[i]`, drawn with `seed` + i.
+
+    With media, `messages` have the form of `Sample`'s; else each turn's content is a text.
+    """
+
+    keys: tuple[str, ...]
+    messages: tuple[dict[str, Any], ...]
+    seed: int
+    name: str = ""  # for messages about its media
+    media: tuple[MediaRef, ...] = ()
+    prefix: str = ""  # opens the model's turn; the reply goes on from there
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the report shows of a medium: a data URI; of a video also its length and frame times."""
+
+    uri: str
+    duration: float | None = None
+    times: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A reply, and what its media look like, once for each request."""
+
+    key: str
+    reply: Reply
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
+
+
+class Model(Protocol):
+    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """A result for every key of every request, in the order in which they end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def build_model(config: ModelConfig, media: MediaConfig, seed: int) -> Model:
+    """The model that the config asks for."""
+    if config.endpoint:
+        from eval.endpoint_model import EndpointModel
+
+        return EndpointModel(config, media)
+    from eval.engine_model import EngineModel  # here: it takes seconds to import
+
+    return EngineModel(config, media, seed)
+
+
+def failed(request: Request, reason: str) -> Iterator[Result]:
+    """The same failure under all keys of a request."""
+    return (Result(key, Reply(failure=reason)) for key in request.keys)
+
+
+def decoded_media(
+    request: Request, config: MediaConfig
+) -> tuple[list[Decoded], tuple[Picture, ...]]:
+    """The pixels of a request's media, and small pictures of them. Raises `MediaError`."""
+    sample = Sample(request.name, request.media, request.messages)
+    found = decode(sample, config)
+    return found, tuple(picture_of(d) for d in found)
+
+
+def picture_of(decoded: Decoded) -> Picture:
+    """A small picture, or a strip of frames."""
+    if isinstance(decoded, DecodedImage):
+        return Picture(thumbnail(decoded))
+    times = strip_times(decoded)
+    return Picture(thumbnail(decoded), decoded.metadata["duration"], tuple(times))

@@ -1,0 +1,187 @@
+"""What there is to do: which captions, answers and judgements an evaluation consists of, by key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from caprl_native.data.formats import DEFAULT_PROMPTS
+from caprl_native.data.records import DataError
+from caprl_native.rewards.prompts import PROMPT_VERSION
+from caprl_native.seeds import seed_of
+from caprl_native.types import MediaRef
+from eval.benchmarks import benchmarks
+from eval.benchmarks.base import Benchmark, Files
+from eval.config import BenchmarkConfig, ModelConfig, PrismConfig, chosen
+from eval.items import Broken, Item
+from eval.models import Request
+from eval.store import fingerprint, key_of
+
+_EDGE = 1 << 14  # bytes from each end of a media file, in its identity
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A benchmark with its items and the rows of its files that are none."""
+
+    benchmark: Benchmark
+    items: tuple[Item, ...]
+    broken: tuple[Broken, ...]
+
+
+def load_benchmarks(config: PrismConfig) -> list[Loaded]:
+    """The benchmarks that the config gives files for.
+
+    Raises `DataError` for files that cannot be read or have no items.
+    """
+    found = []
+    for name, given in chosen(config).items():
+        benchmark = benchmarks()[name]
+        rows = list(benchmark.read(_files(given)))
+        items = [row for row in rows if isinstance(row, Item)]
+        broken = tuple(row for row in rows if isinstance(row, Broken))
+        if not items:
+            first = f"; the first: {broken[0].source}: {broken[0].reason}" if broken else ""
+            raise DataError(f"benchmarks.{name}.files: no items{first}")
+        found.append(Loaded(benchmark, tuple(items[: config.run.limit or None]), broken))
+    return found
+
+
+def _files(given: BenchmarkConfig) -> Files:
+    return Files(
+        tuple(Path(name) for name in given.files),
+        Path(given.media_root) if given.media_root else None,
+        Path(given.subtitles) if given.subtitles else None,
+    )
+
+
+def media_identity(medium: MediaRef) -> list[Any]:
+    """What a medium is, wherever it lies: size and both ends of its file, and the part taken."""
+    part = [medium.kind, medium.start, medium.end, medium.fps]
+    if medium.data is not None:
+        return [*part, hashlib.blake2b(medium.data, digest_size=12).hexdigest()]
+    path = Path(medium.path or "")
+    if path.is_dir():
+        return [*part, [[f.name, f.stat().st_size] for f in sorted(path.iterdir())]]
+    if not path.is_file():
+        return [*part, str(path)]
+    size = path.stat().st_size
+    digest = hashlib.blake2b(digest_size=12)
+    with path.open("rb") as file:
+        digest.update(file.read(_EDGE))
+        file.seek(max(0, size - _EDGE))
+        digest.update(file.read(_EDGE))
+    return [*part, size, digest.hexdigest()]
+
+
+def model_identity(model: ModelConfig) -> list[Any]:
+    """What a model's replies depend on, beside prompt and seed."""
+    sampling = [model.temperature, model.top_p, model.max_tokens]
+    if model.endpoint:
+        return ["endpoint", model.endpoint, model.model, model.prefill, *sampling]
+    return ["engine", fingerprint(model.path), model.dtype, model.top_k, *sampling]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Media that are captioned once, whichever questions are asked about them.
+
+    `key` without the caption's number; `media_key` names what the report shows of them.
+    """
+
+    key: str
+    media_key: str
+    name: str
+    media: tuple[MediaRef, ...]
+    messages: tuple[dict[str, Any], ...]
+
+    def caption_key(self, number: int) -> str:
+        return f"{self.key}-{number}"
+
+
+class Captions:
+    """The captions that items need."""
+
+    def __init__(self, config: PrismConfig) -> None:
+        self.config = config
+        self._media = cache(media_identity)
+
+    @cached_property
+    def _settings(self) -> list[Any]:
+        model = self.config.captioner
+        shown = model.video_as if model.endpoint else ""
+        return [model_identity(model), asdict(self.config.media), shown, self.config.run.seed]
+
+    def unit(self, item: Item) -> Unit:
+        """What must be captioned for an item."""
+        messages = self._messages(item)
+        media = [self._media(m) for m in item.media]
+        return Unit(
+            key_of("caption", self._settings, messages, media),
+            key_of("media", media),
+            item.id,
+            item.media,
+            messages,
+        )
+
+    def _messages(self, item: Item) -> tuple[dict[str, Any], ...]:
+        model = self.config.captioner
+        given = model.video_prompt if item.modality == "video" else model.image_prompt
+        if item.prompt and not given:
+            return item.prompt
+        content = [{"type": m.kind} for m in item.media]
+        text = {"type": "text", "text": given or DEFAULT_PROMPTS[item.modality]}
+        return ({"role": "user", "content": [*content, text]},)
+
+    def requests(self, unit: Unit, missing: Sequence[int]) -> Iterator[Request]:
+        """Asks for the captions of these numbers, together where they follow each other."""
+        seed = seed_of("caption", unit.key)
+        runs: list[list[int]] = []
+        for number in missing:
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        for numbers in runs:
+            keys = tuple(unit.caption_key(i) for i in numbers)
+            yield Request(keys, unit.messages, seed + numbers[0], unit.name, unit.media)
+
+
+class Answers:
+    """What the reader is asked."""
+
+    def __init__(self, config: PrismConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def _settings(self) -> list[Any]:
+        return [model_identity(self.config.reader), PROMPT_VERSION]
+
+    def request(self, benchmark: Benchmark, item: Item, number: int, caption: str) -> Request:
+        """About caption `number` of an item; where replies are greedy, equal captions share one."""
+        messages, prefix = benchmark.chat(item, caption), benchmark.prefix(item)
+        seed = 0
+        if self.config.reader.temperature:
+            seed = seed_of("answer", self.config.run.seed, benchmark.name, item.id, number)
+        key = key_of("answer", self._settings, messages, prefix, seed)
+        return Request((key,), tuple(messages), seed, item.id, prefix=prefix)
+
+
+class Judgements:
+    """What the judge is asked."""
+
+    def __init__(self, config: PrismConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def _settings(self) -> list[Any]:
+        return model_identity(self.config.judge)
+
+    def request(self, item: Item, messages: Sequence[dict[str, Any]]) -> Request:
+        """Asked once for each answer of its own wording."""
+        key = key_of("judge", self._settings, list(messages))
+        return Request((key,), tuple(messages), self.config.run.seed, item.id)

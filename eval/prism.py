@@ -1,0 +1,185 @@
+"""Prism evaluation: a captioner is worth what a text model can answer from its captions alone.
+
+    python tools/eval_prism.py --config prism.toml [--table.key value ...]
+    python tools/eval_prism.py --benchmark chartqa --data-path chartqa.json --image-root /data \\
+        --captioner.path /models/captioner --reader.path /models/reader
+
+Exits with 0 when every item has all its captions, answers and judgements, with 3 when some are
+missing (they are counted, and tried again by the next run), with 2 on a config that cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.data.records import DataError
+from eval.config import PrismConfig, check, stages
+from eval.evaluation import Evaluation
+from eval.report.files import (
+    Record,
+    compared,
+    read_run,
+    table,
+    write_lines,
+    write_reference,
+    write_text,
+)
+from eval.results import records, summary
+
+INCOMPLETE, INTERRUPTED = 3, 130
+# Short forms of settings; those of the second table take no value.
+VALUES = {
+    "--stage": "run.stage",
+    "--limit": "run.limit",
+    "--rule": "run.rule",
+    "--tag": "run.name",
+    "--out": "run.dir",
+    "--replicas": "run.replicas",
+}
+SWITCHES = {
+    "--skip-judge": "run.skip_judge",
+    "--keep-failed": "run.keep_failed",
+    "--reference-layout": "report.reference_layout",
+}
+LISTS = {"--compare": "report.compare"}
+OF_BENCHMARK = {"--data-path": "files", "--image-root": "media_root", "--media-root": "media_root"}
+
+
+def long_form(argv: Sequence[str]) -> list[str]:
+    """The command line with its short forms spelled out as settings.
+
+    Raises ConfigError for `--data-path` or `--image-root` before any `--benchmark`.
+    """
+    found: list[str] = []
+    rest, benchmark = [part for word in argv for part in _parted(word)], ""
+    while rest:
+        word = rest.pop(0)
+        if word == "--benchmark":
+            benchmark = _following(word, rest, 1)[0]
+        elif word in VALUES:
+            found += [f"--{VALUES[word]}", *_following(word, rest, 1)]
+        elif word in SWITCHES:
+            found += [f"--{SWITCHES[word]}=true"]
+        elif word in LISTS:
+            found += [f"--{LISTS[word]}", json.dumps(_following(word, rest))]
+        elif word in OF_BENCHMARK:
+            if not benchmark:
+                raise ConfigError(f"command line: {word}: name its benchmark first: --benchmark X")
+            key, values = OF_BENCHMARK[word], _following(word, rest)
+            text = json.dumps(values if key == "files" else values[0])
+            found += [f"--benchmarks.{benchmark}.{key}", text]
+        else:
+            found.append(word)
+    return found
+
+
+def _parted(word: str) -> list[str]:
+    """`--limit=5` as two words; other words as they are."""
+    name, equals, value = word.partition("=")
+    short = {*VALUES, *LISTS, *OF_BENCHMARK, "--benchmark"}
+    return [name, value] if equals and name in short else [word]
+
+
+def _following(word: str, rest: list[str], most: int = sys.maxsize) -> list[str]:
+    values: list[str] = []
+    while rest and not rest[0].startswith("--") and len(values) < most:
+        values.append(rest.pop(0))
+    if not values:
+        raise ConfigError(f"command line: {word}: expected a value")
+    return values
+
+
+def report(evaluation: Evaluation) -> Record:
+    """Writes all result files, and returns the summary."""
+    config, folder = evaluation.config, evaluation.folder
+    found = list(records(evaluation))
+    ours = summary(evaluation, found)
+    write_lines(folder / "items.jsonl", found)
+    write_text(folder / "summary.json", json.dumps(ours, indent=1) + "\n")
+    runs = [ours]
+    for name in config.report.compare:
+        other, items = read_run(Path(name))
+        runs.append(compared(found, other, items, config.report.confidence))
+    write_text(folder / "table.md", table(runs))
+    if config.report.reference_layout:
+        write_reference(folder / "reference", found)
+    if config.report.html:
+        from eval.report.html import write_html
+
+        pictures = {
+            f"{key}-{i}": picture.uri
+            for key, of_unit in evaluation.pictures.found.items()
+            for i, picture in enumerate(of_unit)
+        }
+        shown = {m["picture"] for r in found for m in r["media"]}
+        pictures = {key: uri for key, uri in pictures.items() if key in shown}
+        write_html(folder / "report.html", runs, found, pictures)
+    print((folder / "table.md").read_text("utf-8"))
+    return ours
+
+
+def run(config: PrismConfig, resolved: str) -> int:
+    """All stages that the config asks for; returns the exit code.
+
+    Raises ConfigError, DataError.
+    """
+    evaluation = Evaluation(config)
+    try:
+        write_text(evaluation.folder / "config.toml", resolved)
+        for loaded in evaluation.loaded:
+            for broken in loaded.broken:
+                print(f"broken row: {broken.source}: {broken.reason}", file=sys.stderr)
+        for stage in stages(config):
+            if stage == "report":
+                report(evaluation)
+            else:
+                getattr(evaluation, stage)()
+        return _exit_code(evaluation)
+    except KeyboardInterrupt:
+        text = f"interrupted; what was written is in {evaluation.folder}, run again to go on"
+        print(text, file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        evaluation.close()
+
+
+def _exit_code(evaluation: Evaluation) -> int:
+    """0, or 3 with the number of what is missing up to the last stage that ran."""
+    found = summary(evaluation, list(records(evaluation)))["benchmarks"]
+    last = stages(evaluation.config)[-1]
+    counted = ["rows", "media", "captions"]
+    counted += ["answers"] if last != "caption" else []
+    counted += ["judgements"] if last not in ("caption", "answer") else []
+    missing = {k: sum(part["missing"][k] for part in found.values()) for k in counted}
+    if not any(missing.values()):
+        return 0
+    listed = ", ".join(f"{count} {what}" for what, count in missing.items() if count)
+    print(f"incomplete: missing {listed}; run again to try them again", file=sys.stderr)
+    return INCOMPLETE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    try:
+        words = long_form(sys.argv[1:] if argv is None else argv)
+        args = parse_cli(PrismConfig, words, "tools/eval_prism.py", needs_file=False)
+        check(args.config, args.origins)
+        resolved = dump(args.config, args.origins)
+        if args.dry_run:
+            print(resolved)
+            return 0
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        return run(args.config, resolved)
+    except ConfigError as error:
+        exit_with_error(error)
+    except DataError as error:
+        exit_with_error(ConfigError(str(error)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

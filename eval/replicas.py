@@ -1,0 +1,97 @@
+"""Several copies of a model as Ray actors, on this machine or on a cluster.
+
+The actors take requests from one queue as they have room, and each reply is drawn with a seed of
+its own: which copy writes it makes no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from caprl_native.config import MediaConfig
+from eval.config import ModelConfig, RunConfig
+from eval.models import Request, Result, build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+TAKEN = 16  # requests that an actor takes from the queue at a time
+# Every actor is a process group of its own, whatever started this process.
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+
+class _Queue:
+    """The requests that no actor has taken yet."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        self._left = iter(requests)
+
+    def take(self) -> list[Request]:
+        return list(islice(self._left, TAKEN))
+
+
+class _Worker:
+    """One copy of the model."""
+
+    def __init__(self, config: ModelConfig, media: MediaConfig, seed: int) -> None:
+        self.model = build_model(config, media, seed)
+
+    def complete(self, queue: Any) -> Iterator[Result]:
+        yield from self.model.complete(_taken(queue))
+
+    def close(self) -> None:
+        self.model.close()
+
+
+def _taken(queue: Any) -> Iterator[Request]:
+    """Requests of the queue until it is empty."""
+    import ray
+
+    while requests := ray.get(queue.take.remote()):
+        yield from requests
+
+
+class ReplicatedModel:
+    """`run.replicas` copies of an in-process model."""
+
+    def __init__(self, config: ModelConfig, media: MediaConfig, run: RunConfig) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(
+                address=run.ray or "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), **ALONE}},
+            )
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        cpus = 1 if gpus else ray.cluster_resources()["CPU"] // run.replicas or 1
+        worker = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
+        self.workers = [worker.remote(config, media, run.seed) for _ in range(run.replicas)]
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        import ray
+
+        queue = ray.remote(num_cpus=0)(_Queue).remote(list(requests))
+        streams = [
+            worker.complete.options(num_returns="streaming").remote(queue)
+            for worker in self.workers
+        ]
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1)
+            for stream in ready:
+                try:
+                    yield ray.get(next(stream))
+                except StopIteration:
+                    streams.remove(stream)
+
+    def close(self) -> None:
+        import ray
+
+        ray.get([worker.close.remote() for worker in self.workers])
+        for worker in self.workers:
+            ray.kill(worker)
+        self.workers = []

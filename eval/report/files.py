@@ -1,0 +1,153 @@
+"""What a run leaves: items.jsonl, summary.json, table.md, report.html, the reference's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from caprl_native.config_io import ConfigError
+from eval.scoring.stats import paired_interval
+
+Record = dict[str, Any]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def write_lines(path: Path, found: Iterable[Record]) -> None:
+    """A JSON line for each record, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record in found:
+            file.write(json.dumps(record) + "\n")
+    os.replace(temporary, path)
+
+
+def read_run(folder: Path) -> tuple[Record, list[Record]]:
+    """Summary and items of another run. Raises ConfigError where there are none."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        with (folder / "items.jsonl").open(encoding="utf-8") as file:
+            return summary, [json.loads(line) for line in file]
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"report.compare: {folder}: expected the folder of a finished run: {error}"
+        ) from error
+
+
+def compared(
+    ours: Sequence[Record], summary: Record, theirs: Sequence[Record], confidence: float
+) -> Record:
+    """The other run's summary, with the mean difference (theirs - ours) over items in both."""
+    mine = {(r["benchmark"], r["id"]): r for r in ours if r["mean"] is not None}
+    found = {**summary, "benchmarks": {k: dict(v) for k, v in summary["benchmarks"].items()}}
+    for name, part in found["benchmarks"].items():
+        pairs = [
+            (mine[key], r)
+            for r in theirs
+            if r["mean"] is not None
+            and (key := (r["benchmark"], r["id"])) in mine
+            and r["benchmark"] == name
+        ]
+        if not pairs:
+            continue
+        factor = 100.0 if part["unit"] == "%" else 1.0
+        a = [r["mean"] * factor for r, _ in pairs]
+        b = [r["mean"] * factor for _, r in pairs]
+        clusters = [tuple(m["path"] for m in r["media"]) for r, _ in pairs]
+        part["difference"] = statistics.fmean(b) - statistics.fmean(a)
+        part["difference_ci"] = list(paired_interval(b, a, confidence, clusters=clusters))
+        part["items_in_both"] = len(pairs)
+    return found
+
+
+def table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """A row per benchmark, the runs side by side; the first is the run itself."""
+    names = list(dict.fromkeys(name for s in summaries for name in s["benchmarks"]))
+    head = ["benchmark", "metric"]
+    for s in summaries:
+        head += [s["run"], "best of n", "items", "missing", "tokens"]
+        head += ["difference"] if s is not summaries[0] else []
+    rows = []
+    for name in names:
+        about = next(s["benchmarks"][name] for s in summaries if name in s["benchmarks"])
+        cells = [about["title"], f"{about['metric']}{' (%)' if about['unit'] == '%' else ''}"]
+        for s in summaries:
+            part = s["benchmarks"].get(name)
+            cells += _cells(part) if part else ["-"] * 5
+            if s is not summaries[0]:
+                cells.append(_interval(part or {}, "difference", signed=True))
+        rows.append(cells)
+    lines = [head, ["---"] * len(head), *rows]
+    notes = [
+        f"{s['run']}: captions by {s['captioner']}, read by {s['reader']}, rule {s['rule']}"
+        + ("" if s["complete"] else "; incomplete: means are over what is there")
+        for s in summaries
+    ]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+
+
+def _cells(part: Mapping[str, Any]) -> list[str]:
+    missing = {k: v for k, v in part["missing"].items() if v}
+    tokens = part["caption_tokens"]
+    return [
+        _interval(part, "mean"),
+        _interval(part, "best"),
+        str(part["items"]),
+        ", ".join(f"{v} {k}" for k, v in missing.items()) or "0",
+        "-" if tokens is None else f"{tokens:.0f}",
+    ]
+
+
+def _interval(part: Mapping[str, Any], name: str, signed: bool = False) -> str:
+    if part.get(name) is None:
+        return "-"
+    form = "+.1f" if signed else ".1f"
+    low, high = part[f"{name}_ci"]
+    return f"{part[name]:{form}} ({low:{form}} to {high:{form}})"
+
+
+def write_reference(folder: Path, found: Sequence[Record]) -> None:
+    """The reference's two files per benchmark, Prism_<name>_step_{details,eval}_0_final.json.
+
+    Details hold a list per item: the sample, the rewards, the answers understood, the answers'
+    lengths, the captions followed by the answers. Captions without a verdict are left out.
+    """
+    folder.mkdir(exist_ok=True)
+    for name in dict.fromkeys(r["benchmark"] for r in found):
+        rows = [r for r in found if r["benchmark"] == name and r["mean"] is not None]
+        details = [_reference_row(r) for r in rows]
+        best = statistics.fmean(r["best"] for r in rows) if rows else 0.0
+        mean = statistics.fmean(r["mean"] for r in rows) if rows else 0.0
+        write_text(
+            folder / f"Prism_{name}_step_details_0_final.json", json.dumps(details, indent=4)
+        )
+        write_text(
+            folder / f"Prism_{name}_step_eval_0_final.json",
+            json.dumps([f"BoN: {best} Mean: {mean}"]),
+        )
+
+
+def _reference_row(record: Record) -> list[Any]:
+    kept = [c for c in record["captions"] if c["verdict"]]
+    sample = {
+        "image": [m["path"] for m in record["media"]],
+        "prompt": record["question"],
+        "answer": record["answer"],
+    }
+    return [
+        sample,
+        [c["verdict"]["score"] for c in kept],
+        [c["verdict"]["said"] or "" for c in kept],
+        [c["answer"]["tokens"] for c in kept],
+        [c["text"] for c in kept] + [c["answer"]["text"] for c in kept],
+    ]

@@ -1,0 +1,212 @@
+"""From replies to results: a record per item, and a summary per benchmark."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eval.config import PrismConfig
+from eval.evaluation import Evaluation
+from eval.items import Item, ToJudge, Verdict
+from eval.plan import Loaded
+from eval.scoring.stats import bootstrap_interval
+
+MEDIA = "media: "  # opens the reason where a caption is missing for its media's sake
+Record = dict[str, Any]
+
+
+def records(evaluation: Evaluation) -> Iterator[Record]:
+    """A record for every item, in the order of the files."""
+    for loaded, item in evaluation.items():
+        yield record_of(evaluation, loaded, item)
+
+
+def record_of(evaluation: Evaluation, loaded: Loaded, item: Item) -> Record:
+    """All that is known about an item; what is missing is null, with the reason beside it."""
+    numbers = range(evaluation.config.captioner.n)
+    captions = [_caption(evaluation, loaded, item, number) for number in numbers]
+    scores = [c["verdict"]["score"] for c in captions if c["verdict"]]
+    unit = evaluation.unit(loaded, item)
+    pictures = evaluation.pictures.found.get(unit.media_key, [])
+    media = []
+    for i, medium in enumerate(item.media):
+        picture = pictures[i] if i < len(pictures) else None
+        media.append(
+            {
+                "kind": medium.kind,
+                "path": medium.name,
+                "picture": f"{unit.media_key}-{i}" if picture else None,
+                "duration": picture.duration if picture else None,
+                "times": list(picture.times) if picture else [],
+            }
+        )
+    return {
+        "id": item.id,
+        "benchmark": loaded.benchmark.name,
+        "media": media,
+        "question": item.question,
+        "choices": list(item.choices),
+        "answer": item.answer,
+        "groups": item.groups,
+        "captions": captions,
+        "mean": statistics.fmean(scores) if scores else None,
+        "best": max(scores) if scores else None,
+        "source": item.source,
+    }
+
+
+def _caption(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) -> Record:
+    caption = evaluation.caption_of(loaded, item, number)
+    found: Record = {
+        "text": caption.text if caption else None,
+        "tokens": caption.tokens if caption else None,
+        "finish": caption.finish if caption else None,
+        "missing": _why(caption),
+        "answer": {"text": None, "tokens": None, "missing": "no caption"},
+        "verdict": None,
+        "judge": None,
+    }
+    if found["missing"]:
+        return found
+    answer = evaluation.answer_of(loaded, item, number)
+    found["answer"] = {
+        "text": answer.text if answer else None,
+        "tokens": answer.tokens if answer else None,
+        "missing": _why(answer),
+    }
+    if found["answer"]["missing"]:
+        return found
+    score = evaluation.score(loaded, item, number)
+    verdict = evaluation.verdict(loaded, item, number)
+    if isinstance(score, ToJudge):
+        reply = evaluation.judgement_of(item, score)
+        missing = _why(reply) or (None if verdict else "the judge's reply has no verdict")
+        found["judge"] = {"text": reply.text if reply else None, "missing": missing}
+    elif isinstance(score, str):
+        found["judge"] = {"text": None, "missing": score}
+    if verdict:
+        found["verdict"] = {"score": verdict.score, "said": verdict.said, "detail": verdict.detail}
+    return found
+
+
+def _why(reply: Any) -> str | None:
+    """Why there is no reply; None where there is one."""
+    if reply is None:
+        return "not run"
+    return reply.failure if reply.text is None else None
+
+
+# --- summary ----------------------------------------------------------------------------------
+
+
+def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
+    """The run's figures; scores in per cent unless the benchmark counts points."""
+    config = evaluation.config
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for record in found:
+        by_name[record["benchmark"]].append(record)
+    parts = {
+        loaded.benchmark.name: _benchmark(evaluation, loaded, by_name[loaded.benchmark.name])
+        for loaded in evaluation.loaded
+    }
+    return {
+        "run": config.run.name,
+        "captioner": config.captioner.path or config.captioner.model,
+        "reader": config.reader.path or config.reader.model,
+        "judge": config.judge.path or config.judge.model,
+        "rule": config.run.rule,
+        "complete": all(not any(part["missing"].values()) for part in parts.values()),
+        "benchmarks": parts,
+    }
+
+
+def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) -> Record:
+    config, benchmark = evaluation.config, loaded.benchmark
+    factor = 100.0 if benchmark.unit == "%" else 1.0
+    scored = [r for r in found if r["mean"] is not None]
+    captions = [c for r in _first_of_each_media(found) for c in r["captions"] if not c["missing"]]
+    tokens = [c["tokens"] for c in captions if c["tokens"] is not None]
+    kinds = sorted({kind for r in found for kind in r["groups"]})
+    return {
+        "title": benchmark.title,
+        "modality": benchmark.modality,
+        "metric": benchmark.metric,
+        "unit": benchmark.unit,
+        "full": benchmark.full,
+        "items": len(found),
+        "scored": len(scored),
+        "missing": _missing(found, len(loaded.broken)),
+        **_figure("mean", scored, factor, config),
+        **_figure("best", scored, factor, config),
+        "n": config.captioner.n,
+        "caption_tokens": statistics.fmean(tokens) if tokens else None,
+        "caption_characters": (
+            statistics.fmean(len(c["text"]) for c in captions) if captions else None
+        ),
+        "metrics": _metrics(evaluation, loaded),
+        "groups": {
+            kind: {
+                value: {"items": len(part), **_figure("mean", _scored(part), factor, config)}
+                for value, part in _by_group(found, kind).items()
+            }
+            for kind in kinds
+        },
+        "broken": [{"source": b.source, "reason": b.reason} for b in loaded.broken],
+    }
+
+
+def _figure(name: str, scored: Sequence[Record], factor: float, config: PrismConfig) -> Record:
+    """The mean over items, and its interval; items on the same media are drawn together."""
+    if not scored:
+        return {name: None, f"{name}_ci": None}
+    values = [r[name] * factor for r in scored]
+    clusters = [_media_of(r) for r in scored]
+    interval = bootstrap_interval(values, config.report.confidence, clusters=clusters)
+    return {name: statistics.fmean(values), f"{name}_ci": list(interval)}
+
+
+def _media_of(record: Record) -> tuple[str, ...]:
+    return tuple(m["path"] for m in record["media"])
+
+
+def _first_of_each_media(found: Sequence[Record]) -> list[Record]:
+    return list({_media_of(r): r for r in reversed(found)}.values())
+
+
+def _scored(found: Sequence[Record]) -> list[Record]:
+    return [r for r in found if r["mean"] is not None]
+
+
+def _by_group(found: Sequence[Record], kind: str) -> dict[str, list[Record]]:
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in found:
+        if kind in record["groups"]:
+            parts[record["groups"][kind]].append(record)
+    return dict(sorted(parts.items()))
+
+
+def _missing(found: Sequence[Record], broken: int) -> dict[str, int]:
+    """How many items' media, and how many captions, answers and judgements there are not."""
+    captions = [c for r in found for c in r["captions"]]
+    unusable = [
+        r for r in found if any((c["missing"] or "").startswith(MEDIA) for c in r["captions"])
+    ]
+    return {
+        "rows": broken,
+        "media": len(unusable),
+        "captions": sum(bool(c["missing"]) for c in captions),
+        "answers": sum(bool(not c["missing"] and c["answer"]["missing"]) for c in captions),
+        "judgements": sum(bool(c["judge"] and c["judge"]["missing"]) for c in captions),
+    }
+
+
+def _metrics(evaluation: Evaluation, loaded: Loaded) -> dict[str, float]:
+    pairs: list[tuple[Item, Verdict | None]] = [
+        (item, evaluation.verdict(loaded, item, number))
+        for item in loaded.items
+        for number in range(evaluation.config.captioner.n)
+        if evaluation.score(loaded, item, number) is not None
+    ]
+    return loaded.benchmark.metrics(pairs) if pairs else {}

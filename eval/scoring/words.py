@@ -1,0 +1,136 @@
+"""Free text made comparable: the part that answers, without markup, as stems of its words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ARTICLES = frozenset({"a", "an", "the"})
+
+_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMERALS = {word: str(number) for number, word in enumerate(_TO_TWELVE.split())}
+_SAME = NUMERALS | {"percent": "%", "grey": "gray"}
+
+_THOUGHT = re.compile(r"<(think|thinking|thought)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
+_BOX = re.compile(r"\\boxed\s*\{")
+
+_LATEX_COMMAND = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\],;! ]|<\|[^|<>]*\|>")
+_PAIRED_TAG = re.compile(r"<([a-z]+)(?:\s[^<>]*)?>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_MARKDOWN = re.compile(r"[*`$#_~]")
+_PLAIN_MARKS = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-"}
+)
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_NUMBER = r"(?:(?<![\w)])-)?\d+(?:,\d{3})*(?:[.:/]\d+)*"
+_WORD = re.compile(rf"{_NUMBER}|%|[{_CJK}]|(?:(?![{_CJK}])[^\W\d_])+(?:'[a-z]+)?", re.IGNORECASE)
+_WORD_BEHIND = re.compile(r"\s+\w")
+_COUNTERCLOCKWISE = re.compile(r"\b(?:anti|counter)[- ]?clockwise\b", re.IGNORECASE)
+_COMPARED = re.compile(r"[^\W_]|(?<![\w)])-(?=\d)|(?<=\d)[.:/,%](?=\d|$)")
+_ENDING = re.compile(r"(?<=[a-z]{3})(?:ing|ed|es|s|e)$")
+_DOUBLED = re.compile(r"(?<=[a-z]{2})([b-df-hj-np-tv-z])\1$")
+
+
+class Word(NamedTuple):
+    """A word of a text: its stem, and the slice `[start, end)` that it was read from."""
+
+    stem: str
+    start: int
+    end: int
+
+
+def answer_parts(output: str) -> list[str]:
+    r"""Where the answer of `output` stands, the most explicit place first; never empty.
+
+    The last <answer> block, the last \boxed{...}, and all that was said outside thoughts. A thought
+    that was cut off (<think> without its end) is no answer.
+    """
+    said = _THOUGHT_END.split(_THOUGHT.sub(" ", output))[-1]
+    return [*_ANSWER_TAG.findall(said)[-1:], *_last_boxed(said), said]
+
+
+def _last_boxed(text: str) -> list[str]:
+    """The content of the last box, if there is one; an unclosed box reaches to the end."""
+    starts = [box.end() for box in _BOX.finditer(text)]
+    if not starts:
+        return []
+    depth = 1
+    for end in range(starts[-1], len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return [text[starts[-1] : end]]
+    return [text[starts[-1] :]]
+
+
+def cleaned(text: str) -> str:
+    """`text` in Unicode's NFKC form without invisible characters, markdown, LaTeX and tags."""
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN_MARKS)
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = _LATEX_COMMAND.sub(" ", text)
+    while (untagged := _PAIRED_TAG.sub(r" \2 ", text)) != text:
+        text = untagged
+    return _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", text))
+
+
+def words(text: str) -> list[Word]:
+    """The words and numbers of `text` in order; every _CJK character is a word."""
+    return [Word(stem(m.group()), *m.span()) for m in _WORD.finditer(text)]
+
+
+def stem(word: str) -> str:
+    """`word` in lower case, without the endings of English inflection; numbers in digits.
+
+    "sits", "sitting": "sit"; "Increases": "increas"; "four", "4.0": "4"; "Newton's": "newton".
+    """
+    word = word.casefold().removesuffix("'s")
+    if word[-1:].isdigit():
+        word = word.replace(",", "")
+        return word.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", word) else word
+    if word in _SAME:
+        return _SAME[word]
+    word = re.sub(r"(?<=[a-z]{2})(?:ies|ied)$", "y", word)
+    return _DOUBLED.sub(r"\1", _ENDING.sub("", word))
+
+
+def squashed(text: str) -> str:
+    """`text` in lower case without blanks and marks, those inside numbers excepted."""
+    return "".join(_COMPARED.findall(text.casefold()))
+
+
+def content_stems(text: str) -> tuple[str, ...]:
+    """The stems of `text` without its articles.
+
+    The letter of a name ("Team A", "vitamin A deficiency") is no article.
+    """
+    found = words(text)
+    kept = [word for i, word in enumerate(found) if not _is_article(text, word, first=i == 0)]
+    return tuple(word.stem for word in kept)
+
+
+def _is_article(text: str, word: Word, first: bool) -> bool:
+    if word.stem not in ARTICLES or not _WORD_BEHIND.match(text, word.end):
+        return False
+    return first or text[word.start : word.end] != "A"
+
+
+def find_stems(stems: Sequence[str], said: Sequence[Word]) -> list[tuple[int, int]]:
+    """Every slice of a text of the words `said` that reads `stems`, articles in between aside."""
+    ends = [(word.start, _end_of(stems, said, i)) for i, word in enumerate(said)]
+    return [(start, end) for start, end in ends if end is not None]
+
+
+def _end_of(stems: Sequence[str], said: Sequence[Word], first: int) -> int | None:
+    """Where the words of `said` from `first` on have read all of `stems`; None if they do not."""
+    matched = 0
+    for i in range(first, len(said)):
+        if said[i].stem == stems[matched]:
+            matched += 1
+            if matched == len(stems):
+                return said[i].end
+        elif i == first or said[i].stem not in ARTICLES:
+            return None
+    return None

@@ -1,0 +1,80 @@
+"""Evaluations with real engines: the demo's models on its scenes, in process and as Ray actors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.ranks import ROOT, run_module
+
+sys.path.insert(0, str(ROOT / "tools"))
+
+from demo_world.datasets import write_world  # noqa: E402
+
+FULL = ["--captioner.image_prompt=Describe all of the image."]
+FULL += ["--captioner.video_prompt=Describe all of the video."]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Captions as the data ask for them; and of everything, compared with the first."""
+
+    world: Path
+    sparse: Path
+    full: Path
+
+
+def evaluate(world: Path, out: Path, *more: str) -> None:
+    """The demo's captioner on these scenes, two captions each. Fails unless all is complete."""
+    words = ["--config", str(ROOT / "train_configs" / "prism_demo.toml"), "--out", str(out)]
+    words += [f"--captioner.path={ROOT}/demo_models/policy", f"--benchmarks.qa.files=['{world}']"]
+    words += [f"--reader.path={ROOT}/demo_models/reader", "--captioner.n=2", *more]
+    code, output = run_module("eval.prism", 1, *words, "--run.progress=false", timeout=400)
+    assert code == 0, output[-6000:]
+
+
+def items(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+
+
+def summary(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text())["benchmarks"]["qa"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("prism")
+    (folder / "world").mkdir()
+    world = write_world(folder / "world", "heldout", images=10, videos=5, seed=5)
+    evaluate(world, folder / "sparse", "--tag", "sparse")
+    evaluate(world, folder / "full", "--tag", "full", "--compare", str(folder / "sparse"), *FULL)
+    return Runs(world, folder / "sparse", folder / "full")
+
+
+def test_a_captioner_that_says_more_is_worth_more(runs: Runs) -> None:
+    sparse, full = summary(runs.sparse), summary(runs.full)
+    assert sparse["mean_ci"][1] < full["mean_ci"][0]
+    assert sparse["caption_tokens"] < full["caption_tokens"]
+    assert {r["media"][0]["kind"] for r in items(runs.full)} == {"image", "video"}
+    for record in items(runs.full):
+        for c in record["captions"]:
+            assert c["text"] and c["finish"] == "stop" and c["tokens"] > 3
+            assert c["verdict"]["score"] == float(c["verdict"]["said"] == record["answer"])
+    table = (runs.full / "table.md").read_text()
+    assert f"{sparse['mean'] - full['mean']:+.1f} (" in table
+
+
+def test_captions_are_drawn_one_by_one(runs: Runs, tmp_path: Path) -> None:
+    """n captions asked for together are those that are asked for one after the other."""
+    evaluate(runs.world, tmp_path / "run", *FULL, "--captioner.n=1")
+    evaluate(runs.world, tmp_path / "run", *FULL)
+    assert items(tmp_path / "run") == items(runs.full)
+
+
+def test_two_replicas_give_the_same_items(runs: Runs, tmp_path: Path) -> None:
+    evaluate(runs.world, tmp_path / "run", *FULL, "--replicas", "2")
+    assert items(tmp_path / "run") == items(runs.full)

@@ -56,6 +56,7 @@ BENCHMARKS: dict[str, dict[str, Part]] = {
     },
     "peak": {shape: partial(peak, shape) for shape in ("image", "video")},
     "step": {shape: partial(in_own_process, "step.py", shape) for shape in SHAPES},
+    "prism": {"demo": partial(in_own_process, "prism.py")},
 }
 if torch.cuda.is_available():
     BENCHMARKS["scale"] = {s: partial(in_own_process, "scale.py", s) for s in ("image", "long")}
@@ -259,6 +260,15 @@ def peaks(found: dict[str, Any]) -> str:
     )
 
 
+def evaluated(found: dict[str, Any]) -> str:
+    r = found["demo"]
+    return (
+        f"An evaluation of {r['items']:,} items, {r['captions_per_item']} captions each, on the "
+        f"demo's models: {r['seconds']:.1f} s, of which the engines take {r['engine_s']:.1f} s; "
+        f"the rest is {r['overhead']:.1%} of that."
+    )
+
+
 def scaled(found: dict[str, Any]) -> str:
     rows = [
         [
@@ -301,6 +311,7 @@ TABLES = {
     "sync": synced,
     "overlap": overlapped,
     "growth": growth,
+    "prism": evaluated,
     "scale": scaled,
 }
 

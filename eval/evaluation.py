@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from caprl_native.config_io import ConfigError
@@ -144,8 +145,9 @@ class Evaluation:
                 bar.update()
 
     def _model(self, config: ModelConfig) -> Model:
+        """On a GPU even one copy is an actor: when its process ends, its memory is free."""
         run = self.config.run
-        if config.path and (run.replicas > 1 or run.ray):
+        if config.path and (run.replicas > 1 or run.ray or torch.cuda.is_available()):
             return ReplicatedModel(config, self.config.media, run)
         return build_model(config, self.config.media, run.seed)
 

@@ -2,8 +2,9 @@
 
     python benchmarks/prism.py            images and clips are decoded by threads of this process
 
-The engines' time is that of their start, of taking requests (tokens, image processing) and of
-their passes; all else is overhead: files, decoding that holds an engine up, keys, scores, reports.
+The engines' time is that of their start, of taking requests (templates, tokens, image processing)
+and of their passes; all else is overhead: files, decoding that holds an engine up, keys, scores,
+reports.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def measure(folder: Path) -> dict[str, Any]:
     for owner, name in (
         (EngineModel, "__init__"),
         (EngineModel, "close"),
+        (EngineModel, "_tokens"),
         (Engine, "submit"),
         (Engine, "step"),
     ):

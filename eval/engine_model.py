@@ -90,20 +90,22 @@ class EngineModel:
 
     def _prepare(self, request: Request) -> _Ready:
         if not request.media:
-            chat = self.tokenizer.apply_chat_template(
-                list(request.messages),
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
-            ids = self.tokenizer(chat + request.prefix, add_special_tokens=False)["input_ids"]
-            return _Ready(request, {"prompt_token_ids": ids})
+            return _Ready(request, {"prompt_token_ids": self._tokens(request)})
         try:
             decoded, pictures = decoded_media(request, self.media)
             sample = Sample(request.name, request.media, request.messages)
             return _Ready(request, self.builder.for_engine(sample, decoded), pictures)
         except (MediaError, SampleSkipped) as error:
             return _Ready(request, failure=f"media: {error}")
+
+    def _tokens(self, request: Request) -> list[int]:
+        chat = self.tokenizer.apply_chat_template(
+            list(request.messages),
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        return self.tokenizer(chat + request.prefix, add_special_tokens=False)["input_ids"]
 
     def _submit(self, ready: _Ready, running: dict[str, _Ready]) -> Iterator[Result]:
         request = ready.request

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from caprl_native.config_io import ConfigError
@@ -146,6 +145,8 @@ class Evaluation:
 
     def _model(self, config: ModelConfig) -> Model:
         """On a GPU even one copy is an actor: when its process ends, its memory is free."""
+        import torch  # here: a command that asks no model need not wait for it
+
         run = self.config.run
         if config.path and (run.replicas > 1 or run.ray or torch.cuda.is_available()):
             return ReplicatedModel(config, self.config.media, run)

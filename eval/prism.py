@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
@@ -29,7 +29,7 @@ from eval.report.files import (
     write_reference,
     write_text,
 )
-from eval.results import records, summary
+from eval.results import missing, records, summary
 
 INCOMPLETE, INTERRUPTED = 3, 130
 # Short forms of settings; those of the second table take no value.
@@ -136,10 +136,9 @@ def run(config: PrismConfig, resolved: str) -> int:
                 print(f"broken row: {broken.source}: {broken.reason}", file=sys.stderr)
         for stage in stages(config):
             if stage == "report":
-                report(evaluation)
-            else:
-                getattr(evaluation, stage)()
-        return _exit_code(evaluation)
+                return exit_code(config, report(evaluation)["missing"])
+            getattr(evaluation, stage)()
+        return exit_code(config, missing(evaluation, list(records(evaluation))))
     except KeyboardInterrupt:
         text = f"interrupted; what was written is in {evaluation.folder}, run again to go on"
         print(text, file=sys.stderr)
@@ -148,17 +147,15 @@ def run(config: PrismConfig, resolved: str) -> int:
         evaluation.close()
 
 
-def _exit_code(evaluation: Evaluation) -> int:
-    """0, or 3 with the number of what is missing up to the last stage that ran."""
-    found = summary(evaluation, list(records(evaluation)))["benchmarks"]
-    last = stages(evaluation.config)[-1]
+def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
+    """0, or 3 and a line that says what is missing of what the stages up to the last one make."""
+    last = stages(config)[-1]
     counted = ["rows", "media", "captions"]
     counted += ["answers"] if last != "caption" else []
     counted += ["judgements"] if last not in ("caption", "answer") else []
-    missing = {k: sum(part["missing"][k] for part in found.values()) for k in counted}
-    if not any(missing.values()):
+    if not any(lacking[what] for what in counted):
         return 0
-    listed = ", ".join(f"{count} {what}" for what, count in missing.items() if count)
+    listed = ", ".join(f"{lacking[what]} {what}" for what in counted if lacking[what])
     print(f"incomplete: missing {listed}; run again to try them again", file=sys.stderr)
     return INCOMPLETE
 

@@ -111,15 +111,22 @@ def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
         loaded.benchmark.name: _benchmark(evaluation, loaded, by_name[loaded.benchmark.name])
         for loaded in evaluation.loaded
     }
+    lacking = missing(evaluation, found)
     return {
         "run": config.run.name,
         "captioner": config.captioner.path or config.captioner.model,
         "reader": config.reader.path or config.reader.model,
         "judge": config.judge.path or config.judge.model,
         "rule": config.run.rule,
-        "complete": all(not any(part["missing"].values()) for part in parts.values()),
+        "complete": not any(lacking.values()),
+        "missing": lacking,
         "benchmarks": parts,
     }
+
+
+def missing(evaluation: Evaluation, found: Sequence[Record]) -> dict[str, int]:
+    """What there is not, over all benchmarks."""
+    return _missing(found, sum(len(loaded.broken) for loaded in evaluation.loaded))
 
 
 def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) -> Record:

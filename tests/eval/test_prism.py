@@ -19,6 +19,7 @@ from tests.eval.worlds import answer, spoken, write_world
 from tests.media_files import truncate
 from tests.ranks import ROOT
 
+KILLS = 10
 KEY = "sk-very-secret-456"
 
 
@@ -123,7 +124,7 @@ def test_limit(world: Path, tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on(world: Path, tmp_path: Path) -> None:
-    """Ten SIGKILLs spread over one run, with replies that take a moment."""
+    """SIGKILLs spread over one run, with replies that take a moment."""
 
     def slowly(request: Request) -> Reply:
         reply = answer(request)
@@ -137,7 +138,7 @@ def test_killed_at_any_moment_it_goes_on(world: Path, tmp_path: Path) -> None:
         server.requests.clear()
         command = [sys.executable, str(ROOT / "tools" / "eval_prism.py")]
         command += flags(world, server.url, tmp_path / "broken", *slow)
-        for at in sorted(rng.randrange(unasked) for _ in range(10)):
+        for at in sorted(rng.randrange(unasked) for _ in range(KILLS)):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
             while process.poll() is None and len(server.requests) < at:
                 time.sleep(0.005)
@@ -146,7 +147,7 @@ def test_killed_at_any_moment_it_goes_on(world: Path, tmp_path: Path) -> None:
             process.wait()
         assert main(flags(world, server.url, tmp_path / "broken", *slow)) == 0
         # At each kill no more was lost than what was in flight.
-        assert len(server.requests) <= unasked + 10 * 2
+        assert len(server.requests) <= unasked + KILLS * 2
     one, two = ((tmp_path / n / "items.jsonl").read_bytes() for n in ("unbroken", "broken"))
     assert one == two
 
@@ -278,6 +279,14 @@ def test_command_lines_that_cannot_be_used(words, expected, capsys) -> None:
     with pytest.raises(SystemExit) as error:
         main(words)
     assert error.value.code == 2 and expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "train_configs").glob("prism*.toml")))
+def test_every_recipe_makes_sense(file: Path, capsys) -> None:
+    words = ["--config", str(file), "--benchmark", "qa", "--data-path", "x.jsonl"]
+    models = ["--captioner.path=a", "--reader.path=b"]
+    assert main([*words, *models, "--dry-run"]) == 0
+    assert 'path = "a"  # command line' in capsys.readouterr().out
 
 
 def test_report_page_is_written(world: Path, tmp_path: Path) -> None:

@@ -71,5 +71,6 @@ def test_a_captioner_that_says_more_is_worth_more(runs: Runs) -> None:
 
 def test_two_replicas_give_the_same_items(runs: Runs, tmp_path: Path) -> None:
     """And captions asked for together are those that were asked for one after the other."""
-    evaluate(runs.world, tmp_path / "run", *FULL, "--replicas", "2")
+    evaluate(runs.world, tmp_path / "run", *FULL, "--replicas", "2", "--stage", "caption")
+    evaluate(runs.world, tmp_path / "run", *FULL)
     assert items(tmp_path / "run") == items(runs.full)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from caprl_native.config import MediaConfig, opt
@@ -41,6 +43,10 @@ class ModelConfig:
     path: str = opt("", "Hugging Face directory of the model, run in process.")
     endpoint: str = opt("", "Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
     model: str = opt("", "Model name at the endpoint.")
+    revision: str = opt(
+        "",
+        "Which weights the endpoint serves: change it with them, or old replies are taken.",
+    )
     api_key_env: str = opt(
         "", "Environment variable that holds the endpoint's key; empty: none is sent."
     )
@@ -146,9 +152,23 @@ def check(config: PrismConfig, origins: Origins) -> None:
                 fail(key, f"expected at least {least}")
     if not 0 < config.report.confidence < 1:
         fail("report.confidence", "expected a number between 0 and 1")
-    for stage in stages(config):
-        if stage in _MODEL_OF:
-            _check_model(_MODEL_OF[stage], getattr(config, _MODEL_OF[stage]), fail, stage)
+    for table in ("captioner", "reader", "judge"):
+        model: ModelConfig = getattr(config, table)
+        if not 0 < model.top_p <= 1:
+            fail(f"{table}.top_p", "expected more than 0 and at most 1")
+        _check_model(table, model, fail)
+    if config.captioner.n > 1 and not config.captioner.temperature:
+        fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
+    # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
+    needed = {"caption": 1}.get(config.run.stage, 2)
+    for table in ("captioner", "reader")[:needed]:
+        if not (getattr(config, table).path or getattr(config, table).endpoint):
+            fail(f"{table}.path", f"no model: give {table}.path or {table}.endpoint")
+    if config.run.stage == "judge" and config.run.skip_judge:
+        fail("run.skip_judge", 'contradicts run.stage = "judge"')
+    for name in config.report.compare:
+        if not Path(name, "summary.json").is_file():
+            fail("report.compare", f"{name} has no summary.json; give folders of finished runs")
 
 
 _LEAST = {
@@ -157,13 +177,14 @@ _LEAST = {
         "reader.max_tokens", "judge.max_tokens", "captioner.concurrency", "reader.concurrency",
         "judge.concurrency"),
 }  # fmt: skip
-_MODEL_OF = {"caption": "captioner", "answer": "reader", "judge": "judge"}
 
 
-def _check_model(table: str, model: ModelConfig, fail: Any, stage: str) -> None:
+def _check_model(table: str, model: ModelConfig, fail: Any) -> None:
     if model.path and model.endpoint:
         fail(f"{table}.endpoint", f"{table}.path is set, too; give one of them")
     if model.endpoint and not model.model:
         fail(f"{table}.model", f"{table}.endpoint needs the name of its model")
-    if not (model.path or model.endpoint) and stage != "judge":
-        fail(f"{table}.path", f"the stage {stage!r} needs {table}.path or {table}.endpoint")
+    if model.path and not (Path(model.path) / "config.json").is_file():
+        fail(f"{table}.path", f"{model.path} is no Hugging Face model directory: no config.json")
+    if model.api_key_env and not os.environ.get(model.api_key_env):
+        fail(f"{table}.api_key_env", f"the environment variable {model.api_key_env} is not set")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from PIL import Image
 
 from caprl_native.config import MediaConfig
-from caprl_native.config_io import ConfigError
 from caprl_native.data.media import DecodedImage, MediaError
 from caprl_native.types import MediaRef
 from eval.config import CaptionerConfig, ModelConfig
@@ -31,10 +30,6 @@ class EndpointModel:
         self.config, self.media = config, media
         self.video_as = config.video_as if isinstance(config, CaptionerConfig) else "frames"
         self.key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
-        if config.api_key_env and not self.key:
-            raise ConfigError(
-                f"api_key_env: the environment variable {config.api_key_env} is empty"
-            )
         self.client = openai.OpenAI(
             base_url=config.endpoint,
             api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY

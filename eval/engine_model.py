@@ -32,6 +32,15 @@ class _Ready:
     failure: str = ""
 
 
+@dataclass
+class _Running:
+    """What is kept of a request that the engine works on: not its pixels."""
+
+    keys: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    left: int  # replies that have not ended
+
+
 class EngineModel:
     """A model directory in a vLLM engine of this process."""
 
@@ -72,12 +81,17 @@ class EngineModel:
             )
         )
 
+        from vllm import exceptions
+
+        # vLLM 0.26 raises ValueErrors for what it cannot take, 0.32 errors of its own.
+        self.refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
+
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
-        running: dict[str, _Ready] = {}
+        running: dict[str, _Running] = {}
         with ThreadPoolExecutor(self.workers, "prepare") as pool:
             ready = _Ahead(pool, self._prepare, requests, 2 * self.workers)
             while True:
-                while self.engine.unfinished < 2 * self.config.max_num_seqs:
+                while self.engine.unfinished < self.config.max_num_seqs + 2 * self.workers:
                     # While the engine has work, a slow file does not hold it up.
                     prepared = ready.next(wait_for_it=not self.engine.unfinished)
                     if prepared is None:
@@ -107,21 +121,26 @@ class EngineModel:
         )
         return self.tokenizer(chat + request.prefix, add_special_tokens=False)["input_ids"]
 
-    def _submit(self, ready: _Ready, running: dict[str, _Ready]) -> Iterator[Result]:
+    def _submit(self, ready: _Ready, running: dict[str, _Running]) -> Iterator[Result]:
         request = ready.request
         if ready.failure:
             yield from failed(request, ready.failure)
             return
         sampling = replace(self.sampling, n=len(request.keys))
         try:
-            running[self.engine.submit(ready.prompt, sampling, request.seed)] = ready
-        except ValueError as error:  # vLLM's for a prompt that does not fit
+            name = self.engine.submit(ready.prompt, sampling, request.seed)
+        except self.refusals as error:  # of a prompt that does not fit
             yield from failed(request, f"prompt: {str(error).splitlines()[0][:300]}")
+            return
+        running[name] = _Running(request.keys, ready.pictures, len(request.keys))
 
-    def _result(self, running: dict[str, _Ready], finished: Finished) -> Result:
-        ready, c = running[finished.request], finished.completion
+    def _result(self, running: dict[str, _Running], finished: Finished) -> Result:
+        its, c = running[finished.request], finished.completion
+        its.left -= 1
+        if not its.left:
+            del running[finished.request]
         reply = Reply(c.text.strip(), len(c.token_ids), c.finish_reason)
-        return Result(ready.request.keys[finished.index], reply, ready.pictures)
+        return Result(its.keys[finished.index], reply, its.pictures)
 
     def close(self) -> None:
         self.engine.close()

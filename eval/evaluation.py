@@ -78,8 +78,8 @@ class Evaluation:
             requests += self.to_caption.requests(unit, missing)
 
         def keep(result: Result) -> None:
-            self.captions.add(result.key, result.reply)
             self.pictures.add(media_keys[result.key], result.pictures)
+            self.captions.add(result.key, result.reply)
 
         self._run("caption", self.config.captioner, requests, keep)
 

@@ -21,7 +21,7 @@ from eval.items import Broken, Item
 from eval.models import Request
 from eval.store import fingerprint, key_of
 
-_EDGE = 1 << 14  # bytes from each end of a media file, in its identity
+_EDGE = 1 << 14  # bytes from each end of a video file, in its identity
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,41 @@ def _files(given: BenchmarkConfig) -> Files:
 
 
 def media_identity(medium: MediaRef) -> list[Any]:
-    """What a medium is, wherever it lies: size and both ends of its file, and the part taken."""
+    """What a medium is, wherever it lies: an image's bytes; a video's size and both ends, and clip.
+
+    A file that cannot be read is its path; decoding says what is wrong with it.
+    """
     part = [medium.kind, medium.start, medium.end, medium.fps]
     if medium.data is not None:
         return [*part, hashlib.blake2b(medium.data, digest_size=12).hexdigest()]
     path = Path(medium.path or "")
-    if path.is_dir():
-        return [*part, [[f.name, f.stat().st_size] for f in sorted(path.iterdir())]]
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return [*part, [[f.name, _digest(f, whole=True)] for f in sorted(path.iterdir())]]
+        return [*part, path.stat().st_size, _digest(path, whole=medium.kind == "image")]
+    except OSError:
         return [*part, str(path)]
-    size = path.stat().st_size
+
+
+def _digest(path: Path, whole: bool) -> str:
     digest = hashlib.blake2b(digest_size=12)
     with path.open("rb") as file:
+        digest.update(file.read() if whole else file.read(_EDGE))
+        file.seek(max(0, path.stat().st_size - _EDGE))
         digest.update(file.read(_EDGE))
-        file.seek(max(0, size - _EDGE))
-        digest.update(file.read(_EDGE))
-    return [*part, size, digest.hexdigest()]
+    return digest.hexdigest()
 
 
 def model_identity(model: ModelConfig) -> list[Any]:
     """What a model's replies depend on, beside prompt and seed."""
     sampling = [model.temperature, model.top_p, model.max_tokens]
     if model.endpoint:
-        return ["endpoint", model.endpoint, model.model, model.prefill, *sampling]
-    return ["engine", fingerprint(model.path), model.dtype, model.top_k, *sampling]
+        server = [model.endpoint, model.model, model.revision, model.prefill]
+        return ["endpoint", *server, *sampling]
+    if not model.path:
+        return ["none"]
+    engine = [fingerprint(model.path), model.dtype, model.top_k, model.max_model_len]
+    return ["engine", *engine, *sampling]
 
 
 @dataclass(frozen=True)
@@ -183,5 +194,6 @@ class Judgements:
 
     def request(self, item: Item, messages: Sequence[dict[str, Any]]) -> Request:
         """Asked once for each answer of its own wording."""
-        key = key_of("judge", self._settings, list(messages))
-        return Request((key,), tuple(messages), self.config.run.seed, item.id)
+        seed = self.config.run.seed if self.config.judge.temperature else 0
+        key = key_of("judge", self._settings, list(messages), seed)
+        return Request((key,), tuple(messages), seed, item.id)

@@ -56,6 +56,7 @@ def long_form(argv: Sequence[str]) -> list[str]:
     Raises ConfigError for `--data-path` or `--image-root` before any `--benchmark`.
     """
     found: list[str] = []
+    lists: dict[str, list[str]] = {}
     rest, benchmark = [part for word in argv for part in _parted(word)], ""
     while rest:
         word = rest.pop(0)
@@ -66,16 +67,19 @@ def long_form(argv: Sequence[str]) -> list[str]:
         elif word in SWITCHES:
             found += [f"--{SWITCHES[word]}=true"]
         elif word in LISTS:
-            found += [f"--{LISTS[word]}", json.dumps(_following(word, rest))]
+            lists.setdefault(LISTS[word], []).extend(_following(word, rest))
         elif word in OF_BENCHMARK:
             if not benchmark:
                 raise ConfigError(f"command line: {word}: name its benchmark first: --benchmark X")
-            key, values = OF_BENCHMARK[word], _following(word, rest)
-            text = json.dumps(values if key == "files" else values[0])
-            found += [f"--benchmarks.{benchmark}.{key}", text]
+            key = f"benchmarks.{benchmark}.{OF_BENCHMARK[word]}"
+            if key.endswith(".files"):
+                lists.setdefault(key, []).extend(_following(word, rest))
+            else:
+                found += [f"--{key}", json.dumps(_following(word, rest, 1)[0])]
         else:
             found.append(word)
-    return found
+    given = [text for key, values in lists.items() for text in (f"--{key}", json.dumps(values))]
+    return found + given
 
 
 def _parted(word: str) -> list[str]:

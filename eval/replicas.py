@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.config import MediaConfig
+from caprl_native.config_io import ConfigError
 from eval.config import ModelConfig, RunConfig
 from eval.models import Request, Result, build_model
 
@@ -41,9 +42,6 @@ class _Worker:
     def complete(self, queue: Any) -> Iterator[Result]:
         yield from self.model.complete(_taken(queue))
 
-    def close(self) -> None:
-        self.model.close()
-
 
 def _taken(queue: Any) -> Iterator[Request]:
     """Requests of the queue until it is empty."""
@@ -67,8 +65,11 @@ class ReplicatedModel:
                 logging_level="ERROR",
                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), **ALONE}},
             )
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        cpus = 1 if gpus else ray.cluster_resources()["CPU"] // run.replicas or 1
+        have = ray.cluster_resources()
+        gpus = 1 if have.get("GPU") else 0
+        if run.replicas > (most := int(have["GPU" if gpus else "CPU"])):
+            raise ConfigError(f"run.replicas: {run.replicas}, but there is room for {most}")
+        cpus = 1 if gpus else have["CPU"] // run.replicas
         worker = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
         self.workers = [worker.remote(config, media, run.seed) for _ in range(run.replicas)]
 
@@ -89,9 +90,9 @@ class ReplicatedModel:
                     streams.remove(stream)
 
     def close(self) -> None:
+        """Ends the actors at once, whatever they are at."""
         import ray
 
-        ray.get([worker.close.remote() for worker in self.workers])
         for worker in self.workers:
             ray.kill(worker)
         self.workers = []

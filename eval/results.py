@@ -52,8 +52,9 @@ def record_of(evaluation: Evaluation, loaded: Loaded, item: Item) -> Record:
         "groups": item.groups,
         "captions": captions,
         "mean": statistics.fmean(scores) if scores else None,
-        "best": max(scores) if scores else None,
+        "best": max(scores) if len(scores) == len(captions) else None,  # of fewer it is less
         "source": item.source,
+        "captioned": unit.key,
     }
 
 
@@ -133,7 +134,8 @@ def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) 
     config, benchmark = evaluation.config, loaded.benchmark
     factor = 100.0 if benchmark.unit == "%" else 1.0
     scored = [r for r in found if r["mean"] is not None]
-    captions = [c for r in _first_of_each_media(found) for c in r["captions"] if not c["missing"]]
+    units = {r["captioned"]: r["captions"] for r in found}
+    captions = [c for of_unit in units.values() for c in of_unit if not c["missing"]]
     tokens = [c["tokens"] for c in captions if c["tokens"] is not None]
     kinds = sorted({kind for r in found for kind in r["groups"]})
     return {
@@ -146,7 +148,7 @@ def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) 
         "scored": len(scored),
         "missing": _missing(found, len(loaded.broken)),
         **_figure("mean", scored, factor, config),
-        **_figure("best", scored, factor, config),
+        **_figure("best", [r for r in found if r["best"] is not None], factor, config),
         "n": config.captioner.n,
         "caption_tokens": statistics.fmean(tokens) if tokens else None,
         "caption_characters": (
@@ -165,21 +167,22 @@ def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) 
 
 
 def _figure(name: str, scored: Sequence[Record], factor: float, config: PrismConfig) -> Record:
-    """The mean over items, and its interval; items on the same media are drawn together."""
+    """The mean over items, and its interval; items on the same media are drawn together.
+
+    On one image or video alone there is no telling how it would be on others: no interval.
+    """
     if not scored:
         return {name: None, f"{name}_ci": None}
     values = [r[name] * factor for r in scored]
     clusters = [_media_of(r) for r in scored]
-    interval = bootstrap_interval(values, config.report.confidence, clusters=clusters)
-    return {name: statistics.fmean(values), f"{name}_ci": list(interval)}
+    interval = None
+    if len(set(clusters)) > 1:
+        interval = list(bootstrap_interval(values, config.report.confidence, clusters=clusters))
+    return {name: statistics.fmean(values), f"{name}_ci": interval}
 
 
 def _media_of(record: Record) -> tuple[str, ...]:
     return tuple(m["path"] for m in record["media"])
-
-
-def _first_of_each_media(found: Sequence[Record]) -> list[Record]:
-    return list({_media_of(r): r for r in reversed(found)}.values())
 
 
 def _scored(found: Sequence[Record]) -> list[Record]:
@@ -214,6 +217,15 @@ def _metrics(evaluation: Evaluation, loaded: Loaded) -> dict[str, float]:
         (item, evaluation.verdict(loaded, item, number))
         for item in loaded.items
         for number in range(evaluation.config.captioner.n)
-        if evaluation.score(loaded, item, number) is not None
+        if _was_judged(evaluation, loaded, item, number)
     ]
     return loaded.benchmark.metrics(pairs) if pairs else {}
+
+
+def _was_judged(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) -> bool:
+    """Whether there is a verdict, or a judge's reply that has none; nothing else is a failure."""
+    score = evaluation.score(loaded, item, number)
+    if isinstance(score, ToJudge):
+        reply = evaluation.judgement_of(item, score)
+        return reply is not None and reply.text is not None
+    return isinstance(score, Verdict)

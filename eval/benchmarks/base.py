@@ -117,6 +117,8 @@ class Benchmark(ABC):
             found = self.item(row, files)
         except FieldError as error:
             return [Broken(row.source, str(error))]
+        except OSError as error:  # of a name that is none, such as an image's bytes as a text
+            return [Broken(row.source, f"media: {error.strerror}")]
         return [found] if isinstance(found, Item) else found
 
     def rows(self, path: Path) -> Iterator[Row | Broken]:

@@ -56,6 +56,7 @@ def compared(
             if r["mean"] is not None
             and (key := (r["benchmark"], r["id"])) in mine
             and r["benchmark"] == name
+            and _asked(mine[key]) == _asked(r)
         ]
         if not pairs:
             continue
@@ -63,10 +64,18 @@ def compared(
         a = [r["mean"] * factor for r, _ in pairs]
         b = [r["mean"] * factor for _, r in pairs]
         clusters = [tuple(m["path"] for m in r["media"]) for r, _ in pairs]
+        interval = None
         part["difference"] = statistics.fmean(b) - statistics.fmean(a)
-        part["difference_ci"] = list(paired_interval(b, a, confidence, clusters=clusters))
+        if len(set(clusters)) > 1:
+            interval = list(paired_interval(b, a, confidence, clusters=clusters))
+        part["difference_ci"] = interval
         part["items_in_both"] = len(pairs)
     return found
+
+
+def _asked(record: Record) -> str:
+    """Question and gold: an id may be a line's number, and files change."""
+    return json.dumps([record["question"], record["answer"]])
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -75,7 +84,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     head = ["benchmark", "metric"]
     for s in summaries:
         head += [s["run"], "best of n", "items", "missing", "tokens"]
-        head += ["difference"] if s is not summaries[0] else []
+        head += [f"{s['run']} - {summaries[0]['run']}"] if s is not summaries[0] else []
     rows = []
     for name in names:
         about = next(s["benchmarks"][name] for s in summaries if name in s["benchmarks"])
@@ -112,6 +121,8 @@ def _interval(part: Mapping[str, Any], name: str, signed: bool = False) -> str:
     if part.get(name) is None:
         return "-"
     form = "+.1f" if signed else ".1f"
+    if part[f"{name}_ci"] is None:
+        return f"{part[name]:{form}}"
     low, high = part[f"{name}_ci"]
     return f"{part[name]:{form}} ({low:{form}} to {high:{form}})"
 
@@ -126,8 +137,11 @@ def write_reference(folder: Path, found: Sequence[Record]) -> None:
     for name in dict.fromkeys(r["benchmark"] for r in found):
         rows = [r for r in found if r["benchmark"] == name and r["mean"] is not None]
         details = [_reference_row(r) for r in rows]
-        best = statistics.fmean(r["best"] for r in rows) if rows else 0.0
-        mean = statistics.fmean(r["mean"] for r in rows) if rows else 0.0
+        if not rows:
+            continue
+        best = statistics.fmean(max(c["verdict"]["score"] for c in r["captions"] if c["verdict"])
+                                for r in rows)  # fmt: skip
+        mean = statistics.fmean(r["mean"] for r in rows)
         write_text(
             folder / f"Prism_{name}_step_details_0_final.json", json.dumps(details, indent=4)
         )

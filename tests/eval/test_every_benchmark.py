@@ -102,6 +102,23 @@ def test_engines_caption_and_read_them_all(
     assert record["media"][0]["picture"]
 
 
+def test_what_is_too_long_for_an_engine_is_missing(
+    files: dict[str, Files], tiny_policy: Path, tiny_reader: Path, tmp_path: Path
+) -> None:
+    """It is counted, with the reason, and the other items are none the worse for it."""
+    words = [*given({"mmstar": files["mmstar"]}), "--out", str(tmp_path / "run"), *MEDIA]
+    words += ["--captioner.n=1", "--captioner.max_tokens=8", "--run.progress=false"]
+    words += [f"--captioner.path={tiny_policy}", f"--reader.path={tiny_reader}"]
+    words += ["--captioner.max_model_len=1024", "--captioner.kv_cache_gib=0.25"]
+    short = ["--reader.max_model_len=64", "--reader.max_tokens=8", "--reader.kv_cache_gib=0.25"]
+    code, output = run_module("eval.prism", 1, *words, *short, timeout=300)
+    assert code == INCOMPLETE, output[-6000:]
+    part = summaries(tmp_path / "run")["mmstar"]
+    assert part["missing"]["answers"] > 0 and part["missing"]["captions"] == 0
+    record = json.loads((tmp_path / "run" / "items.jsonl").read_text().splitlines()[0])
+    assert record["captions"][0]["answer"]["missing"].startswith("prompt: ")
+
+
 def test_the_references_rule(files: dict[str, Files], tmp_path: Path) -> None:
     """Boxed answers, which the reference wants, are right by its rule, too."""
     images = {name: files[name] for name in IMAGES}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from caprl_native.config import MediaConfig, opt
 from caprl_native.config_io import ConfigError, Origins
 from eval.benchmarks import benchmarks
 
+Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
 STAGES = ("caption", "answer", "judge", "report")
 
 
@@ -25,7 +27,7 @@ class RunConfig:
     )
     limit: int = opt(0, "Only the first items of each benchmark; 0: all.")
     rule: Literal["official", "caprl"] = opt(
-        "official", "Scores by each benchmark's own rule, or by the reference's (\"caprl\")."
+        "official", 'Scores by the rule of each benchmark, or by that of the reference ("caprl").'
     )
     skip_judge: bool = opt(False, "Ask no judge; verdicts that need one are missing.")
     keep_failed: bool = opt(False, "Leave failed captions and answers instead of trying again.")
@@ -132,36 +134,16 @@ def stages(config: PrismConfig) -> tuple[str, ...]:
 def check(config: PrismConfig, origins: Origins) -> None:
     """Raises ConfigError for settings that contradict each other or leave something open."""
 
-    def fail(key: str, problem: str) -> None:
+    def fail(key: str, problem: str) -> NoReturn:
         raise ConfigError(f"{origins.of(key)}: {key}: {problem}")
 
-    if not chosen(config):
-        known = ", ".join(benchmarks())
-        fail("benchmarks", f"no benchmark has files; give [benchmarks.<name>] files: {known}")
-    for name in chosen(config):
-        if config.run.rule not in benchmarks()[name].rules:
-            fail("run.rule", f'{name} has no rule "{config.run.rule}"; it has the official one')
-        asks = benchmarks()[name].judged_by_model and config.run.rule == "official"
-        if asks and "judge" in stages(config) and not (config.judge.path or config.judge.endpoint):
-            fail("judge.path", f"{name} needs a judge: give judge.path or judge.endpoint, or leave "
-                 "its verdicts out with --skip-judge")  # fmt: skip
-    for least, keys in _LEAST.items():
-        for key in keys:
-            table, _, name = key.partition(".")
-            if getattr(getattr(config, table), name) < least:
-                fail(key, f"expected at least {least}")
-    if not 0 < config.report.confidence < 1:
-        fail("report.confidence", "expected a number between 0 and 1")
+    _check_benchmarks(config, fail)
+    _check_numbers(config, fail)
     for table in ("captioner", "reader", "judge"):
-        model: ModelConfig = getattr(config, table)
-        if not 0 < model.top_p <= 1:
-            fail(f"{table}.top_p", "expected more than 0 and at most 1")
-        _check_model(table, model, fail)
-    if config.captioner.n > 1 and not config.captioner.temperature:
-        fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
+        _check_model(table, getattr(config, table), fail)
     # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
-    needed = {"caption": 1}.get(config.run.stage, 2)
-    for table in ("captioner", "reader")[:needed]:
+    needed = ("captioner",) if config.run.stage == "caption" else ("captioner", "reader")
+    for table in needed:
         if not (getattr(config, table).path or getattr(config, table).endpoint):
             fail(f"{table}.path", f"no model: give {table}.path or {table}.endpoint")
     if config.run.stage == "judge" and config.run.skip_judge:
@@ -169,6 +151,32 @@ def check(config: PrismConfig, origins: Origins) -> None:
     for name in config.report.compare:
         if not Path(name, "summary.json").is_file():
             fail("report.compare", f"{name} has no summary.json; give folders of finished runs")
+
+
+def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:
+    if not chosen(config):
+        known = ", ".join(benchmarks())
+        fail("benchmarks", f"no benchmark has files; give [benchmarks.<name>] files: {known}")
+    has_judge = bool(config.judge.path or config.judge.endpoint)
+    for name in chosen(config):
+        if config.run.rule not in benchmarks()[name].rules:
+            fail("run.rule", f'{name} has no rule "{config.run.rule}"; it has the official one')
+        asks = benchmarks()[name].judged_by_model and config.run.rule == "official"
+        if asks and "judge" in stages(config) and not has_judge:
+            fail("judge.path", f"{name} needs a judge: give judge.path or judge.endpoint, or leave "
+                 "its verdicts out with --skip-judge")  # fmt: skip
+
+
+def _check_numbers(config: PrismConfig, fail: Fail) -> None:
+    for least, keys in _LEAST.items():
+        for key in keys:
+            table, _, name = key.partition(".")
+            if getattr(getattr(config, table), name) < least:
+                fail(key, f"expected at least {least}")
+    if not 0 < config.report.confidence < 1:
+        fail("report.confidence", "expected a number between 0 and 1")
+    if config.captioner.n > 1 and not config.captioner.temperature:
+        fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
 
 
 _LEAST = {
@@ -179,7 +187,9 @@ _LEAST = {
 }  # fmt: skip
 
 
-def _check_model(table: str, model: ModelConfig, fail: Any) -> None:
+def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
+    if not 0 < model.top_p <= 1:
+        fail(f"{table}.top_p", "expected more than 0 and at most 1")
     if model.path and model.endpoint:
         fail(f"{table}.endpoint", f"{table}.path is set, too; give one of them")
     if model.endpoint and not model.model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -15,6 +14,7 @@ from PIL import Image
 
 from caprl_native.config import MediaConfig
 from caprl_native.data.media import DecodedImage, MediaError
+from caprl_native.endpoint import Endpoint
 from caprl_native.types import MediaRef
 from eval.config import CaptionerConfig, ModelConfig
 from eval.models import Decoded, Picture, Request, Result, decoded_media, failed
@@ -29,13 +29,8 @@ class EndpointModel:
 
         self.config, self.media = config, media
         self.video_as = config.video_as if isinstance(config, CaptionerConfig) else "frames"
-        self.key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
-        self.client = openai.OpenAI(
-            base_url=config.endpoint,
-            api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY
-            timeout=config.timeout_s,
-            max_retries=config.retries,
-        )
+        self.server = Endpoint(config)
+        self.client = openai.OpenAI(**self.server.client_options())
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
         coming = iter(requests)
@@ -60,23 +55,17 @@ class EndpointModel:
         except MediaError as error:
             return list(failed(request, f"media: {error}"))
         return [
-            Result(key, self._reply(messages, request.seed + i, bool(request.prefix)), pictures)
+            Result(key, self._reply(messages, request.seed + i, request.prefix), pictures)
             for i, key in enumerate(request.keys)
         ]
 
     def _messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
-        """The chat with its media as data URLs, and the opened turn where the server takes one."""
-        pictures: tuple[Picture, ...] = ()
-        messages = list(request.messages)
-        if request.media:
-            decoded, pictures = decoded_media(request, self.media)
-            media = [
-                self._parts(d, medium) for d, medium in zip(decoded, request.media, strict=True)
-            ]
-            messages = _with_media(messages, media)
-        if request.prefix and self.config.prefill:
-            messages.append({"role": "assistant", "content": request.prefix})
-        return messages, pictures
+        """The chat with its media as data URLs, and what the report shows of them."""
+        if not request.media:
+            return list(request.messages), ()
+        decoded, pictures = decoded_media(request, self.media)
+        media = [self._parts(d, medium) for d, medium in zip(decoded, request.media, strict=True)]
+        return _with_media(request.messages, media), pictures
 
     def _parts(self, decoded: Decoded, medium: MediaRef) -> list[dict[str, Any]]:
         if isinstance(decoded, DecodedImage):
@@ -95,39 +84,21 @@ class EndpointModel:
             )
         ]
 
-    def _reply(self, messages: list[dict[str, Any]], seed: int, opened: bool) -> Reply:
+    def _reply(self, messages: list[dict[str, Any]], seed: int, opening: str) -> Reply:
         import openai
 
-        extra = {"add_generation_prompt": False, "continue_final_message": True}
         try:
             reply = self.client.chat.completions.create(
-                model=self.config.model,
-                messages=messages,
-                temperature=self.config.temperature,
-                top_p=self.config.top_p,
-                max_tokens=self.config.max_tokens,
-                seed=seed % 2**31,
-                extra_headers=None if self.key else {"Authorization": openai.Omit()},
-                extra_body=extra if opened and self.config.prefill else None,
+                **self.server.request(messages, seed, opening)
             )
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
-            return Reply(failure=self._reason(error))
-        choices = getattr(reply, "choices", None)  # a reply that is not a chat's has none
-        if not choices or choices[0].message.content is None:
-            return Reply(failure=f"{self.config.endpoint}: the reply has no text")
+            return Reply(failure=self.server.reason(error))
+        text = self.server.text(reply, opening)
+        if text is None:
+            return Reply(failure=self.server.no_text)
         usage = getattr(reply, "usage", None)
-        return Reply(
-            choices[0].message.content.strip(),
-            usage.completion_tokens if usage else None,
-            choices[0].finish_reason,
-        )
-
-    def _reason(self, error: Exception) -> str:
-        """What went wrong, in one line; a server may quote the request, key included."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        if self.key:
-            text = text.replace(self.key, "***")
-        return f"{self.config.endpoint}: {text[:500]}"
+        tokens = usage.completion_tokens if usage else None
+        return Reply(text.strip(), tokens, reply.choices[0].finish_reason)
 
     def close(self) -> None:
         self.client.close()

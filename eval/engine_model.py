@@ -14,9 +14,9 @@ from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import MediaError
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
+from caprl_native.rewards.reader import opened_chat
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from caprl_native.rollout.self_check import MAX_MEDIA
-from caprl_native.types import Sample
 from eval.config import CaptionerConfig, ModelConfig
 from eval.models import Picture, Request, Result, decoded_media, failed
 from eval.store import Reply
@@ -58,26 +58,17 @@ class EngineModel:
             family = family_of(config.path)
             self.workers = config.workers
             banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
-        self.sampling = Sampling(
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            max_tokens=config.max_tokens,
-            banned=banned,
-            logprobs=False,
-        )
+        self.sampling = Sampling.of(config, top_k=config.top_k, banned=banned, logprobs=False)
+        sees_media = {
+            "mm_processor_kwargs": processor_kwargs(media),
+            "media_per_prompt": MAX_MEDIA,
+        }
         self.engine = Engine(
-            EngineSettings(
-                path=config.path,
-                dtype=config.dtype,
-                max_model_len=config.max_model_len,
-                max_num_seqs=config.max_num_seqs,
-                kv_cache_gib=config.kv_cache_gib,
-                gpu_memory_utilization=config.gpu_memory_utilization,
+            EngineSettings.of(
+                config,
                 enforce_eager=config.enforce_eager,
                 seed=seed,
-                mm_processor_kwargs=processor_kwargs(media) if banned else None,
-                media_per_prompt=MAX_MEDIA if banned else 0,
+                **(sees_media if banned else {}),
             )
         )
 
@@ -107,19 +98,14 @@ class EngineModel:
             return _Ready(request, {"prompt_token_ids": self._tokens(request)})
         try:
             decoded, pictures = decoded_media(request, self.media)
-            sample = Sample(request.name, request.media, request.messages)
-            return _Ready(request, self.builder.for_engine(sample, decoded), pictures)
+            prompt = self.builder.for_engine(request.sample, decoded)
+            return _Ready(request, prompt, pictures)
         except (MediaError, SampleSkipped) as error:
             return _Ready(request, failure=f"media: {error}")
 
     def _tokens(self, request: Request) -> list[int]:
-        chat = self.tokenizer.apply_chat_template(
-            list(request.messages),
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-        return self.tokenizer(chat + request.prefix, add_special_tokens=False)["input_ids"]
+        chat = opened_chat(self.tokenizer, request.messages, request.prefix)
+        return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
 
     def _submit(self, ready: _Ready, running: dict[str, _Running]) -> Iterator[Result]:
         request = ready.request

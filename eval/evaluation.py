@@ -7,10 +7,9 @@ killed at any moment, the next run goes on from there.
 from __future__ import annotations
 
 import fcntl
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from eval.items import Item, ToJudge, Verdict
 from eval.models import Model, Picture, Request, Result, build_model
 from eval.plan import Answers, Captions, Judgements, Loaded, Unit, load_benchmarks
 from eval.replicas import ReplicatedModel
-from eval.store import Reply, Store
+from eval.store import JsonLog, Reply, Store
 
 Scored = Verdict | ToJudge | str  # str: why there is no verdict
 
@@ -212,32 +211,19 @@ class Pictures:
     """What the report shows of media, by their key; the first of a key stays."""
 
     def __init__(self, path: Path) -> None:
-        self.found: dict[str, list[Picture]] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        for line in whole:
-            record = json.loads(line)
-            self.found[record["key"]] = [Picture(**p) for p in record["pictures"]]
-        self._file = path.open("ab")
-        self._file.truncate(sum(map(len, whole)))
+        self._log = JsonLog(path)
+        self.found: dict[str, list[Picture]] = {
+            record["key"]: [Picture(**p) for p in record["pictures"]]
+            for record in self._log.records()
+        }
 
     def add(self, key: str, pictures: tuple[Picture, ...]) -> None:
         if pictures and key not in self.found:
             self.found[key] = list(pictures)
-            record = {"key": key, "pictures": [asdict(p) for p in pictures]}
-            self._file.write(json.dumps(record).encode() + b"\n")
-            self._file.flush()
+            self._log.add({"key": key, "pictures": [asdict(p) for p in pictures]})
 
     def close(self) -> None:
-        self._file.close()
-
-
-@contextmanager
-def closing(model: Model) -> Iterator[Model]:
-    try:
-        yield model
-    finally:
-        model.close()
+        self._log.close()
 
 
 def _locked(path: Path) -> Any:

@@ -49,7 +49,10 @@ class Broken:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an answer is worth. `said`: the answer that was understood, None if none was."""
+    """What an answer is worth. `said`: the answer that was understood, None if none was.
+
+    `detail`: what a rule wants shown beside it in the report.
+    """
 
     score: float
     said: str | None = None

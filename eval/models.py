@@ -34,6 +34,11 @@ class Request:
     media: tuple[MediaRef, ...] = ()
     prefix: str = ""  # opens the model's turn; the reply goes on from there
 
+    @property
+    def sample(self) -> Sample:
+        """The media and the chat about them, as decoders and prompt builders take them."""
+        return Sample(self.name, self.media, self.messages)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -46,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """A reply, and what its media look like, once for each request."""
+    """A reply, and what the media that it is about look like."""
 
     key: str
     reply: Reply
@@ -81,8 +86,7 @@ def decoded_media(
     request: Request, config: MediaConfig
 ) -> tuple[list[Decoded], tuple[Picture, ...]]:
     """The pixels of a request's media, and small pictures of them. Raises `MediaError`."""
-    sample = Sample(request.name, request.media, request.messages)
-    found = decode(sample, config)
+    found = decode(request.sample, config)
     return found, tuple(picture_of(d) for d in found)
 
 

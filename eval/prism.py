@@ -115,13 +115,13 @@ def report(evaluation: Evaluation) -> Record:
     if config.report.html:
         from eval.report.html import write_html
 
+        shown = {m["picture"] for r in found for m in r["media"]}
         pictures = {
-            f"{key}-{i}": picture.uri
+            name: picture.uri
             for key, of_unit in evaluation.pictures.found.items()
             for i, picture in enumerate(of_unit)
+            if (name := f"{key}-{i}") in shown
         }
-        shown = {m["picture"] for r in found for m in r["media"]}
-        pictures = {key: uri for key, uri in pictures.items() if key in shown}
         write_html(folder / "report.html", runs, found, pictures)
     print((folder / "table.md").read_text("utf-8"))
     return ours

@@ -133,7 +133,7 @@ def missing(evaluation: Evaluation, found: Sequence[Record]) -> dict[str, int]:
 def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) -> Record:
     config, benchmark = evaluation.config, loaded.benchmark
     factor = 100.0 if benchmark.unit == "%" else 1.0
-    scored = [r for r in found if r["mean"] is not None]
+    scored = _scored(found)
     units = {r["captioned"]: r["captions"] for r in found}
     captions = [c for of_unit in units.values() for c in of_unit if not c["missing"]]
     tokens = [c["tokens"] for c in captions if c["tokens"] is not None]

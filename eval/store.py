@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,29 +51,38 @@ class Reply:
     failure: str | None = None
 
 
+class JsonLog:
+    """A file of JSON lines that only grows; a last line that a kill cut short is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab+")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is there, once, before anything is added."""
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                whole += len(line)
+                yield json.loads(line)
+        self._file.truncate(whole)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Adds a line; it is in the file when this returns."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Store:
     """The replies of one stage by key; of several under a key the last counts."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.replies: dict[str, Reply] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
-        for key, reply in self._read():
-            self.replies[key] = reply
-
-    def _read(self) -> Iterator[tuple[str, Reply]]:
-        """What is there; what follows the last complete line is cut off."""
-        self._file.seek(0)
-        kept = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            kept += len(line)
-            record = json.loads(line)
-            yield record.pop("key"), Reply(**record)
-        if kept < self._file.seek(0, os.SEEK_END):
-            self._file.truncate(kept)
+        self._log = JsonLog(path)
+        self.replies = {r.pop("key"): Reply(**r) for r in self._log.records()}
 
     def get(self, key: str) -> Reply | None:
         return self.replies.get(key)
@@ -82,9 +90,8 @@ class Store:
     def add(self, key: str, reply: Reply) -> None:
         """Keeps a reply; it is in the file when this returns."""
         self.replies[key] = reply
-        record = {"key": key, **{k: v for k, v in asdict(reply).items() if v is not None}}
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        given = {name: value for name, value in asdict(reply).items() if value is not None}
+        self._log.add({"key": key, **given})
 
     def close(self) -> None:
-        self._file.close()
+        self._log.close()

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -76,14 +76,12 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             reply = state.take({"path": self.path, **request}, headers)
             body = body_of(reply)
-            try:
+            with suppress(OSError):  # of a client that has gone
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
-            except OSError:  # the client has gone
-                pass
 
         def log_message(self, *args: object) -> None:
             pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from caprl_native.config import LogConfig
+from caprl_native.files import replaced
 from caprl_native.policy.parallel import gather_objects
 from caprl_native.types import Group
 
@@ -146,6 +146,5 @@ def _step_of(line: str) -> float:
 
 
 def _replace(file: Path, text: str) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+    with replaced(file) as opened:
+        opened.write(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from caprl_native.config import ReaderConfig
+from caprl_native.endpoint import Endpoint
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 
@@ -60,6 +60,14 @@ def answers_to(reader: Reader, asks: Sequence[Ask]) -> list[Answer]:
     return [answer.result() for answer in answers]
 
 
+def opened_chat(tokenizer: Any, messages: Sequence[dict[str, Any]], opening: str) -> str:
+    """A chat as text up to the model's turn, which `opening` opens; no thinking aloud."""
+    chat = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return chat + opening
+
+
 class EngineReader:
     """A causal language model in this process, on as many ranks as share the policy's engine.
 
@@ -74,23 +82,9 @@ class EngineReader:
         self.config = config
         self.tokenizer = AutoTokenizer.from_pretrained(config.path)
         self.engine = Engine(
-            EngineSettings(
-                path=config.path,
-                dtype=config.dtype,
-                max_model_len=config.max_model_len,
-                max_num_seqs=config.max_num_seqs,
-                kv_cache_gib=config.kv_cache_gib,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                tensor_parallel_size=tensor_parallel,
-                sleep=True,
-            )
+            EngineSettings.of(config, tensor_parallel_size=tensor_parallel, sleep=True)
         )
-        self.sampling = Sampling(
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_tokens=config.max_tokens,
-            logprobs=False,
-        )
+        self.sampling = Sampling.of(config, logprobs=False)
         self._asked: dict[str, Future[Answer]] = {}
 
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
@@ -128,13 +122,7 @@ class EngineReader:
     def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
         if not asks:
             return []
-        chats = [
-            self.tokenizer.apply_chat_template(
-                a.messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-            for a in asks
-        ]
-        texts = [chat + ANSWER_PREFIX for chat in chats]
+        texts = [opened_chat(self.tokenizer, ask.messages, ANSWER_PREFIX) for ask in asks]
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def forget(self) -> None:
@@ -165,9 +153,8 @@ class EndpointReader:
     together = False
 
     def __init__(self, config: ReaderConfig) -> None:
-        self.config = config
-        self.key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
-        if config.api_key_env and not self.key:
+        self.config, self.server = config, Endpoint(config)
+        if config.api_key_env and not self.server.key:
             raise ValueError(f"reward.reader.api_key_env: {config.api_key_env} is not set")
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -179,12 +166,7 @@ class EndpointReader:
         import openai
 
         self._gate = asyncio.Semaphore(self.config.concurrency)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.config.endpoint,
-            api_key=self.key or "none",  # without one the client would look for OPENAI_API_KEY
-            timeout=self.config.timeout_s,
-            max_retries=self.config.retries,
-        )
+        self._client = openai.AsyncOpenAI(**self.server.client_options())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reader", daemon=True)
         self._thread.start()
@@ -199,36 +181,14 @@ class EndpointReader:
     async def _answer(self, ask: Ask) -> Answer:
         import openai
 
-        messages, extra = ask.messages, {}
-        if self.config.prefill:
-            messages = [*messages, {"role": "assistant", "content": ANSWER_PREFIX}]
-            extra = {"add_generation_prompt": False, "continue_final_message": True}
+        request = self.server.request(ask.messages, ask.seed, ANSWER_PREFIX)
         try:
             async with self._gate:
-                reply = await self._client.chat.completions.create(
-                    model=self.config.model,
-                    messages=messages,
-                    temperature=self.config.temperature,
-                    top_p=self.config.top_p,
-                    max_tokens=self.config.max_tokens,
-                    seed=ask.seed % 2**31,
-                    extra_headers=None if self.key else {"Authorization": openai.Omit()},
-                    extra_body=extra,
-                )
+                reply = await self._client.chat.completions.create(**request)
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
-            return Answer(None, self._reason(error))
-        choices = getattr(reply, "choices", None)  # a reply that is not a chat's has none
-        text = choices[0].message.content if choices else None
-        if text is None:
-            return Answer(None, f"{self.config.endpoint}: the reply has no text")
-        return Answer(text.removeprefix(ANSWER_PREFIX) if self.config.prefill else text)
-
-    def _reason(self, error: Exception) -> str:
-        """What went wrong, in one line; a server may quote the request, key included."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        if self.key:
-            text = text.replace(self.key, "***")
-        return f"{self.config.endpoint}: {text[:500]}"
+            return Answer(None, self.server.reason(error))
+        text = self.server.text(reply, ANSWER_PREFIX)
+        return Answer(text, self.server.no_text if text is None else None)
 
     def forget(self) -> None:
         """The server's caches are its own business."""

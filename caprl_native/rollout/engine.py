@@ -37,6 +37,13 @@ class EngineSettings:
     mm_processor_kwargs: dict[str, Any] | None = None
     media_per_prompt: int = 0
 
+    @classmethod
+    def of(cls, config: Any, **more: Any) -> EngineSettings:
+        """Those that a config table names alike, and `more`."""
+        names = ("path", "dtype", "max_model_len", "max_num_seqs", "kv_cache_gib")
+        names += ("gpu_memory_utilization",)
+        return cls(**({name: getattr(config, name) for name in names if name not in more} | more))
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -49,6 +56,12 @@ class Sampling:
     max_tokens: int = 256
     banned: tuple[int, ...] = ()
     logprobs: bool = True  # False: completions come without
+
+    @classmethod
+    def of(cls, config: Any, **more: Any) -> Sampling:
+        """What a config table says of it, and `more`."""
+        given = {n: getattr(config, n) for n in ("temperature", "top_p", "max_tokens")}
+        return cls(**given, **more)
 
 
 @dataclass

@@ -26,13 +26,10 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
     """The engine that writes the policy's captions."""
     rollout = config.rollout
     return Engine(
-        EngineSettings(
+        EngineSettings.of(
+            rollout,
             path=config.policy.path,
             dtype=config.policy.dtype,
-            max_model_len=rollout.max_model_len,
-            max_num_seqs=rollout.max_num_seqs,
-            kv_cache_gib=rollout.kv_cache_gib,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
             tensor_parallel_size=rollout.tensor_parallel_size,
             enforce_eager=rollout.enforce_eager,
             sleep=rollout.sleep,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from caprl_native.config_io import ConfigError
+from caprl_native.files import replaced
 from eval.scoring.stats import paired_interval
 
 Record = dict[str, Any]
@@ -17,18 +17,14 @@ Record = dict[str, Any]
 
 def write_text(path: Path, text: str) -> None:
     """Writes the file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    with replaced(path) as file:
+        file.write(text)
 
 
 def write_lines(path: Path, found: Iterable[Record]) -> None:
     """A JSON line for each record, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for record in found:
-            file.write(json.dumps(record) + "\n")
-    os.replace(temporary, path)
+    with replaced(path) as file:
+        file.writelines(json.dumps(record) + "\n" for record in found)
 
 
 def read_run(folder: Path) -> tuple[Record, list[Record]]:
@@ -136,11 +132,10 @@ def write_reference(folder: Path, found: Sequence[Record]) -> None:
     folder.mkdir(exist_ok=True)
     for name in dict.fromkeys(r["benchmark"] for r in found):
         rows = [r for r in found if r["benchmark"] == name and r["mean"] is not None]
-        details = [_reference_row(r) for r in rows]
         if not rows:
             continue
-        best = statistics.fmean(max(c["verdict"]["score"] for c in r["captions"] if c["verdict"])
-                                for r in rows)  # fmt: skip
+        details = [_reference_row(r) for r in rows]
+        best = statistics.fmean(max(rewards) for _, rewards, *_ in details)
         mean = statistics.fmean(r["mean"] for r in rows)
         write_text(
             folder / f"Prism_{name}_step_details_0_final.json", json.dumps(details, indent=4)

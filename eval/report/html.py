@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from caprl_native.files import replaced
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PLACE = re.compile(r"@@(POLICY|SUMMARIES|ITEMS|PICTURES)@@")
@@ -44,14 +45,9 @@ def write_html(
         "ITEMS": _array(items),
         "PICTURES": _object(pictures),
     }
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for i, piece in enumerate(_PLACE.split(template)):
-                file.writelines(parts[piece] if i % 2 else [piece])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as file:
+        for i, piece in enumerate(_PLACE.split(template)):
+            file.writelines(parts[piece] if i % 2 else [piece])
 
 
 def _policy(template: str) -> str:

@@ -136,7 +136,9 @@ class ReaderConfig:
     )
     model: str = opt("", "Model name at the endpoint.")
     prefill: bool = opt(
-        True, 'The endpoint can go on with an opened turn ("The answer is"), as vLLM and SGLang do.'
+        True,
+        'The endpoint can go on with an opened turn ("The answer is") and be told not to think '
+        "aloud, as vLLM and SGLang can.",
     )
     api_key_env: str = opt(
         "", "Environment variable that holds the endpoint's key; empty: none is sent."

@@ -165,12 +165,19 @@ class CliArgs(Generic[T]):
 
 
 def parse_cli(
-    schema: type[T], argv: Sequence[str], prog: str, needs_file: bool = True
+    schema: type[T],
+    argv: Sequence[str],
+    prog: str,
+    needs_file: bool = True,
+    usage: str = _USAGE,
 ) -> CliArgs[T]:
-    """The command line of `prog`, without its name. Exits: 0 after --help, 2 on a ConfigError."""
+    """The command line of `prog`, without its name. Exits: 0 after --help, 2 on a ConfigError.
+
+    `usage` opens what --help prints, with `{prog}` in it.
+    """
     if "--help" in argv or "-h" in argv:
         if _speaks():
-            sys.stdout.write(_USAGE.format(prog=prog) + help_text(schema))
+            sys.stdout.write(usage.format(prog=prog) + help_text(schema))
         raise SystemExit(0)
     try:
         files, overrides, dry_run = _split(argv)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import openai
 
 
 class EndpointConfig(Protocol):
@@ -28,27 +32,35 @@ class Endpoint:
         self.config = config
         self.key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
 
-    def client_options(self) -> dict[str, Any]:
-        """Keyword arguments of `openai.OpenAI` and `openai.AsyncOpenAI`."""
-        return {
-            "base_url": self.config.endpoint,
-            "api_key": self.key or "none",  # without one the client would look for OPENAI_API_KEY
-            "timeout": self.config.timeout_s,
-            "max_retries": self.config.retries,
-        }
+    def client(self) -> openai.AsyncOpenAI:
+        """A client of its own for every event loop. A server of this machine needs no proxy."""
+        import openai
+
+        host = urlsplit(self.config.endpoint).hostname or ""
+        direct = host == "localhost" or host.startswith("127.") or host == "::1"
+        return openai.AsyncOpenAI(
+            base_url=self.config.endpoint,
+            api_key=self.key or "none",  # without one it would look for OPENAI_API_KEY
+            timeout=self.config.timeout_s,
+            max_retries=self.config.retries,
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=not direct),
+        )
 
     def request(
         self, messages: Sequence[dict[str, Any]], seed: int, opening: str = ""
     ) -> dict[str, Any]:
-        """Keyword arguments of `chat.completions.create`.
+        """Keyword arguments of `chat.completions.create`; no thinking aloud where it can be told.
 
         `opening` opens the model's turn, where the server can go on with an opened one.
         """
         import openai
 
-        opened = bool(opening) and self.config.prefill
-        turn = [{"role": "assistant", "content": opening}] if opened else []
-        going_on = {"add_generation_prompt": False, "continue_final_message": True}
+        turn, extra = [], {}
+        if self.config.prefill:  # the server is known to take these
+            extra = {"chat_template_kwargs": {"enable_thinking": False}}
+        if self.config.prefill and opening:
+            turn = [{"role": "assistant", "content": opening}]
+            extra |= {"add_generation_prompt": False, "continue_final_message": True}
         return {
             "model": self.config.model,
             "messages": [*messages, *turn],
@@ -57,7 +69,7 @@ class Endpoint:
             "max_tokens": self.config.max_tokens,
             "seed": seed % 2**31,
             "extra_headers": None if self.key else {"Authorization": openai.Omit()},
-            "extra_body": going_on if opened else {},
+            "extra_body": extra,
         }
 
     def text(self, reply: Any, opening: str = "") -> str | None:

@@ -57,7 +57,9 @@ class ModelConfig:
     top_k: int = opt(0, "In process: sample among the k most likely tokens; 0: all.")
     max_tokens: int = opt(1024, "Longest reply, in tokens.")
     prefill: bool = opt(
-        True, 'The endpoint can go on with an opened turn ("The answer is"), as vLLM and SGLang do.'
+        True,
+        'The endpoint can go on with an opened turn ("The answer is") and be told not to think '
+        "aloud, as vLLM and SGLang can.",
     )
     concurrency: int = opt(64, "Requests in flight to the endpoint.")
     timeout_s: float = opt(600.0, "Seconds after which a request to the endpoint has failed.")
@@ -80,7 +82,9 @@ class CaptionerConfig(ModelConfig):
     )
     video_prompt: str = opt("", "The same for videos.")
     video_as: Literal["frames", "file"] = opt(
-        "frames", "What an endpoint gets of a video: our frames as images, or the file itself."
+        "frames",
+        "What an endpoint gets of a video: our frames as images, or the file itself (of clips and "
+        "of folders of frames it gets our frames all the same).",
     )
     workers: int = opt(2, "Threads that decode media ahead.")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import mimetypes
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from caprl_native.data.media import DecodedImage, MediaError
 from caprl_native.endpoint import Endpoint
 from caprl_native.types import MediaRef
 from eval.config import CaptionerConfig, ModelConfig
-from eval.models import Decoded, Picture, Request, Result, decoded_media, failed
+from eval.models import Decoded, Picture, Request, Result, decoded_media
 from eval.store import Reply
 
 
@@ -25,44 +25,36 @@ class EndpointModel:
     """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses."""
 
     def __init__(self, config: ModelConfig, media: MediaConfig) -> None:
-        import openai
-
         self.config, self.media = config, media
-        self.video_as = config.video_as if isinstance(config, CaptionerConfig) else "frames"
+        captioner = config if isinstance(config, CaptionerConfig) else CaptionerConfig()
+        self.video_as, self.workers = captioner.video_as, captioner.workers
         self.server = Endpoint(config)
-        self.client = openai.OpenAI(**self.server.client_options())
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
         coming = iter(requests)
-        running: set[Future[list[Result]]] = set()
-        with ThreadPoolExecutor(self.config.concurrency, "endpoint") as pool:
+        replies: set[asyncio.Task[Result]] = set()
+        with asyncio.Runner() as runner:
+            calls = _Calls(self, runner.get_loop())
             try:
                 while True:
-                    for request in islice(coming, self.config.concurrency - len(running)):
-                        running.add(pool.submit(self._results, request))
-                    if not running:
+                    while len(replies) < self.config.concurrency and (
+                        request := next(coming, None)
+                    ):
+                        replies |= calls.begin(request)
+                    if not replies:
                         return
-                    ended, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        yield from future.result()
+                    ended, replies = runner.run(_first_of(replies))
+                    for reply in ended:
+                        yield reply.result()
             finally:
-                for future in running:
-                    future.cancel()
+                runner.run(calls.client.close())
 
-    def _results(self, request: Request) -> list[Result]:
-        try:
-            messages, pictures = self._messages(request)
-        except MediaError as error:
-            return list(failed(request, f"media: {error}"))
-        return [
-            Result(key, self._reply(messages, request.seed + i, request.prefix), pictures)
-            for i, key in enumerate(request.keys)
-        ]
+    def messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
+        """The chat with its media as data URLs, and what the report shows of them.
 
-    def _messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
-        """The chat with its media as data URLs, and what the report shows of them."""
-        if not request.media:
-            return list(request.messages), ()
+        Raises `MediaError`.
+        """
         decoded, pictures = decoded_media(request, self.media)
         media = [self._parts(d, medium) for d, medium in zip(decoded, request.media, strict=True)]
         return _with_media(request.messages, media), pictures
@@ -72,8 +64,9 @@ class EndpointModel:
             return [_image_part(decoded.image, "PNG")]
         whole = medium.start is None and medium.end is None and medium.fps is None
         if self.video_as == "file" and whole and medium.path:
-            data = base64.b64encode(Path(medium.path).read_bytes()).decode()
-            return [{"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}]
+            kind = mimetypes.guess_type(medium.path)[0] or "video/mp4"
+            url = _data_url(kind, Path(medium.path).read_bytes())
+            return [{"type": "video_url", "video_url": {"url": url}}]
         frames = zip(decoded.timestamps, decoded.frames, strict=True)
         return [
             part
@@ -84,13 +77,50 @@ class EndpointModel:
             )
         ]
 
-    def _reply(self, messages: list[dict[str, Any]], seed: int, opening: str) -> Reply:
+    def close(self) -> None:
+        """Every call of `complete` has a client of its own, which ends with it."""
+
+
+Chat = tuple[list[dict[str, Any]], tuple[Picture, ...]]
+
+
+class _Calls:
+    """What one event loop has under way: chats being made, replies being waited for."""
+
+    def __init__(self, model: EndpointModel, loop: asyncio.AbstractEventLoop) -> None:
+        self.model, self.server, self.loop = model, model.server, loop
+        self.client = model.server.client()
+        self._decoding = asyncio.Semaphore(model.workers)
+        self._in_flight = asyncio.Semaphore(model.config.concurrency)
+
+    def begin(self, request: Request) -> set[asyncio.Task[Result]]:
+        """A task for each of its replies; its media are decoded once for all."""
+        chat = self.loop.create_task(self._chat(request))
+        numbers = range(len(request.keys))
+        return {self.loop.create_task(self._result(chat, request, i)) for i in numbers}
+
+    async def _chat(self, request: Request) -> Chat:
+        if not request.media:
+            return list(request.messages), ()
+        async with self._decoding:
+            return await asyncio.to_thread(self.model.messages, request)
+
+    async def _result(self, chat: asyncio.Task[Chat], request: Request, number: int) -> Result:
+        key = request.keys[number]
+        try:
+            messages, pictures = await chat
+        except MediaError as error:
+            return Result(key, Reply(failure=f"media: {error}"))
+        async with self._in_flight:
+            reply = await self._reply(messages, request.seed + number, request.prefix)
+        return Result(key, reply, pictures)
+
+    async def _reply(self, messages: list[dict[str, Any]], seed: int, opening: str) -> Reply:
         import openai
 
+        request = self.server.request(messages, seed, opening)
         try:
-            reply = self.client.chat.completions.create(
-                **self.server.request(messages, seed, opening)
-            )
+            reply = await self.client.chat.completions.create(**request)
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
             return Reply(failure=self.server.reason(error))
         text = self.server.text(reply, opening)
@@ -100,15 +130,23 @@ class EndpointModel:
         tokens = usage.completion_tokens if usage else None
         return Reply(text.strip(), tokens, reply.choices[0].finish_reason)
 
-    def close(self) -> None:
-        self.client.close()
+
+async def _first_of(
+    tasks: set[asyncio.Task[Result]],
+) -> tuple[set[asyncio.Task[Result]], set[asyncio.Task[Result]]]:
+    """The tasks that have ended, at least one, and the others."""
+    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _image_part(image: Image.Image, kind: Literal["PNG", "JPEG"]) -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, kind, quality=90)
-    data = base64.b64encode(file.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/{kind.lower()};base64,{data}"}}
+    url = _data_url(f"image/{kind.lower()}", file.getvalue())
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _with_media(

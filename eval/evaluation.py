@@ -20,7 +20,15 @@ from caprl_native.config_io import ConfigError
 from eval.config import ModelConfig, PrismConfig
 from eval.items import Item, ToJudge, Verdict
 from eval.models import Model, Picture, Request, Result, build_model
-from eval.plan import Answers, Captions, Judgements, Loaded, Unit, load_benchmarks
+from eval.plan import (
+    Answers,
+    Captions,
+    Judgements,
+    Loaded,
+    Unit,
+    load_benchmarks,
+    unit_key,
+)
 from eval.replicas import ReplicatedModel
 from eval.store import JsonLog, Reply, Store
 
@@ -47,7 +55,7 @@ class Evaluation:
         self.to_answer = Answers(config)
         self.to_judge = Judgements(config)
         self._units: dict[tuple[str, str], Unit] = {}
-        self._asked: dict[tuple[str, str, int], Request] = {}
+        self._answer_keys: dict[tuple[str, str, int], str] = {}
         self._scores: dict[tuple[str, str, str], Scored] = {}
 
     def items(self) -> Iterator[tuple[Loaded, Item]]:
@@ -67,46 +75,53 @@ class Evaluation:
 
     def caption(self) -> None:
         """Captions every image and video once, however many questions are asked about it."""
-        n = self.config.captioner.n
+        numbers = range(self.config.captioner.n)
         units = {unit.key: unit for unit in (self.unit(*pair) for pair in self.items())}
-        requests, media_keys = [], {}
-        for unit in units.values():
-            keys = [unit.caption_key(i) for i in range(n)]
-            media_keys.update(dict.fromkeys(keys, unit.media_key))
-            missing = [i for i, key in enumerate(keys) if self._wanted(self.captions, key)]
-            requests += self.to_caption.requests(unit, missing)
+        missing = {
+            key: [i for i in numbers if self._wanted(self.captions, unit.caption_key(i))]
+            for key, unit in units.items()
+        }
+        requests = (
+            request
+            for key, unit in units.items()
+            for request in self.to_caption.requests(unit, missing[key])
+        )
 
         def keep(result: Result) -> None:
-            self.pictures.add(media_keys[result.key], result.pictures)
+            self.pictures.add(units[unit_key(result.key)].media_key, result.pictures)
             self.captions.add(result.key, result.reply)
 
-        self._run("caption", self.config.captioner, requests, keep)
+        total = sum(map(len, missing.values()))
+        self._run("caption", self.config.captioner, total, requests, keep)
 
     def answer(self) -> None:
         """Asks the reader every question on every caption that there is."""
-        requests = {
-            request.keys[0]: request
+        missing = {
+            key: (loaded, item, number)
             for loaded, item in self.items()
             for number in range(self.config.captioner.n)
-            if (request := self.answer_request(loaded, item, number))
-            and self._wanted(self.answers, request.keys[0])
+            if (key := self.answer_key(loaded, item, number)) and self._wanted(self.answers, key)
         }
-        self._run("answer", self.config.reader, requests.values(), self._keep_in(self.answers))
+        requests = (self._question(*asked) for asked in missing.values())
+        keep = self._keep_in(self.answers)
+        self._run("answer", self.config.reader, len(missing), requests, keep)
 
     def judge(self) -> None:
         """Asks the judge about the answers that no rule can decide."""
-        requests = {}
+        missing = {}
         for loaded, item in self.items():
             for number in range(self.config.captioner.n):
                 score = self.score(loaded, item, number)
                 if not isinstance(score, ToJudge):
                     continue
-                request = self.to_judge.request(item, score.messages)
-                if self._wanted(self.judgements, request.keys[0]) or (
+                key = self.to_judge.request(item, score.messages).keys[0]
+                if self._wanted(self.judgements, key) or (
                     not self.config.run.keep_failed and self.verdict(loaded, item, number) is None
                 ):
-                    requests[request.keys[0]] = request
-        self._run("judge", self.config.judge, requests.values(), self._keep_in(self.judgements))
+                    missing[key] = item, score.messages
+        requests = (self.to_judge.request(*asked) for asked in missing.values())
+        keep = self._keep_in(self.judgements)
+        self._run("judge", self.config.judge, len(missing), requests, keep)
 
     def _keep_in(self, store: Store) -> Callable[[Result], None]:
         return lambda result: store.add(result.key, result.reply)
@@ -119,14 +134,14 @@ class Evaluation:
         self,
         stage: str,
         config: ModelConfig,
+        total: int,
         requests: Iterable[Request],
         keep: Callable[[Result], None],
     ) -> None:
-        requests = list(requests)
-        if not requests:
+        """`requests`, `total` replies in all, are made as the model has room for them."""
+        if not total:
             return
         run = self.config.run
-        total = sum(len(request.keys) for request in requests)
         quiet = not sys.stderr.isatty()
         with (
             closing(self._model(config)) as model,
@@ -156,20 +171,25 @@ class Evaluation:
     def caption_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
         return self.captions.get(self.unit(loaded, item).caption_key(number))
 
-    def answer_request(self, loaded: Loaded, item: Item, number: int) -> Request | None:
-        """What the reader is asked about a caption; None where there is no caption."""
+    def _question(self, loaded: Loaded, item: Item, number: int) -> Request:
+        """What the reader is asked about a caption that there is."""
+        caption = self.caption_of(loaded, item, number)
+        assert caption is not None and caption.text is not None
+        return self.to_answer.request(loaded.benchmark, item, number, caption.text)
+
+    def answer_key(self, loaded: Loaded, item: Item, number: int) -> str | None:
+        """Of what the reader says about a caption; None where there is no caption."""
         caption = self.caption_of(loaded, item, number)
         if caption is None or caption.text is None:
             return None
         name = loaded.benchmark.name, item.id, number
-        if name not in self._asked:
-            asked = self.to_answer.request(loaded.benchmark, item, number, caption.text)
-            self._asked[name] = asked
-        return self._asked[name]
+        if name not in self._answer_keys:
+            self._answer_keys[name] = self._question(loaded, item, number).keys[0]
+        return self._answer_keys[name]
 
     def answer_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
-        request = self.answer_request(loaded, item, number)
-        return self.answers.get(request.keys[0]) if request else None
+        key = self.answer_key(loaded, item, number)
+        return self.answers.get(key) if key else None
 
     def score(self, loaded: Loaded, item: Item, number: int) -> Scored | None:
         """What the rule says of an answer; None where there is no answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -41,13 +41,24 @@ def load_benchmarks(config: PrismConfig) -> list[Loaded]:
     found = []
     for name, given in chosen(config).items():
         benchmark = benchmarks()[name]
-        rows = list(benchmark.read(_files(given)))
+        rows = _limited(benchmark.read(_files(given)), config.run.limit)
         items = [row for row in rows if isinstance(row, Item)]
         broken = tuple(row for row in rows if isinstance(row, Broken))
         if not items:
             first = f"; the first: {broken[0].source}: {broken[0].reason}" if broken else ""
             raise DataError(f"benchmarks.{name}.files: no items{first}")
-        found.append(Loaded(benchmark, tuple(items[: config.run.limit or None]), broken))
+        found.append(Loaded(benchmark, tuple(items), broken))
+    return found
+
+
+def _limited(rows: Iterable[Item | Broken], limit: int) -> list[Item | Broken]:
+    """Up to so many items, and the broken rows before the last of them; 0: all."""
+    found, items = [], 0
+    for row in rows:
+        found.append(row)
+        items += isinstance(row, Item)
+        if items == limit:
+            break
     return found
 
 
@@ -92,7 +103,7 @@ def model_identity(model: ModelConfig) -> list[Any]:
         server = [model.endpoint, model.model, model.revision, model.prefill]
         return ["endpoint", *server, *sampling]
     if not model.path:
-        return ["none"]
+        return []
     engine = [fingerprint(model.path), model.dtype, model.top_k, model.max_model_len]
     return ["engine", *engine, *sampling]
 
@@ -112,6 +123,11 @@ class Unit:
 
     def caption_key(self, number: int) -> str:
         return f"{self.key}-{number}"
+
+
+def unit_key(caption_key: str) -> str:
+    """Of the unit that a caption is of."""
+    return caption_key.rpartition("-")[0]
 
 
 class Captions:

@@ -47,6 +47,31 @@ SWITCHES = {
     "--reference-layout": "report.reference_layout",
 }
 LISTS = {"--compare": "report.compare"}
+USAGE = """\
+usage: python {prog} --config FILE ... [--table.key value ...]
+       python {prog} --benchmark NAME --data-path FILE ... [--image-root FOLDER] ...
+              --captioner.path MODEL --reader.path MODEL [--table.key value ...]
+
+  --config FILE ...      TOML files, overlaid left to right; a bare name is looked up in the current
+                         folder, then in train_configs/
+  --benchmark NAME       the next --data-path and --image-root are this benchmark's; may be repeated
+  --data-path FILE ...   its annotation files
+  --image-root FOLDER    where its media lie (also --media-root)
+  --tag NAME             name of the run (--run.name)
+  --out FOLDER           where everything is kept (--run.dir)
+  --stage STAGE          caption, answer, judge or report alone (--run.stage)
+  --limit N              only the first N items of each benchmark (--run.limit)
+  --rule RULE            official or caprl (--run.rule)
+  --replicas N           copies of each in-process model (--run.replicas)
+  --skip-judge           ask no judge
+  --keep-failed          leave what failed instead of trying it again
+  --reference-layout     also write the reference's files
+  --compare FOLDER ...   other runs to show beside this one
+  --dry-run              print the resolved config, and stop
+  --help                 print this and stop
+  --table.key value      set one value; also --table.key=value. Lists as '["a", "b"]'
+
+"""
 OF_BENCHMARK = {"--data-path": "files", "--image-root": "media_root", "--media-root": "media_root"}
 
 
@@ -108,7 +133,7 @@ def report(evaluation: Evaluation) -> Record:
     runs = [ours]
     for name in config.report.compare:
         other, items = read_run(Path(name))
-        runs.append(compared(found, other, items, config.report.confidence))
+        runs.append(compared(ours, found, other, items, config.report.confidence))
     write_text(folder / "table.md", table(runs))
     if config.report.reference_layout:
         write_reference(folder / "reference", found)
@@ -160,15 +185,27 @@ def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
     if not any(lacking[what] for what in counted):
         return 0
     listed = ", ".join(f"{lacking[what]} {what}" for what in counted if lacking[what])
-    print(f"incomplete: missing {listed}; run again to try them again", file=sys.stderr)
+    left = [what for what in counted if lacking[what] and what != "rows"]
+    print(f"incomplete: missing {listed}{_advice(config, left)}", file=sys.stderr)
     return INCOMPLETE
+
+
+def _advice(config: PrismConfig, left: Sequence[str]) -> str:
+    """What brings what is left; broken rows want mending, which their messages say."""
+    if not left:
+        return ""
+    if left == ["judgements"] and config.run.skip_judge:
+        return "; run without --skip-judge to have them"
+    if config.run.keep_failed:
+        return "; run without --keep-failed to try them again"
+    return "; run again to try them again"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     try:
         words = long_form(sys.argv[1:] if argv is None else argv)
-        args = parse_cli(PrismConfig, words, "tools/eval_prism.py", needs_file=False)
+        args = parse_cli(PrismConfig, words, "tools/eval_prism.py", needs_file=False, usage=USAGE)
         check(args.config, args.origins)
         resolved = dump(args.config, args.origins)
         if args.dry_run:

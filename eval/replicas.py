@@ -1,11 +1,13 @@
 """Several copies of a model as Ray actors, on this machine or on a cluster.
 
 The actors take requests from one queue as they have room, and each reply is drawn with a seed of
-its own: which copy writes it makes no difference.
+its own: which copy writes it makes no difference. The queue is short: requests are made as they are
+needed.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,16 +23,21 @@ TAKEN = 16  # requests that an actor takes from the queue at a time
 # Every actor is a process group of its own, whatever started this process.
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+LOOPBACK = {"address": "local", "_node_ip_address": "127.0.0.1"}
 
 
 class _Queue:
-    """The requests that no actor has taken yet."""
+    """The next requests that no actor has taken yet, some at a time; an empty list is the end."""
 
-    def __init__(self, requests: list[Request]) -> None:
-        self._left = iter(requests)
+    def __init__(self, size: int) -> None:
+        self._parts: asyncio.Queue[list[Request]] = asyncio.Queue(size)
 
-    def take(self) -> list[Request]:
-        return list(islice(self._left, TAKEN))
+    async def put(self, part: list[Request]) -> None:
+        """Returns when there is room for it."""
+        await self._parts.put(part)
+
+    async def take(self) -> list[Request]:
+        return await self._parts.get()
 
 
 class _Worker:
@@ -41,6 +48,14 @@ class _Worker:
 
     def complete(self, queue: Any) -> Iterator[Result]:
         yield from self.model.complete(_taken(queue))
+
+
+def _parts(requests: Iterable[Request], ends: int) -> Iterator[list[Request]]:
+    """Some requests at a time; at the end an empty part for each actor."""
+    coming = iter(requests)
+    while part := list(islice(coming, TAKEN)):
+        yield part
+    yield from ([] for _ in range(ends))
 
 
 def _taken(queue: Any) -> Iterator[Request]:
@@ -58,8 +73,10 @@ class ReplicatedModel:
         import ray
 
         if not ray.is_initialized():
+            # A Ray of our own talks to nobody but this machine.
+            where = {"address": run.ray} if run.ray else LOOPBACK
             ray.init(
-                address=run.ray or "local",
+                **where,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
@@ -76,18 +93,24 @@ class ReplicatedModel:
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
         import ray
 
-        queue = ray.remote(num_cpus=0)(_Queue).remote(list(requests))
+        queue = ray.remote(num_cpus=0)(_Queue).remote(2 * len(self.workers))
+        parts = _parts(requests, ends=len(self.workers))
         streams = [
             worker.complete.options(num_returns="streaming").remote(queue)
             for worker in self.workers
         ]
+        putting = [queue.put.remote(next(parts))]
         while streams:
-            ready, _ = ray.wait(streams, num_returns=1)
-            for stream in ready:
+            ready, _ = ray.wait([*putting, *streams], num_returns=1)
+            for done in ready:
+                if done in putting:
+                    ray.get(done)
+                    putting = [queue.put.remote(part) for part in islice(parts, 1)]
+                    continue
                 try:
-                    yield ray.get(next(stream))
+                    yield ray.get(next(done))
                 except StopIteration:
-                    streams.remove(stream)
+                    streams.remove(done)
 
     def close(self) -> None:
         """Ends the actors at once, whatever they are at."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caprl_native.rewards.prompts import PROMPT_VERSION
 from eval.config import PrismConfig
 from eval.evaluation import Evaluation
 from eval.items import Item, ToJudge, Verdict
-from eval.plan import Loaded
+from eval.plan import Loaded, model_identity
 from eval.scoring.stats import bootstrap_interval
+from eval.store import key_of
 
 MEDIA = "media: "  # opens the reason where a caption is missing for its media's sake
+DURATIONS = ((60, "0 to 1 min"), (180, "1 to 3 min"), (600, "3 to 10 min"))  # up to: seconds
+LONGEST = "10 min and more"
 Record = dict[str, Any]
 
 
@@ -49,13 +54,22 @@ def record_of(evaluation: Evaluation, loaded: Loaded, item: Item) -> Record:
         "question": item.question,
         "choices": list(item.choices),
         "answer": item.answer,
-        "groups": item.groups,
+        "groups": _groups(item, media),
         "captions": captions,
         "mean": statistics.fmean(scores) if scores else None,
         "best": max(scores) if len(scores) == len(captions) else None,  # of fewer it is less
         "source": item.source,
         "captioned": unit.key,
     }
+
+
+def _groups(item: Item, media: Sequence[Record]) -> dict[str, str]:
+    """The item's own, and how long its video is where the data do not say."""
+    seconds = next((m["duration"] for m in media if m["duration"]), None)
+    if seconds is None or "duration" in item.groups:
+        return item.groups
+    kind = next((name for most, name in DURATIONS if seconds <= most), LONGEST)
+    return item.groups | {"duration": kind}
 
 
 def _caption(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) -> Record:
@@ -118,6 +132,8 @@ def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
         "captioner": config.captioner.path or config.captioner.model,
         "reader": config.reader.path or config.reader.model,
         "judge": config.judge.path or config.judge.model,
+        "reader_key": key_of(model_identity(config.reader), PROMPT_VERSION),
+        "judge_key": key_of(model_identity(config.judge)),
         "rule": config.run.rule,
         "complete": not any(lacking.values()),
         "missing": lacking,
@@ -144,6 +160,7 @@ def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) 
         "metric": benchmark.metric,
         "unit": benchmark.unit,
         "full": benchmark.full,
+        "judged": any(c["judge"] for r in found for c in r["captions"]),
         "items": len(found),
         "scored": len(scored),
         "missing": _missing(found, len(loaded.broken)),
@@ -194,19 +211,22 @@ def _by_group(found: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     for record in found:
         if kind in record["groups"]:
             parts[record["groups"][kind]].append(record)
-    return dict(sorted(parts.items()))
+    return dict(sorted(parts.items(), key=lambda part: _natural(part[0])))
+
+
+def _natural(text: str) -> list[str | int]:
+    """Sorts "3 to 10" before "10 and more": every second piece is a number."""
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", text))]
 
 
 def _missing(found: Sequence[Record], broken: int) -> dict[str, int]:
-    """How many items' media, and how many captions, answers and judgements there are not."""
+    """How much there is not; media and captions count once, however many questions are on them."""
+    units = {r["captioned"]: [c["missing"] for c in r["captions"]] for r in found}
     captions = [c for r in found for c in r["captions"]]
-    unusable = [
-        r for r in found if any((c["missing"] or "").startswith(MEDIA) for c in r["captions"])
-    ]
     return {
         "rows": broken,
-        "media": len(unusable),
-        "captions": sum(bool(c["missing"]) for c in captions),
+        "media": sum(any((w or "").startswith(MEDIA) for w in whys) for whys in units.values()),
+        "captions": sum(bool(why) for whys in units.values() for why in whys),
         "answers": sum(bool(not c["missing"] and c["answer"]["missing"]) for c in captions),
         "judgements": sum(bool(c["judge"] and c["judge"]["missing"]) for c in captions),
     }

@@ -2,8 +2,9 @@
 
     python tools/kill_eval.py --kills 10 --seed 0 -- --config prism_demo.toml
 
-The moments are spread at random over all replies of the run. Afterwards items.jsonl must be the
-unbroken run's, byte for byte; it exits with 1 if it is not. What follows `--` is eval_prism.py's.
+The moments are spread at random over all replies of the run; every fifth is while it starts.
+Afterwards items.jsonl must be the unbroken run's, byte for byte; it exits with 1 if it is not.
+What follows `--` is eval_prism.py's.
 """
 
 from __future__ import annotations
@@ -69,8 +70,13 @@ def main() -> None:
     print(f"unbroken: exit {code}, {total} replies, {time.monotonic() - began:.0f} s", flush=True)
     rng = random.Random(args.seed)
     kills = 0
-    for at in sorted(rng.randrange(max(1, total)) for _ in range(args.kills)):
-        delay = rng.uniform(0, 0.5)
+    for number in range(args.kills):
+        # As many replies more as leave enough for the kills that follow.
+        there = replies(broken)
+        share = 2 * (total - there) // (args.kills - number + 1)
+        starting = number % 5 == 4
+        at = there + (0 if starting else rng.randint(1, max(1, share)))
+        delay = rng.uniform(0, 20 if starting else 0.05)
         done = killed(broken, args.given, at, delay)
         kills += done
         what = "killed" if done else "had ended"

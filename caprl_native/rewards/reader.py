@@ -163,10 +163,9 @@ class EndpointReader:
         return [asyncio.run_coroutine_threadsafe(self._answer(ask), loop) for ask in asks]
 
     def _open(self) -> asyncio.AbstractEventLoop:
-        import openai
 
         self._gate = asyncio.Semaphore(self.config.concurrency)
-        self._client = openai.AsyncOpenAI(**self.server.client_options())
+        self._client = self.server.client()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reader", daemon=True)
         self._thread.start()

@@ -40,12 +40,22 @@ def read_run(folder: Path) -> tuple[Record, list[Record]]:
 
 
 def compared(
-    ours: Sequence[Record], summary: Record, theirs: Sequence[Record], confidence: float
+    summary: Record,
+    ours: Sequence[Record],
+    other: Record,
+    theirs: Sequence[Record],
+    confidence: float,
 ) -> Record:
-    """The other run's summary, with the mean difference (theirs - ours) over items in both."""
+    """The other run's summary, with the mean difference (theirs - ours) over items in both.
+
+    Where answers were read, judged or scored in another way there is none, but the reason.
+    """
     mine = {(r["benchmark"], r["id"]): r for r in ours if r["mean"] is not None}
-    found = {**summary, "benchmarks": {k: dict(v) for k, v in summary["benchmarks"].items()}}
+    found = {**other, "benchmarks": {k: dict(v) for k, v in other["benchmarks"].items()}}
     for name, part in found["benchmarks"].items():
+        if reason := _incomparable(summary, other, name):
+            part["incomparable"] = reason
+            continue
         pairs = [
             (mine[key], r)
             for r in theirs
@@ -69,6 +79,18 @@ def compared(
     return found
 
 
+def _incomparable(summary: Record, other: Record, name: str) -> str | None:
+    """Why a difference between the two would not be one of their captions."""
+    judged = any(s["benchmarks"].get(name, {}).get("judged") for s in (summary, other))
+    differs = {
+        "rule": summary["rule"] != other.get("rule"),
+        "reader": summary["reader_key"] != other.get("reader_key"),
+        "judge": judged and summary["judge_key"] != other.get("judge_key"),
+    }
+    found = [what for what, does in differs.items() if does]
+    return f"not the same {' and '.join(found)}" if found else None
+
+
 def _asked(record: Record) -> str:
     """Question and gold: an id may be a line's number, and files change."""
     return json.dumps([record["question"], record["answer"]])
@@ -79,7 +101,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for s in summaries for name in s["benchmarks"]))
     head = ["benchmark", "metric"]
     for s in summaries:
-        head += [s["run"], "best of n", "items", "missing", "tokens"]
+        n = max((part["n"] for part in s["benchmarks"].values()), default=1)
+        head += [s["run"], f"best of {n}", "items", "missing", "tokens"]
         head += [f"{s['run']} - {summaries[0]['run']}"] if s is not summaries[0] else []
     rows = []
     for name in names:
@@ -89,7 +112,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
             part = s["benchmarks"].get(name)
             cells += _cells(part) if part else ["-"] * 5
             if s is not summaries[0]:
-                cells.append(_interval(part or {}, "difference", signed=True))
+                why = (part or {}).get("incomparable")
+                cells.append(why or _interval(part or {}, "difference", signed=True))
         rows.append(cells)
     lines = [head, ["---"] * len(head), *rows]
     notes = [

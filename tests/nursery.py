@@ -1,9 +1,11 @@
 """Forks processes from one that has made the slow imports: a test's ranks start in no time.
 
 Reads one request a line, `{"module", "args", "ranks", "env", "log"}`, and answers each with the
-exit code once all its ranks have ended: 0, or that of the first that failed, which ends the others.
+process id of a launcher, which starts the ranks and ends with them: its exit code is 0, or that of
+the first that failed, which ends the others. `{"reap": pid}` is answered with that code.
+
 Each rank runs `python -m module args` and knows its place from the variables that torchrun sets;
-what else torchrun does is missing: no agent watches the ranks, and rank 0 keeps the store.
+what else torchrun does is missing: signals are not passed on, and rank 0 keeps the store.
 """
 
 from __future__ import annotations
@@ -32,7 +34,15 @@ import caprl_native.run  # noqa: E402, F401
 
 def main() -> None:
     for line in sys.stdin:
-        print(serve(json.loads(line)), flush=True)
+        request = json.loads(line)
+        if "reap" in request:
+            status = os.waitpid(request["reap"], 0)[1]
+            print(os.waitstatus_to_exitcode(status), flush=True)
+        elif pid := os.fork():
+            print(pid, flush=True)
+        else:
+            os.setsid()
+            os._exit(serve(request))
 
 
 def serve(request: dict[str, Any]) -> int:

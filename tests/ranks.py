@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parent.parent
 _RESULTS = "CAPRL_TEST_RESULTS"
@@ -49,56 +52,80 @@ def run_module(
 ) -> tuple[int, str]:
     """Exit code (124: it took too long) and output of `python -m module args` on so many ranks."""
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        process = Forked(module, ranks, *args, log=Path(log.name), env=env)
+        try:
+            return process.wait(timeout), log.read()
+        except subprocess.TimeoutExpired:
+            return 124, log.read()
+        finally:
+            process.end()
+
+
+class Forked:
+    """`python -m module args` on so many ranks, under a launcher: a `Popen` as far as tests need.
+
+    They are forks of one process that has made the slow imports: see tests/nursery.py.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        ranks: int,
+        *args: object,
+        log: Path,
+        env: dict[str, str] | None = None,
+    ) -> None:
         request = {
             "module": module,
             "args": list(map(str, args)),
             "ranks": ranks,
             "env": {**os.environ, **(env or {})},
-            "log": log.name,
+            "log": str(log),
         }
-        return _Nursery.started().ask(request, timeout), log.read()
+        self.pid, self.returncode = _ask_nursery(request), None
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended."""
+        ended = self.returncode is None and psutil.Process(self.pid).status() == "zombie"
+        if ended:
+            self.returncode = _ask_nursery({"reap": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """The exit code. Raises `subprocess.TimeoutExpired`."""
+        until = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired(f"launcher {self.pid}", timeout)
+            time.sleep(0.02)
+        return code
+
+    def end(self) -> None:
+        """Ends what is left of it."""
+        if self.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait(60)
 
 
-class _Nursery:
-    """tests/nursery.py in a process of its own: one for all tests, a new one after a timeout."""
+@cache
+def _nursery() -> subprocess.Popen[str]:
+    """One for all tests of this process; it ends with it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.nursery"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
-    _running: _Nursery | None = None
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.nursery"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    @classmethod
-    def started(cls) -> _Nursery:
-        if cls._running is None:
-            cls._running = cls()
-        return cls._running
-
-    def ask(self, request: dict[str, Any], timeout: float) -> int:
-        """The exit code; 124 after a timeout, 1 where the nursery itself died."""
-        assert self.process.stdin and self.process.stdout
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            in_time = select.select([self.process.stdout], [], [], timeout)[0]
-            if answer := self.process.stdout.readline() if in_time else "":
-                return int(answer)
-        except BaseException:  # a test that was given up must not leave its answer to the next
-            self._end()
-            raise
-        self._end()
-        return 1 if in_time else 124
-
-    def _end(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        _Nursery._running = None
+def _ask_nursery(request: dict[str, Any]) -> int:
+    nursery = _nursery()
+    assert nursery.stdin and nursery.stdout
+    nursery.stdin.write(json.dumps(request) + "\n")
+    nursery.stdin.flush()
+    return int(nursery.stdout.readline())
 
 
 def run_to_end(command: list[str], env: dict[str, str], timeout: float) -> tuple[int, str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from caprl_native.files import replaced
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_PAGE = Path(__file__).with_name("page")
+_SCRIPTS = ("figures", "summary", "items", "list", "times", "item", "events")  # one scope, in order
 _PLACE = re.compile(r"@@(POLICY|SUMMARIES|ITEMS|PICTURES)@@")
 _OWN_CODE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 # What could end a script element, what older parsers take for a line's end, what UTF-8 has not.
@@ -38,7 +39,7 @@ def write_html(
     """
     if not summaries:
         raise ValueError("a report needs the summary of one run at least")
-    template = _TEMPLATE.read_text("utf-8")
+    template = _template()
     parts = {
         "POLICY": [_policy(template)],
         "SUMMARIES": _array(summaries),
@@ -48,6 +49,17 @@ def write_html(
     with replaced(path) as file:
         for i, piece in enumerate(_PLACE.split(template)):
             file.writelines(parts[piece] if i % 2 else [piece])
+
+
+def _template() -> str:
+    """The page without data: the pieces in page/ as one document."""
+
+    def read(name: str) -> str:
+        return (_PAGE / name).read_text("utf-8")
+
+    scripts = "\n".join(read(f"{name}.js") for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{scripts}}})();\n'
+    return read("page.html").replace("@@STYLE@@", read("page.css")).replace("@@SCRIPT@@", script)
 
 
 def _policy(template: str) -> str:

@@ -26,6 +26,7 @@ from caprl_native.config import Config
 from caprl_native.config_io import load
 from caprl_native.rewards.length import length_reward
 from caprl_native.rewards.timestamps import timestamp_reward
+from tests.ranks import Forked
 from tests.train.conftest import Unbroken
 from tests.train.world import rows, tiny_config, train_ok, write_rows
 
@@ -160,6 +161,16 @@ def test_other_models_and_layouts(
 # --- killed, interrupted, resumed -------------------------------------------------------------
 
 
+class Quick(Plan):
+    """Starts the same ranks without waiting for their imports, under a launcher of the tests'."""
+
+    def start(self, folder: Path, resume: bool = False) -> Forked:
+        words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
+        words += ["--resume"] if resume else []
+        log = folder.with_suffix(".log")
+        return Forked("caprl_native.train", self.ranks, *words, log=log)
+
+
 def saved(folder: Path) -> list[int]:
     return checkpoint.steps(folder / "checkpoints")
 
@@ -172,7 +183,7 @@ def forget_after(step: int, folder: Path) -> None:
 
 def test_killed_interrupted_and_killed_while_saving(unbroken: Unbroken, tmp_path: Path) -> None:
     """Four processes make the run that one made undisturbed, with the same numbers and weights."""
-    plan, folder, rng = Plan((str(unbroken.config),)), tmp_path / "run", random.Random()
+    plan, folder, rng = Quick((str(unbroken.config),)), tmp_path / "run", random.Random()
     second_step = unbroken.times[1] - unbroken.times[0]
     moment = Moment(1, second_step * rng.uniform(0.1, 0.9), victim="all")
     assert kill_at(plan, folder, moment)

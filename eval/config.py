@@ -92,7 +92,9 @@ class CaptionerConfig(ModelConfig):
 @dataclass
 class BenchmarkConfig:
     files: list[str] = opt([], "Annotation files; none: the benchmark is not run.")
-    media_root: str = opt("", "Folder that media paths start from; empty: the file's own.")
+    media_root: str = opt(
+        "", "Folder that media paths start from; empty: the file's, or its parent."
+    )
     subtitles: str = opt("", "Folder of subtitles, for benchmarks that have any; empty: none.")
 
 

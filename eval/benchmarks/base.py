@@ -46,8 +46,10 @@ class Files:
         """The path of a medium that `file` names: of several names the first that exists.
 
         Several are given where the authors' archives and common copies lie in other folders.
+        Without a media root they start at the file's folder, or at the one above it.
         """
-        paths = [(self.media_root or file.parent) / name for name in names]
+        roots = [self.media_root] if self.media_root else [file.parent, file.parent.parent]
+        paths = [root / name for root in roots for name in names]
         return str(next((path for path in paths if path.exists()), paths[0]))
 
 

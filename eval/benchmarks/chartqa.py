@@ -5,7 +5,7 @@ from __future__ import annotations
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.caprl_image import image_score
-from eval.scoring.math_answer import final_answer
+from eval.scoring.math_answer import final_answer, final_forms
 from eval.scoring.relaxed import relaxed_accuracy
 
 
@@ -27,5 +27,5 @@ class ChartQA(Released):
     reference_score = staticmethod(image_score)
 
     def official(self, item: Item, output: str) -> Verdict:
-        said = final_answer(output)
-        return Verdict(float(relaxed_accuracy(said, golds_of(item))), said)
+        right = any(relaxed_accuracy(said, golds_of(item)) for said in final_forms(output))
+        return Verdict(float(right), final_answer(output))

@@ -11,6 +11,7 @@ from eval.items import Item, Verdict
 from eval.scoring.caprl_image import image_score
 from eval.scoring.chartqapro import chartqapro_score
 from eval.scoring.math_answer import final_answer
+from eval.scoring.relaxed import literal_list
 
 TYPES = {
     name.casefold(): name
@@ -63,7 +64,8 @@ def _question_type(row: Row) -> str:
 
 def _years(value: Any) -> list[str]:
     """Of each answer's element, "YES" where it is a year and must match exactly."""
-    flags = [str(flag).upper() for flag in (value if isinstance(value, list) else [value or "NO"])]
+    listed = literal_list(value) if isinstance(value, str) else value
+    flags = [str(f).upper() for f in (listed if isinstance(listed, list) else [value or "NO"])]
     wrong = [flag for flag in flags if flag not in ("YES", "NO")]
     if wrong or not flags:
         raise FieldError("year", f"{value!r} is no flag", "give YES or NO for each answer")

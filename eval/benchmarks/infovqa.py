@@ -6,7 +6,7 @@ from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.anls import anls
 from eval.scoring.caprl_image import image_score_anls
-from eval.scoring.math_answer import final_answer
+from eval.scoring.math_answer import final_answer, final_forms
 
 
 class InfoVQA(Released):
@@ -27,5 +27,5 @@ class InfoVQA(Released):
     reference_score = staticmethod(image_score_anls)
 
     def official(self, item: Item, output: str) -> Verdict:
-        said = final_answer(output)
-        return Verdict(anls(said, golds_of(item)), said)
+        score = max(anls(said, golds_of(item)) for said in final_forms(output))
+        return Verdict(score, final_answer(output))

@@ -15,7 +15,7 @@ SAME = (
     "is missing, if several answers are offered, or if the model does not answer. Reply with 1 if "
     "it is the same and with 0 if it is not, and with nothing else."
 )
-_DIGITS = re.compile(r"(?<![\d.,-])[01](?![\d,]|\.\d)")
+_DIGITS = re.compile(r"(?<![\d-])(?<!\d[.,/])(?:[01](?![\d%/]|[.,]\d)|[01]\.0\b)")
 
 
 def same_answer(question: str, gold: str, output: str) -> Verdict | ToJudge:
@@ -37,5 +37,5 @@ def compared(instruction: str, question: str, gold: str, output: str) -> Verdict
 
 def yes_or_no(reply: str) -> Verdict | None:
     """The verdict of a reply with a 1 or a 0; None where it has neither or both."""
-    digits = set(_DIGITS.findall(answer_parts(reply)[-1]))
-    return Verdict(float(digits.pop())) if len(digits) == 1 else None
+    digits = set(map(float, _DIGITS.findall(answer_parts(reply)[-1])))
+    return Verdict(digits.pop()) if len(digits) == 1 else None

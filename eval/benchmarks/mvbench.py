@@ -20,22 +20,30 @@ FRAMES_PER_SECOND = 3.0  # of the folders of frames, unless the record says othe
 
 @dataclass(frozen=True)
 class Task:
-    """Where a task's videos lie in the data set, and whether its questions are on a clip."""
+    """Where a task's videos lie in the data set, and whether its questions are on a clip.
+
+    `cut`: the folder of the clips already cut out, `converted`: that of the videos as MP4, in the
+    data set's revision `video`.
+    """
 
     folder: str
     clip: bool = False
     frames: bool = False
+    cut: str = ""
+    converted: str = ""
 
 
-_STAR = Task("star/Charades_v1_480", clip=True)
+_STAR = Task("star/Charades_v1_480", clip=True, cut="star/Charades_segment")
 _CLEVRER = Task("clevrer/video_validation")
 _PERCEPTION = Task("perception/videos")
 TASKS = {
     "action_sequence": _STAR,
     "action_prediction": _STAR,
     "object_interaction": _STAR,
-    "action_localization": Task("sta/sta_video", clip=True),
-    "episodic_reasoning": Task("tvqa/frames_fps3_hq", clip=True, frames=True),
+    "action_localization": Task("sta/sta_video", clip=True, cut="sta/sta_video_segment"),
+    "episodic_reasoning": Task(
+        "tvqa/frames_fps3_hq", clip=True, frames=True, cut="tvqa/video_fps3_hq_segment"
+    ),
     "object_existence": _CLEVRER,
     "moving_direction": _CLEVRER,
     "moving_count": _CLEVRER,
@@ -45,11 +53,11 @@ TASKS = {
     "action_count": _PERCEPTION,
     "state_change": _PERCEPTION,
     "character_order": _PERCEPTION,
-    "action_antonym": Task("ssv2_video"),
+    "action_antonym": Task("ssv2_video", converted="ssv2_video_mp4"),
     "fine_grained_action": Task("Moments_in_Time_Raw/videos"),
     "unexpected_action": Task("FunQA_test/test"),
     "scene_transition": Task("scene_qa/video"),
-    "fine_grained_pose": Task("nturgbd"),
+    "fine_grained_pose": Task("nturgbd", converted="nturgbd_convert"),
     "egocentric_navigation": Task("vlnqa"),
 }
 
@@ -62,7 +70,8 @@ class MVBench(Benchmark):
     `end` in seconds where a task is on clips, and sometimes `fps`; or VLMEvalKit's TSV of all
     tasks (`task_type`, `prefix`, `data_type`, `bound`). Videos lie in the folders of the authors'
     archives, below the media root or its folder `video/`, or flat; episodic reasoning has folders
-    of frames, three per second.
+    of frames, three per second. Of the revision `video`, clips that are cut out already are taken
+    whole.
     Rule: accuracy; as VLMEvalKit's `check_ans`, without what it takes for right by mistake.
     Citation: K. Li, Y. Wang, Y. He, Y. Li, Y. Wang, Y. Liu, Z. Wang, J. Xu, G. Chen, P. Luo,
     L. Wang, Y. Qiao, "MVBench: A Comprehensive Multi-modal Video Understanding Benchmark", CVPR
@@ -111,7 +120,10 @@ def _video(row: Row, files: Files, task: Task | None) -> MediaRef:
     inner = re.sub(r"^(\./)?video/", "", prefix)
     # What the authors added later lies in a folder of its own.
     folders = (prefix, inner, f"video/data0613/{inner}", "")
-    path = files.medium(row.file, *(str(Path(folder) / name) for folder in folders))
+    whole = [str(Path(folder) / name) for folder in folders]
+    path = files.medium(row.file, *whole, *_copies(name, task))
+    if task and task.cut and Path(path).parent.as_posix().endswith(task.cut):
+        return MediaRef("video", path)
     frames = row.text("data_type", default="frame" if task and task.frames else "") == "frame"
     fps = _seconds(row, "fps") or FRAMES_PER_SECOND if frames else None
     if not _on_clip(row, task):
@@ -120,6 +132,13 @@ def _video(row: Row, files: Files, task: Task | None) -> MediaRef:
     if start is not None and end is not None and end <= start:
         raise FieldError("end", f"{end:g} is not after the start, {start:g}", "give seconds")
     return MediaRef("video", path, start=start, end=end, fps=fps)
+
+
+def _copies(name: str, task: Task | None) -> list[str]:
+    """Where the revision `video` has it."""
+    folders = [folder for folder in (task.cut, task.converted) if folder] if task else []
+    names = (name, str(Path(name).with_suffix(".mp4")), f"{name}.mp4")
+    return [str(Path(folder) / n) for folder in folders for n in names]
 
 
 def _on_clip(row: Row, task: Task | None) -> bool:

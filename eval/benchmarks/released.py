@@ -36,6 +36,7 @@ HIDDEN_CHOICES = 5  # letters that are taken for an answer where the image shows
 _PAD = r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>"
 _PADS = re.compile(rf"{_PAD}(?:\s*{_PAD})*")
 _TURN = re.compile(r"<\|im_start\|>(\w+)(?:\n|\Z)(.*?)(<\|im_end\|>\s*|\Z)", re.DOTALL)
+_OTHER_IMAGE = "[image]"
 _DAMAGED_TAG = re.compile(r"<\|(?:im|vision|image|video)_\w*(?:\|>?)?|<\|\w*\Z")
 _LINE_LABEL = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])\s*", re.MULTILINE)
 _LABEL = re.compile(r"(?<!\S)(?:\(([A-Z])\)|([A-Z])[.):])\s*")
@@ -226,8 +227,8 @@ class Chat:
 def parse_chat(prompt: str, images: int) -> Chat:
     """Reads "<|im_start|>user\\n...<|im_end|>\\n<|im_start|>assistant\\n".
 
-    The placeholders must stand together in one turn of the user, one for each image or one for
-    all. Raises `FieldError`.
+    The placeholders stand in turns of the user, one for each image or one for all. The caption,
+    which is of all images, takes the first one's place; others say "[image]". Raises `FieldError`.
     """
     turns, prefix = _opened(_turns(prompt))
     for turn in turns:
@@ -235,19 +236,21 @@ def parse_chat(prompt: str, images: int) -> Chat:
     if not any(turn["role"] == "user" for turn in turns):
         raise FieldError("prompt", "it has no turn of the user", "give the question")
     places = [(i, m) for i, t in enumerate(turns) for m in _PADS.finditer(t["content"])]
-    if len(places) != 1 or turns[places[0][0]]["role"] != "user":
+    if not places or any(turns[i]["role"] != "user" for i, _ in places):
         raise FieldError(
             "prompt",
-            f"image placeholders stand in {len(places)} places",
-            "put them in one place of the user's turn: the caption goes there",
+            "no image placeholder in the user's turns, or one in another's",
+            "put it where the caption goes",
         )
-    (index, place), content = places[0], turns[places[0][0]]["content"]
-    pads = place[0].count("<|image_pad|>")
+    pads = sum(place[0].count("<|image_pad|>") for _, place in places)
     if pads not in (1, images):
         raise FieldError(
             "prompt", f"{pads} image placeholders for {images} image(s)", "give one for each"
         )
-    before, after = content[: place.start()], content[place.end() :]
+    for turn in turns[places[0][0] + 1 :]:
+        turn["content"] = _PADS.sub(_OTHER_IMAGE, turn["content"])
+    (index, place), content = places[0], turns[places[0][0]]["content"]
+    before, after = content[: place.start()], _PADS.sub(_OTHER_IMAGE, content[place.end() :])
     turns[index]["content"] = before + CAPTION_TEXT + after
     return Chat(tuple(turns), prefix, (before + after).strip())
 
@@ -308,7 +311,11 @@ def parse_options(text: str) -> tuple[str, ...]:
             texts = [text[label.end() : end] for label, end in zip(run, ends, strict=True)]
             texts[-1] = texts[-1].partition("\n")[0]
             # Labels in prose have no texts: "which of (A), (B) or (C)?"
-            return tuple(t.strip() for t in texts) if all(t.strip(" \n,;.?") for t in texts) else ()
+            return (
+                tuple(t.strip().rstrip(",;") for t in texts)
+                if all(t.strip(" \n,;.?") for t in texts)
+                else ()
+            )
     return ()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from eval.scoring.anls import padded_anls
-from eval.scoring.relaxed import accepted, literal_list, relaxed_match
+from eval.scoring.relaxed import accepted, computed_list, relaxed_match
 from eval.scoring.symbolic import equivalent, parse_latex
 
 _HEAD = re.compile(r"</think>\s*<answer>")
@@ -73,7 +73,7 @@ def verify_chart_anls(output: str, answer: str) -> float:
     Raises ValueError when `answer` spells a list whose elements are not all strings.
     """
     chart = verify_chart(output, answer)
-    golds = literal_list(answer)
+    golds = computed_list(answer)
     if golds is not None and not all(isinstance(gold, str) for gold in golds):
         raise ValueError(f"ANLS compares strings; the answer lists something else: {answer}")
     return max(chart, padded_anls(_student(output), accepted(answer)))

@@ -62,7 +62,7 @@ def _element_score(gold: str, given: str, year: str) -> float:
     if year.upper() == "YES":
         return float(gold.strip().lower() == given.strip().lower())
     wanted, text = (side.strip().strip("%").strip() for side in (gold, given))
-    target, value = _number(wanted), _number(text)
+    target, value = (_number(side.strip().strip("%").strip()) for side in (wanted, text))
     if target is None or value is None:
         return anls(text, [wanted])
     if target == 0.0:

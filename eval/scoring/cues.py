@@ -46,7 +46,8 @@ _CLAUSE_BREAK = re.compile(
 _NEGATION = re.compile(
     r"\b(?:not|never|neither|nor|no|none|without|cannot|except|exclud\w*|eliminat\w*|rul\w* out|"
     r"reject\w*|rather than|instead of|other than|unlike|unlikely|incorrect|wrong|doubt|unable|"
-    r"impossible|unclear|uncertain|(?:all|anything) but|(?:more|less|fewer|greater) than)"
+    r"impossible|unclear|uncertain|(?:all|anything) but|(?:more|less|fewer|greater) than|"
+    r"at (?:least|most))"
     r"\b|n't\b|不|非|没|無|无|排除|除了",
     re.IGNORECASE,
 )
@@ -55,6 +56,7 @@ _TENTATIVE = re.compile(
     r"|可能",
     re.IGNORECASE,
 )
+_ASKED = re.compile(r"[\"')\]]*\s*[?\uff1f]")
 _WRONG = r"(?:wrong|incorrect|false|inaccurate|ruled out|eliminated|excluded|impossible|unlikely)\b"
 _VERB = (
     r"(?:is|are|was|were|seems?|looks?|can|could|do|does|did|would|must|should|has|have|both|all|"
@@ -75,7 +77,7 @@ _TEXT_DENIED = re.compile(
 )
 _CORRECTION = re.compile(
     r"\bwait\b(?=\s*[,.!\u2014-])|\bactually\b|\bon (?:second|further) \w+|\bon reflection\b|"
-    r"\bcorrection\b|\bsorry\b|\bscratch that\b|\bI mean(?:t)?\b|(?<=[.?!] )no\b(?=[,.])|"
+    r"\bcorrection\b|\bsorry\b|\bscratch that\b|\bI mean(?:t)?\b|(?<=[.?!,;\u2014-] )no\b(?=[,.])|"
     r"\bhmm\b|\boops\b|不对[,。]|更正",
     re.IGNORECASE,
 )
@@ -101,9 +103,9 @@ def is_denied(text: str, start: int, end: int, by_letter: bool) -> bool:
     return bool(_NEGATION.search(_clause(text, start)) or after.match(text, end))
 
 
-def is_tentative(text: str, start: int) -> bool:
-    """True for "it could be B", "first I thought B"."""
-    return bool(_TENTATIVE.search(_clause(text, start)))
+def is_tentative(text: str, start: int, end: int) -> bool:
+    """True for "it could be B", "first I thought B", "B?"."""
+    return bool(_TENTATIVE.search(_clause(text, start)) or _ASKED.match(text, end))
 
 
 def corrected_at(text: str) -> int:

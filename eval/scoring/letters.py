@@ -117,6 +117,7 @@ def _kindred(text: str, options: Mapping[str, str]) -> str | None:
     return None
 
 
+_LAST_LINE = 80  # characters before an answer at the end in which its place is looked for
 _SENTENCE = 200  # characters; longer texts are more than one sentence
 _PREDICATION = re.compile(r"\W*(.+?)\s+(?:is|are|was|were)\s+(.+?)\W*", re.IGNORECASE)
 
@@ -135,11 +136,12 @@ def _predicated(text: str, options: Mapping[str, str]) -> str | None:
 
 _LIST = re.compile(
     r"[\s\"'()\[\],/&+|、-]*(?:(?:and|or|nor|as well as|plus|then|both|either|also|maybe|possibly|"
-    r"perhaps|和|或|或者|与|與|及|以及|还是)[\s\"'(\[,/]*)*"
+    r"perhaps|和|或|或者|与|與|及|以及|还是|還是|跟|同|还有|還有|并|並)[\s\"'(\[,/]*)*"
     r"(?:(?:options?|choices?|an?|the|to)\s+)*[\"'(\[]*",
     re.IGNORECASE,
 )
-_CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[和或与與及]", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[和或与與及跟同并並有]", re.IGNORECASE)
+_THEN = re.compile(r"\bthen\b", re.IGNORECASE)
 
 
 def _statements(text: str, mentions: Sequence[Mention]) -> list[Statement]:
@@ -155,12 +157,20 @@ def _statements(text: str, mentions: Sequence[Mention]) -> list[Statement]:
 
 def _joins(text: str, group: Sequence[Mention], mention: Mention) -> bool:
     last, between = group[-1], text[group[-1].end : mention.start]
+    letters = {other.letter for other in group}
     if is_label_for(text, last, mention):
         return True
-    if last.letter == mention.letter and not re.search(r"\w", between):
+    if letters == {mention.letter} and not re.search(r"\w", between):
         return True
     if "\n" in between or not _LIST.fullmatch(between):
         return False
+    listed = text[group[-2].end : last.start] if len(group) > 1 else ""
+    if mention.letter in letters or (
+        _CONJUNCTION.search(listed) and not _CONJUNCTION.search(between)
+    ):
+        return False  # "Between A and B, B is better", "Between A and C, B"
+    if _THEN.search(between) and is_tentative(text, group[0].start, group[0].end):
+        return False  # "At first A, then C"
     # "Not A, C" denies A alone; "not A, B or C" denies all of them.
     denied = is_denied(text, group[0].start, group[0].start, by_letter=False)
     return not denied or bool(_CONJUNCTION.search(between + text[mention.end : mention.end + 12]))
@@ -180,14 +190,14 @@ def _statement(text: str, group: Sequence[Mention], mentions: Sequence[Mention])
         start=start,
         rank=_rank(text, start, end, by_letter, mentions),
         denied=is_denied(text, start, end, by_letter),
-        tentative=is_tentative(text, start),
+        tentative=is_tentative(text, start, end),
     )
 
 
 def _rank(text: str, start: int, end: int, by_letter: bool, mentions: Sequence[Mention]) -> Rank:
     if is_final(text, start, end):
         return Rank.FINAL
-    if is_concluded(text, start) or _opens(text, start, end, mentions):
+    if is_concluded(text, start) or _opens(text, start, end, mentions) or _closes(text, start, end):
         return Rank.CONCLUDED
     return Rank.LETTER if by_letter else Rank.TEXT
 
@@ -209,6 +219,24 @@ def _opens(text: str, start: int, end: int, mentions: Sequence[Mention]) -> bool
         and _LABEL_PLACE.search(text, end, other.start)
         and not is_denied(text, other.start, other.end, by_letter=True)
         for other in mentions
+    )
+
+
+_CLOSING_PLACE = re.compile(r"\w[^\w\n]*[:：]\s*[\"'(\[]*$|\n[\s\"'(\[]*$")
+_LONE_LETTER_LINE = re.compile(r"(?:^|\n)\W*[A-Za-z]\W*\n\W*$")
+
+
+def _closes(text: str, start: int, end: int) -> bool:
+    """True where `text` ends on a letter behind a colon or on a line of its own.
+
+    The last line of a list of letters is none.
+    """
+    window = max(0, start - _LAST_LINE)
+    return (
+        end == start + 1
+        and not _WORD_CHARACTER.search(text, end)
+        and bool(_CLOSING_PLACE.search(text, window, start))
+        and not _LONE_LETTER_LINE.search(text, window, start)
     )
 
 

@@ -7,8 +7,11 @@ with mathematical answers (MathVerse, MathVision, We-Math), by math-verify.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from eval.scoring.cues import is_denied
+from eval.scoring.notation import as_latex, without_unit
 from eval.scoring.symbolic import equivalent, parse_latex
 
 # Longer than any final answer: an output without one of the marks, and longer, has not answered.
@@ -17,7 +20,14 @@ MAX_UNMARKED_CHARS = 200
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.DOTALL)
-_PHRASE = re.compile(r"\banswer\s*(?:is\b|[:：])\s*[:：]?\s*", re.IGNORECASE)
+_PHRASE = re.compile(r"(?<!\bno )\banswer\s*(?:is\b|[:：])\s*[:：]?\s*", re.IGNORECASE)
+# What follows "the answer is" and is none: "based on the chart", "clear."
+_NO_ANSWER = re.compile(
+    r"(?:based|clear|available|given|found|shown|provided|obvious|evident|derived|determined|"
+    r"obtained|supported|stated|mentioned|visible)\b(?:\s+(?:on|in|from|by|at|above|below|here|"
+    r"that|to|as)\b|\W*$)",
+    re.IGNORECASE,
+)
 _BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w*])")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -44,8 +54,17 @@ def final_answer(output: str) -> str:
     "answer:"; else the whole text. Removed from it are \text{...} and like commands, $...$ and
     \(...\) around the whole, markdown bold and a trailing full stop.
     """
+    return _unwrapped(_final(output))
+
+
+def final_forms(output: str) -> list[str]:
+    """`final_answer`, and the same with its full stop, which may be part of it: "U.S."."""
+    return list(dict.fromkeys((final_answer(output), _unwrapped(_final(output), full_stop=True))))
+
+
+def _final(output: str) -> str:
     text = _without_thoughts(output)
-    return _unwrapped(text if (marked := _marked(text)) is None else marked)
+    return text if (marked := _marked(text)) is None else marked
 
 
 def math_equal(prediction: str, answer: str) -> bool:
@@ -53,8 +72,9 @@ def math_equal(prediction: str, answer: str) -> bool:
 
     A one-letter option ("B") and a gold in words compare as text but for case, since math-verify
     multiplies letters and takes anagrams for equal. Any other gold compares by math-verify; a
-    number within words ("12 apples") is that number. A prediction that does not parse is not
-    equal, and neither is a long one that marks no answer (`final_answer` lists the marks).
+    number within words ("12 apples") is that number, and a unit that only one side has, or both
+    have, is left out. A prediction that does not parse is not equal, and neither is a long one
+    that marks no answer (`final_answer` lists the marks).
 
     Raises ValueError for a gold that neither parses nor is a word. Time: see `symbolic`.
     """
@@ -65,10 +85,19 @@ def math_equal(prediction: str, answer: str) -> bool:
         return bool(letter) and letter.group(1).upper() == gold
     if _WORD.search(gold) and not _MATH_SIGN.search(gold):
         return _folded(given) == _folded(gold)
-    wanted = _expressions(gold)
-    if not wanted:
+    bare_gold, unit = without_unit(gold)
+    bare, given_unit = without_unit(given)
+    wanted, bare_wanted = _expressions(gold), _expressions(bare_gold)
+    if not (wanted or bare_wanted):
         raise ValueError(f"math-verify cannot parse the gold answer {answer!r}")
-    return any(equivalent(value, found) for value in wanted for found in _expressions(given))
+    if _any_equal(wanted, _expressions(given)):
+        return True
+    comparable = unit == given_unit or not (unit and given_unit)
+    return comparable and _any_equal(bare_wanted, _expressions(bare))
+
+
+def _any_equal(wanted: Sequence[Any], given: Sequence[Any]) -> bool:
+    return any(equivalent(value, found) for value in wanted for found in given)
 
 
 def _given_answer(prediction: str) -> str:
@@ -80,9 +109,12 @@ def _given_answer(prediction: str) -> str:
 
 def _expressions(text: str) -> list[Any]:
     """The sympy expressions that math-verify reads in `text`; [] if it reads none."""
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?%?", text)
+    text = as_latex(text)
+    numbers = list(re.finditer(r"-?\d[\d,]*(?:\.\d+)?%?", text))
     if len(numbers) == 1 and _WORD.search(text) and "\\" not in text:
-        text = numbers[0]
+        if is_denied(text, *numbers[0].span(), by_letter=False):
+            return []
+        text = numbers[0].group()
     text = _ROOT.sub(r"\\sqrt{\1}", text).translate(_SIGNS)
     return [value for value in parse_latex(text) if not isinstance(value, str)]
 
@@ -108,21 +140,22 @@ def _after_phrase(text: str) -> str | None:
     """The rest of the line after the last "answer is" or "answer:" that has one."""
     text = _BOLD.sub(r"\1", text)
     for found in reversed(list(_PHRASE.finditer(text))):
-        if line := text[found.end() :].partition("\n")[0].strip():
+        line = text[found.end() :].partition("\n")[0].strip()
+        if line and not _NO_ANSWER.match(line):
             return line
     return None
 
 
-def _unwrapped(text: str) -> str:
-    """`text` without the wrappers around the whole of it."""
+def _unwrapped(text: str, full_stop: bool = False) -> str:
+    """`text` without the wrappers around the whole of it; `full_stop`: that stays."""
     text = _BOLD.sub(r"\1", text).strip()
-    while (inner := _without_one_wrapper(text)) != text:
+    while (inner := _without_one_wrapper(text, full_stop)) != text:
         text = inner
     return text
 
 
-def _without_one_wrapper(text: str) -> str:
-    if text.endswith((".", "。")):
+def _without_one_wrapper(text: str, full_stop: bool) -> str:
+    if text.endswith((".", "。")) and not full_stop:
         return text[:-1].strip()
     for opening, closing in _DELIMITERS:
         inner = text[len(opening) : -len(closing)]

@@ -18,12 +18,13 @@ _LEAD_WORDS = (
     "guess think thought mean meant believe consider considered so hence thus therefore since "
     "because while whereas if that or and nor not neither either both but between from to maybe "
     "perhaps as of than would mark exclude eliminate eliminated reject except out only just also "
-    "final wait yes take takes prefer match matches make makes making support supports suggest "
-    "suggests indicate indicates it"
+    "final wait yes first then take takes prefer match matches make makes making support supports "
+    "suggest suggests indicate indicates it"
 )
 _LEAD = re.compile(
     rf"(?:^|\n|[^\w\s]|\b(?:{'|'.join(_LEAD_WORDS.split())}|\w+ly|it's|that's|isn't|(?-i:[A-Z]))\s|"
-    r"[选選择擇是为為案项項和或与與及不非即故以此应應到])\s*$",
+    r"(?:based on|according to) the \w+\s|"
+    r"[选選择擇是为為案项項和或者跟同并並有与與及不非即故以此应應到])\s*$",
     re.IGNORECASE,
 )
 # Longer than any of the above; a search in all of the text before would be quadratic.
@@ -92,10 +93,12 @@ def _spelled(text: str, options: Mapping[str, str]) -> list[Mention]:
         for start, end in find_stems(option, said)
         if not _REVERSED.search(text, max(0, start - _WINDOW), start)
     ]
-    return found or [
+    # "The man opens the door and leaves the room" names two.
+    return found + [
         Mention(letter, start, end, True)
         for letter, rest in _distinctive(stems).items()
         for start, end in find_stems(rest, said)
+        if not any(m.letter == letter and m.start <= start < m.end for m in found)
     ]
 
 

@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from eval.scoring.cues import is_denied
 from eval.scoring.letters import choice_letter
-from eval.scoring.words import ARTICLES, NUMERALS, answer_parts, cleaned, words
+from eval.scoring.words import (
+    ARTICLES,
+    NUMERALS,
+    answer_parts,
+    cleaned,
+    content_stems,
+    words,
+)
 
 # "9.8" for 9.81 and "3.14159" for 3.14 are right, "5.02" for 5 is not. Whole numbers, which are
 # counts and years, must be equal.
@@ -26,16 +33,26 @@ _AROUND_OPERATOR = re.compile(r"\s*([=^/+<>(){}\[\]])\s*")
 _ARTICLE = re.compile(r"\b(?:an?|the)\s+(?=\w)")
 _NUMERAL = re.compile(rf"\b(?:{'|'.join(NUMERALS)})\b")
 
-_ACRONYM = re.compile(r"\s*\(([A-Z]{2,})\)")
+_MINUS = re.compile(r"(?<![\w)] )(?<![\w)])(?:\b(?:minus|negative) |- )(?=\d)")
+_PERCENT = re.compile(r"\s*(?:\bper ?cent\b|%)")
+_BRACED_POWER = re.compile(r"\^\{(-?\w+)\}")
+_REPEATED = re.compile(r"(\d+) ?\(\1\)")  # "5 (five)", with numerals in digits
+_ORDINALS = {"1st": "first", "2nd": "second", "3rd": "third", "4th": "fourth", "5th": "fifth"}
+_ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b")
+
+# Its acronym, or a formula: "Depth-First Search (DFS)", "Sodium chloride (NaCl)".
+_ACRONYM = re.compile(r"\s*\(((?:[A-Z][a-z]?\d*){2,})\)")
+_ASSIGNED = re.compile(r"([a-z]\w?)=(?=.)")
 _OF = re.compile(r"\bof\b")
 _LINKS = ARTICLES | {"of"}
 # Formulas, and words around which "X to Y" is not "Y to X".
 _ORDERED = re.compile(
     r"[\d=^/+<>(){}\[\]-]|\b(?:to|from|by|than|before|after|in|on|over|under|with|per|and)\b"
 )
+_FORMULA = re.compile(r"[=^/+<>(){}\[\]]")
 _ALTERNATIVES = re.compile(r"\b(?:or|either)\b")
 _NUMBER = re.compile(
-    r"(?<![\w.^])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?(?![.,:]?\d)"
+    r"(?<![\w.^])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?(?![.,:]?\d|\^)"
 )
 
 
@@ -61,7 +78,7 @@ def mmvu_correct(prediction: str, answer: str, choices: Mapping[str, str] | None
 
 
 def _forms(answer: str) -> list[str]:
-    """`answer`, and where it ends in its acronym, "Depth-First Search (DFS)", each of the two."""
+    """`answer`, and each of the two where it ends in its acronym or its formula."""
     parts = [answer, _ACRONYM.sub("", answer), *_ACRONYM.findall(answer)]
     return [form for part in parts if (form := _normal(part))]
 
@@ -72,7 +89,9 @@ def _normal(text: str) -> str:
     text = re.sub(r"'s\b", "", cleaned(text).casefold())
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
     text = _NUMERAL.sub(lambda numeral: NUMERALS[numeral.group()], text)
-    text = _AROUND_OPERATOR.sub(r"\1", _ARTICLE.sub("", text))
+    text = _ORDINAL.sub(lambda ordinal: _ORDINALS[ordinal.group()], text)
+    text = _AROUND_OPERATOR.sub(r"\1", _MINUS.sub("-", _ARTICLE.sub("", text)))
+    text = _REPEATED.sub(r"\1", _BRACED_POWER.sub(r"^\1", _PERCENT.sub("%", text)))
     return " ".join(text.split()).strip(" .,;:!?\"'")
 
 
@@ -82,7 +101,15 @@ def _gives(said: str, wanted: str) -> bool:
     quantity = _quantity(wanted)
     if quantity:
         return _says_quantity(said, quantity)
-    return _says_phrase(said, wanted) or _same_words(said, wanted)
+    return _says_phrase(said, wanted) or _same_words(said, wanted) or _says_value(said, wanted)
+
+
+def _says_value(said: str, wanted: str) -> bool:
+    """True for "12", "x is 12" or "x = 12.0" where `wanted` is "x = 12"."""
+    named = _ASSIGNED.match(wanted)
+    value = _quantity(wanted[named.end() :]) if named else None
+    others = {name for name in _ASSIGNED.findall(said) if named and name != named[1]}
+    return value is not None and not others and _says_quantity(said, value)
 
 
 def _quantity(text: str) -> Quantity | None:
@@ -125,7 +152,12 @@ def _says_phrase(said: str, wanted: str) -> bool:
 
 
 def _same_words(said: str, wanted: str) -> bool:
-    """True for "law of Newton, the second" and "Newton's second law": equal words around "of"."""
+    """True for "law of Newton, the second" and "Newton's second law": equal words around "of".
+
+    And where all that differs are the words' endings: "Newtons second law".
+    """
+    if not _FORMULA.search(wanted + said) and content_stems(said) == content_stems(wanted):
+        return True
     if _ORDERED.search(wanted) or not (_OF.search(said) or _OF.search(wanted)):
         return False
     stems = {word.stem for word in words(wanted)} - _LINKS

@@ -10,14 +10,18 @@ from eval.scoring.letters import choice_letter
 _ANSWER = re.compile(r"\s*\(?([A-Za-z])[).:]\s*(.*)", re.DOTALL)
 _LETTERS = "ABCDEFGH"
 _ALTERNATIVE = re.compile(r"\b(?:or|either)\b|或", re.IGNORECASE)
+# \0 stands for the answer's text: "\0 and the blue cup" names two things.
+_ANOTHER = re.compile(
+    r"\0\W*\band\s+(?:an?|the|another|also)\b|\band\s+(?:(?:an?|the)\s+)?\0", re.IGNORECASE
+)
 
 
 def mvbench_correct(prediction: str, answer: str, choices: Mapping[str, str] | None = None) -> bool:
     """True if `prediction` gives the letter or the text of `answer`, as a careful reader would say.
 
     `choices` maps all letters to their texts. Without it only the text of `answer` is known, and a
-    reply that offers alternatives without a letter ("3 or 4") is wrong. Raises ValueError if
-    `answer` does not start with a letter in brackets.
+    reply that names others beside it without a letter ("3 or 4", "a cat and a dog") is wrong.
+    Raises ValueError if `answer` does not start with a letter in brackets.
     """
     gold = _ANSWER.fullmatch(answer)
     if not gold:
@@ -29,11 +33,8 @@ def mvbench_correct(prediction: str, answer: str, choices: Mapping[str, str] | N
     if choice_letter(prediction, options) != letter:
         return False
     by_letter = choice_letter(prediction, "".join(options)) == letter
-    return by_letter or not _ALTERNATIVE.search(_without(text, prediction))
-
-
-def _without(text: str, prediction: str) -> str:
-    return prediction.casefold().replace(text.casefold().rstrip(" ."), " ")
+    rest = prediction.casefold().replace(text.casefold().rstrip(" ."), "\0")
+    return by_letter or not (_ALTERNATIVE.search(rest) or _ANOTHER.search(rest))
 
 
 def check_ans(prediction: str, answer: str) -> bool:

@@ -18,6 +18,7 @@ _THOUGHT_END = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
 
+_ESCAPED = re.compile(r"\\([%$&#_])")
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\],;! ]|<\|[^|<>]*\|>")
 _PAIRED_TAG = re.compile(r"<([a-z]+)(?:\s[^<>]*)?>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _MARKDOWN = re.compile(r"[*`$#_~]")
@@ -70,7 +71,7 @@ def cleaned(text: str) -> str:
     """`text` in Unicode's NFKC form without invisible characters, markdown, LaTeX and tags."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN_MARKS)
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    text = _LATEX_COMMAND.sub(" ", text)
+    text = _LATEX_COMMAND.sub(" ", _ESCAPED.sub(r"\1", text))
     while (untagged := _PAIRED_TAG.sub(r" \2 ", text)) != text:
         text = untagged
     return _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", text))

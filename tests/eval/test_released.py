@@ -29,11 +29,11 @@ BAD_RELEASED = [
     ("mmstar", {"prompt": PROMPT[: PROMPT.index("<|im_start|>user")]}, "not the user's: system"),
     ("mmstar", {"prompt": "<|im_start|>assistant\n"}, "it has no turn of the user"),
     ("mmstar", {"prompt": PROMPT + "It is B.<|im_end|>\n"}, "not the user's: assistant"),
-    ("mmstar", {"prompt": qwen_prompt("Which?", pads=0)}, "stand in 0 places"),
+    ("mmstar", {"prompt": qwen_prompt("Which?", pads=0)}, "no image placeholder in the user's"),
     ("mmstar", {"prompt": qwen_prompt("Which?", pads=2)}, "2 image placeholders for 1 image(s)"),
     ("mmstar", {"prompt": PROMPT.replace("Which?", "<|vision_start|><|image_pad|><|vision_end|>")
                                 .replace("<|vision_end|><|vis", "<|vision_end|>or<|vis")},
-     "stand in 2 places"),
+     "2 image placeholders for 1 image(s)"),
     ("mmstar", {"prompt": PROMPT.replace("<|vision_end|>", "")}, "place: '<|vision_start|>'"),
     ("mmstar", {"prompt": PROMPT.replace("B. two", "B. two <|im_en")}, "out of place: '<|im_en'"),
     ("mmstar", {"answer": ""}, "answer: empty"),
@@ -105,9 +105,28 @@ def test_several_images_share_a_caption(tmp_path):
     assert all([Path(m.path).name for m in i.media] == paths for i in items)
 
 
+def test_images_in_the_midst_of_a_question_leave_their_place(tmp_path):
+    pad = "<|vision_start|><|image_pad|><|vision_end|>"
+    prompt = qwen_prompt("Is it like").replace("Is it like", f"Is it like {pad}?\nA. 1\nB. 2")
+    chat = parse_chat(prompt, 2)
+    assert chat.question == "Is it like [image]?\n\nA. 1\nB. 2".replace("\n\n", "\n")
+    (turn,) = [t["content"] for t in chat.turns if t["role"] == "user"]
+    assert turn.count(CAPTION) == 1 and turn.index(CAPTION) < turn.index("[image]")
+
+
+def test_media_are_found_beside_the_file_or_beside_its_folder(tmp_path):
+    write_png(tmp_path / "images" / "a.png")
+    (tmp_path / "json").mkdir()
+    record = {"image": "images/a.png", "prompt": qwen_prompt("Q?"), "answer": "1"}
+    (tmp_path / "json" / "f.json").write_text(json.dumps([record]))
+    (item,), _ = read("chartqa", Files((tmp_path / "json" / "f.json",), None))
+    assert item.media[0].path == str(tmp_path / "images" / "a.png")
+
+
 @pytest.mark.parametrize(
     ("text", "choices"),
     [
+        ("Q? A: Yes, B: No, C: Both", ("Yes", "No", "Both")),
         ("Q?\nA. red\nB. blue\nAnswer with the letter.", ("red", "blue")),
         ("Q?\n(A) red\n(B) blue", ("red", "blue")),
         ("Q?\nA) red\nB) blue\nC) green", ("red", "blue", "green")),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from caprl_native.data.media import decode
-from caprl_native.types import Sample
+from caprl_native.types import MediaRef, Sample
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.benchmarks.judging import yes_or_no
@@ -131,6 +131,25 @@ def test_mvbench_cuts_clips_and_reads_folders_of_frames(tmp_path):
     assert video.metadata["total_num_frames"] == 6 and video.metadata["duration"] == 2
 
 
+@pytest.mark.parametrize(
+    ("task", "video", "there"),
+    [
+        ("action_sequence", "a.mp4", "star/Charades_segment/a.mp4"),
+        ("episodic_reasoning", "s01e01", "tvqa/video_fps3_hq_segment/s01e01.mp4"),
+        ("fine_grained_pose", "x.avi", "nturgbd_convert/x.mp4"),
+        ("action_antonym", "1.webm", "ssv2_video_mp4/1.mp4"),
+    ],
+)
+def test_mvbench_s_other_revision_has_cut_and_converted_videos(tmp_path, task, video, there):
+    write_mp4(tmp_path / there)
+    record = {"video": video, "question": "Q?", "candidates": ["a", "b"], "answer": "b"}
+    (tmp_path / "json").mkdir()
+    file = tmp_path / "json" / f"{task}.json"
+    file.write_text(json.dumps([record | {"start": 5, "end": 9}]))
+    (item,), _ = read("mvbench", Files((file,), None))
+    assert item.media == (MediaRef("video", str(tmp_path / there)),)
+
+
 def test_an_unknown_task_of_mvbench_lies_flat_and_is_cut_where_it_says(tmp_path):
     write_mp4(tmp_path / "v.mp4")
     record = {"video": "v.mp4", "question": "Q?", "candidates": ["a", "b"], "answer": "b"}
@@ -174,7 +193,8 @@ def test_timelens_asks_for_a_span_and_reports_recalls(tmp_path):
 @pytest.mark.parametrize(
     ("reply", "score"),
     [("1", 1), ("0", 0), (" 1.\n", 1), ("Score: 0", 0), ("<think>0?</think>1", 1), ("yes", None),
-     ("1 or 0", None), ("10", None), ("0.5", None), ("", None), ("-1", None)],
+     ("1 or 0", None), ("10", None), ("0.5", None), ("", None), ("-1", None), ("1, same", 1),
+     ("0, differs", 0), ("1.0", 1), ("1/2", None), ("100%", None)],
 )  # fmt: skip
 def test_a_judges_yes_or_no(reply, score):
     assert yes_or_no(reply) == (None if score is None else Verdict(float(score)))

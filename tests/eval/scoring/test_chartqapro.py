@@ -67,3 +67,9 @@ def test_what_cannot_be_scored_is_an_error() -> None:
         chartqapro_score("42", ["[{[]: 1}]"], ["NO"], "Factoid")
     with pytest.raises(ValueError, match="no scored item"):
         chartqapro_means([])
+
+
+@pytest.mark.parametrize("sides", [("5% %", "5"), ("5", "5% %"), ("%5 % %", "5")])
+def test_percent_signs_fall_off_twice(sides: tuple[str, str]) -> None:
+    prediction, answer = sides
+    assert chartqapro_score(prediction, [answer], ["NO"], "Factoid") == 1.0

@@ -77,6 +77,8 @@ SAYING_B = r"""
     The answer is B. Option A shows a red car, C a green one. | B. A, C and D are not supported.
     As the car is not red the answer is B
     The sky is red and the grass green. The answer is blue.
+    A, no, B | Between A and C, B is better | A or B? B. | At first A, then B.
+    Looking at A, B, C, D: B | Based on the video B | According to the caption B
 """
 
 
@@ -98,7 +100,7 @@ NO_ANSWER = r"""
     Based on the text | As an AI model, I cannot see images. | The answer is not among A, B, C, D
     No option is correct. | Plan A | Type B | Hepatitis B | B-52 bombers | C++ | U.S.A. | D.C.
     Q&A | A/C | AI | 3B | D'oh | A B movie | The answer is a car | I think the answer is A car
-    Player A meets player B | from A to B
+    Player A meets player B | from A to B | A, then B | A or B?
 """
 
 
@@ -115,6 +117,10 @@ def test_a_list_by_lines_chooses_nothing(output: str) -> None:
     assert choice_letter(f"{output}\n\nAnswer: C", COLOURS) == "C"
 
 
+def test_a_letter_on_the_last_line_is_the_answer() -> None:
+    assert choice_letter("A) Red B) Blue C) Green D) Yellow\nB", COLOURS) == "B"
+
+
 @pytest.mark.parametrize(
     ("choices", "output", "want"),
     [
@@ -129,6 +135,7 @@ def test_a_list_by_lines_chooses_nothing(output: str) -> None:
         (COUNTS, "5.0", "C"),
         (COUNTS, "4 people and 1 dog", "B"),
         *((COUNTS, text, None) for text in ["45", "5.5", "-5", "3-4", "3 and 4", "5,000", "not 5"]),
+        *((COUNTS, text, None) for text in ["at least 5", "more than 5"]),
         (CITIES, "None of these", "E"),
         (CITIES, "none", "E"),
         (CITIES, "new york city", "C"),
@@ -156,6 +163,8 @@ def test_a_list_by_lines_chooses_nothing(output: str) -> None:
         (DEEDS, "Sitting on the chair", "B"),
         (DEEDS, "The man does not open the door", None),
         (DEEDS, "The man", None),
+        (DEEDS, "The man opens the door and leaves the room", None),
+        (DEEDS, "The man opens the door, then sits on the chair", None),
         (TEAMS, "Team A wins", "B"),
         (TEAMS, "A", "A"),
         (TEAMS, "It is a draw", "C"),
@@ -188,6 +197,7 @@ def test_options_are_named_by_their_words(choices: dict, output: str, want: str 
         ("A、B、C都不对，选D", "D"),
         ("可能是红色，但我认为是蓝色", "B"),
         *((text, None) for text in ["不是红色", "A或B", "红色和蓝色", "不知道", "维生素C", "紫色"]),
+        *((text, None) for text in ["A或者C", "A 或者 B", "A跟B", "A还有B", "A並B", "没有B"]),
     ],
 )
 def test_chinese(output: str, want: str | None) -> None:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from eval.scoring.math_answer import final_answer, math_equal
+from eval.scoring.math_answer import final_answer, final_forms, math_equal
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,10 @@ from eval.scoring.math_answer import final_answer, math_equal
         ("Answer: 3\nThis is my final answer:", "3"),
         ("**Blue.**", "Blue"),
         ("3.5.", "3.5"),
+        ("42\n\nThe answer is based on the chart", "42\n\nThe answer is based on the chart"),
+        ("Blue, because the answer is clear", "Blue, because the answer is clear"),
+        ("The answer is clear blue", "clear blue"),
+        ("no answer is available", "no answer is available"),
         ("$5$ and $6$", "$5$ and $6$"),
         (r"\text{A} or \text{B}", r"\text{A} or \text{B}"),
         ("2**3 + 4**5", "2**3 + 4**5"),
@@ -57,6 +61,14 @@ def test_final_answer(output: str, want: str) -> None:
         ["(1, 2)", "(1,2)"],
         ["Yes", "yes", r"\text{Yes}", "YES."],
         ["北京", "**北京**"],
+        ["16", "16 cm^2", "16 cm²", "16 square cm", "It is 16 cm^2.", "16 cm^{2}", "= 16"],
+        *(["24", f"24 {unit}"] for unit in ("in", "L", "mL", "km/h", "m/s", "ft^2", "units")),
+        [r"24\pi", "24π cm²", "24pi", "24*pi"],
+        [r"\frac{\pi}{2}", "pi/2"],
+        [r"2\sqrt{3}", "2sqrt(3)", "2sqrt3"],
+        ["3.5", "3 1/2"],
+        ["-2", "minus 2", "negative 2"],
+        ["2015", "in 2015"],
     ],
     ids=lambda forms: forms[0],
 )
@@ -76,6 +88,10 @@ def test_forms_of_one_answer_are_equal(forms: list[str]) -> None:
         ("x", "y"),
         ("2 sin x", "2"),
         ("12 and 15", "15"),
+        ("not 5", "5"),
+        ("5!", "5"),
+        ("16 cm^2", "16 m^2"),
+        ("2x", "2"),
         ("5 apples", "6 apples"),
         ("上海", "北京"),
         ("!!!", "5"),
@@ -108,3 +124,8 @@ def test_a_gold_that_cannot_be_compared_is_an_error(gold: str) -> None:
 def test_other_threads_may_compare() -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(math_equal, ["0.5", "0.4"], ["1/2", "1/2"])) == [True, False]
+
+
+def test_a_full_stop_may_be_part_of_the_answer() -> None:
+    assert final_forms("The answer is U.S.") == ["U.S", "U.S."]
+    assert final_forms("The answer is 5") == ["5"]

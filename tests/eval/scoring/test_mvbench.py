@@ -42,6 +42,7 @@ def test_golden_check_ans(case: dict) -> None:
         ("A cat", "(B) a cat"),
         ("The answer is A", "(A)"),
         ("not sure", "(D) not sure"),
+        ("He takes the red cup and leaves", CUP),
     ],
 )
 def test_right(prediction: str, answer: str) -> None:
@@ -54,6 +55,8 @@ def test_right(prediction: str, answer: str) -> None:
         *((said, CUP) for said in ["", " ", ".", "()", "AB", "A, B", "(B) or (C)", "not B", "E"]),
         *((said, CUP) for said in ["not the red cup", "red", "cup", "the", "(C) The red cup"]),
         *((said, "(C) 3") for said in ["13", "30", "3 or 4", "(B) 3", "4"]),
+        ("The red cup and the blue cup", CUP),
+        ("the blue cup and the red cup", CUP),
         ("no", "(A) yes"),
         ("right to left", "(A) left to right."),
         ("(A) a cat", "(B) a cat"),

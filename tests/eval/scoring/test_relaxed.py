@@ -47,3 +47,19 @@ def test_no_answer_is_an_error(answers: str | list[str]) -> None:
 def test_an_answer_is_never_run(answer: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert relaxed_accuracy(answer, answer)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("-10", "[10-20]", True),
+        ("[10-20]", "[10-20]", False),
+        ("0.5", "[1/2, 'half']", True),
+        ("8", "[2**3]", True),
+        ("5", "[--5]", True),
+        ("[1/0]", "[1/0]", True),  # as for Python it is no list, it is a text
+        ("[9**9**9]", "[9**9**9]", True),  # too large to be worked out
+    ],
+)
+def test_arithmetic_in_a_list_is_worked_out(prediction: str, answer: str, right: bool) -> None:
+    assert relaxed_accuracy(prediction, answer) is right

@@ -36,6 +36,9 @@ _NUMERAL = re.compile(rf"\b(?:{'|'.join(NUMERALS)})\b")
 _MINUS = re.compile(r"(?<![\w)] )(?<![\w)])(?:\b(?:minus|negative) |- )(?=\d)")
 _PERCENT = re.compile(r"\s*(?:\bper ?cent\b|%)")
 _BRACED_POWER = re.compile(r"\^\{(-?\w+)\}")
+_SCIENTIFIC = re.compile(r"(?<=\d)\s*(?:[×x*·]|\\times|\\cdot)\s*10\^(-?\d+)")
+_FRAC = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
+_FRACTION = re.compile(r"(?<![\w./^])(\d{1,9})[/\u2044](\d{1,9})(?![\w./\u2044])")
 _REPEATED = re.compile(r"(\d+) ?\(\1\)")  # "5 (five)", with numerals in digits
 _ORDINALS = {"1st": "first", "2nd": "second", "3rd": "third", "4th": "fourth", "5th": "fifth"}
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b")
@@ -86,13 +89,19 @@ def _forms(answer: str) -> list[str]:
 def _normal(text: str) -> str:
     """`text` in lower case, without articles, possessives and hyphens; numerals are digits."""
     text = _SUPERSCRIPT.sub(lambda power: "^" + power.group(), text)
-    text = re.sub(r"'s\b", "", cleaned(text).casefold())
+    text = re.sub(r"'s\b", "", cleaned(_FRAC.sub(r"\1/\2", text)).casefold())
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
     text = _NUMERAL.sub(lambda numeral: NUMERALS[numeral.group()], text)
     text = _ORDINAL.sub(lambda ordinal: _ORDINALS[ordinal.group()], text)
     text = _AROUND_OPERATOR.sub(r"\1", _MINUS.sub("-", _ARTICLE.sub("", text)))
     text = _REPEATED.sub(r"\1", _BRACED_POWER.sub(r"^\1", _PERCENT.sub("%", text)))
+    text = _FRACTION.sub(_decimal, _SCIENTIFIC.sub(r"e\1", text))
     return " ".join(text.split()).strip(" .,;:!?\"'")
+
+
+def _decimal(fraction: re.Match[str]) -> str:
+    above, below = map(int, fraction.groups())
+    return f"{above / below:.9g}" if below else fraction.group()
 
 
 def _gives(said: str, wanted: str) -> bool:

@@ -15,7 +15,7 @@ from caprl_native.config import Config
 from caprl_native.train import main
 from tests.chat_server import Reply, Request, serve
 from tests.media_files import truncate
-from tests.train.world import rows, tiny_config, train, write_config, write_rows
+from tests.train.world import Quick, rows, tiny_config, train, write_config, write_rows
 
 
 def said(output: str) -> str:
@@ -193,7 +193,7 @@ def test_a_reader_that_dies_costs_no_caption_a_zero(
     with serve(mood) as server:
         config = endpoint_config(world, tiny_policy, server.url, folder)
         file = write_config(config, tmp_path / "run.toml")
-        process = Plan((str(file),)).start(folder)
+        process = Quick((str(file),)).start(folder)
         with ended(process):
             output = follow(process, folder, mood)
     assert process.returncode != 0
@@ -266,7 +266,7 @@ def test_flat_groups_are_replaced_until_the_tries_are_used_up(
         config.rollout.n = 2  # half of the groups or more are flat
         config.rollout.refill, config.rollout.refill_tries = True, 6
         file = write_config(config, tmp_path / "run.toml")
-        process = Plan((str(file),), ranks=1).start(folder)
+        process = Quick((str(file),), ranks=1).start(folder)
         with ended(process):
             output = follow(process, folder, mood)
     assert process.returncode != 0

@@ -26,9 +26,8 @@ from caprl_native.config import Config
 from caprl_native.config_io import load
 from caprl_native.rewards.length import length_reward
 from caprl_native.rewards.timestamps import timestamp_reward
-from tests.ranks import Forked
 from tests.train.conftest import Unbroken
-from tests.train.world import rows, tiny_config, train_ok, write_rows
+from tests.train.world import Quick, rows, tiny_config, train_ok, write_rows
 
 METRICS = [
     "reward/total/mean",
@@ -159,16 +158,6 @@ def test_other_models_and_layouts(
 
 
 # --- killed, interrupted, resumed -------------------------------------------------------------
-
-
-class Quick(Plan):
-    """Starts the same ranks without waiting for their imports, under a launcher of the tests'."""
-
-    def start(self, folder: Path, resume: bool = False) -> Forked:
-        words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
-        words += ["--resume"] if resume else []
-        log = folder.with_suffix(".log")
-        return Forked("caprl_native.train", self.ranks, *words, log=log)
 
 
 def saved(folder: Path) -> list[int]:

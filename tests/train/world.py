@@ -10,9 +10,11 @@ from typing import Any
 
 from caprl_native.config import Config
 from caprl_native.config_io import dump
-from tests.ranks import ROOT, run_module
+from tests.ranks import ROOT, Forked, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world
+
+from kill_resume import Plan  # noqa: E402
 
 
 def make_world(folder: Path, images: int = 20, videos: int = 12) -> Path:
@@ -77,3 +79,13 @@ def train_ok(config: Config, file: Path, *, ranks: int = 2) -> Path:
     code, output = train(write_config(config, file), ranks=ranks)
     assert code == 0, output[-6000:]
     return Path(config.run.dir)
+
+
+class Quick(Plan):
+    """Starts the same ranks without waiting for their imports, under a launcher of the tests'."""
+
+    def start(self, folder: Path, resume: bool = False) -> Forked:
+        words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
+        words += ["--resume"] if resume else []
+        log = folder.with_suffix(".log")
+        return Forked("caprl_native.train", self.ranks, *words, log=log)

@@ -23,7 +23,7 @@ setup:
 	@PYTHON="$(PYTHON)" SET="$(SET)" bash tools/setup.sh
 
 demo: setup
-	$(RUN) tools/demo.py $(ARGS)
+	@$(RUN) tools/demo.py $(ARGS)
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -48,7 +48,7 @@ def server() -> Iterator[str]:
     """The URL of vLLM's server with the demo's reader."""
     port = free_port()
     command = [
-        *(sys.executable, str(ROOT / "benchmarks" / "reader_server.py")),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(READER), "--served-model-name", "reader", "--dtype", "float32"),
         *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", "256"),
         *("--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"),

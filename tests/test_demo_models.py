@@ -18,7 +18,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 from demo_world import checks, datasets  # noqa: E402
 from demo_world.scenes import Scene  # noqa: E402
 
-import caprl_native  # noqa: E402, F401
 from caprl_native.policy.parallel import init_distributed  # noqa: E402
 from tests.ranks import run_to_end  # noqa: E402
 

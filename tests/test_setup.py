@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def clone(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
     shutil.copy(ROOT / "tools" / "setup.sh", tmp_path / "tools")
     shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("torchvision_hook.py", "torch-registry.txt"):
+        shutil.copy(ROOT / "requirements" / name, tmp_path / "requirements")
     (tmp_path / "requirements" / "cpu.txt").write_text("# nothing\n")
     (tmp_path / "caprl_native" / "__init__.py").write_text("")
     return tmp_path
@@ -46,15 +49,70 @@ def test_a_second_call_installs_nothing_and_changed_requirements_do(clone):
     assert subprocess.run(anywhere, cwd="/").returncode == 0
 
 
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null"}
+
+
 def test_a_failed_installation_is_told_and_tried_again(clone):
-    (clone / "requirements" / "cpu.txt").write_text("torch==2.13.0+cpu\n")
-    for _ in range(2):
-        failed = setup(clone, PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null")
-        assert failed.returncode != 0
-        assert "PyTorch's CPU wheels" in failed.stderr.splitlines()[0]
     (clone / "requirements" / "cpu.txt").write_text("no_such_thing==1.0\n")
-    failed = setup(clone, PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null")
-    assert "no_such_thing==1.0" in failed.stderr.splitlines()[0]
+    for _ in range(2):
+        failed = setup(clone, **OFFLINE)
+        assert failed.returncode != 0
+        assert "no_such_thing==1.0" in failed.stderr.splitlines()[0]
+
+
+def write_wheel(folder: Path, name: str, version: str) -> None:
+    """An installable wheel of one module that knows its version."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.parametrize("has_cpu_build", [True, False])
+def test_without_an_index_of_cpu_builds_the_registry_torch_is_taken(clone, tmp_path, has_cpu_build):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name, version in {
+        "torch": "1.0",
+        "cuda_libs": "2.0",
+        "other": "3.0",
+        "triton": "1.5",
+    }.items():
+        write_wheel(wheels, name, version)
+    if has_cpu_build:
+        write_wheel(wheels, "torch", "1.0+cpu")
+    (clone / "requirements" / "cpu.txt").write_text("other==3.0\ntorch==1.0+cpu\ntriton==1.5\n")
+    registry = "cuda_libs==2.0\ntorch==1.0\n"
+    (clone / "requirements" / "torch-registry.txt").write_text(registry)
+    done = setup(clone, PIP_FIND_LINKS=str(wheels), **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    assert ("public registry's torch" in done.stdout) == (not has_cpu_build)
+    pip = [clone / ".venv/bin/python", "-m", "pip", "list", "--format=freeze"]
+    listed = subprocess.run(pip, capture_output=True, text=True).stdout.split()
+    expected = (
+        {"torch==1.0+cpu", "triton==1.5"} if has_cpu_build else {"torch==1.0", "cuda_libs==2.0"}
+    )
+    assert set(listed) - expected == {
+        s for s in listed if s.startswith(("pip==", "setuptools==", "other=="))
+    }
+    assert expected <= set(listed)
+
+
+def test_torchvision_is_mended_in_every_process_and_by_nothing_else(tmp_path):
+    """vLLM inspects model classes in a process that imports nothing of this project."""
+    code = "import sys; assert 'torch' not in sys.modules; import torchvision.transforms.v2"
+    bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    for directory in ("/", str(ROOT)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=directory, env=bare, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tomli
 from launch import torchrun
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "demo_models"
 EXAMPLES = 3
 METRIC = "eval/reward/accuracy/mean"
+POLL_S = 0.2
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,13 +41,29 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--shuffle-rewards",
         action="store_true",
-        help="control: rewards go to captions by lot, so nothing should be learnt",
+        help="control: rewards go to shuffled captions, so nothing should be learnt",
     )
     parser.add_argument("overrides", nargs="*", help="further settings: policy.lr=1e-4 ...")
     return parser.parse_args(argv)
 
 
-def make_world(args: argparse.Namespace) -> None:
+def run(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts a part of the demo. All that it and its libraries print goes to the end of `log`."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as output:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+
+def finish(process: subprocess.Popen[bytes], doing: str, log: Path) -> None:
+    """Waits for the end. A failure ends the demo with one sentence, the process's own if any."""
+    if code := process.wait():
+        lines = log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("error: ")]
+        reason = said[0].removeprefix("error: ") if said else f"exit code {code}"
+        sys.exit(f"error: {doing} failed: {reason} (log: {log})")
+
+
+def make_world(args: argparse.Namespace, log: Path) -> None:
     """Writes the demo's files anew; takes seconds."""
     videos, held_out_videos = args.scenes // 4, args.held_out // 3
     command = [
@@ -52,11 +73,11 @@ def make_world(args: argparse.Namespace) -> None:
         *("--heldout-images", str(args.held_out - held_out_videos)),
         *("--heldout-videos", str(held_out_videos)),
     ]
-    subprocess.run(command, check=True)
+    finish(run(command, log), "making the pictures and clips", log)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Runs the trainer; its progress goes to the terminal."""
+def train(args: argparse.Namespace, log: Path) -> None:
+    """Runs the trainer, and shows how far it is."""
     overrides = [f"--{text}" for text in args.overrides]
     command = [
         *torchrun(args.ranks),
@@ -68,24 +89,60 @@ def train(args: argparse.Namespace) -> None:
         *(["--run.shuffle_rewards=true"] if args.shuffle_rewards else []),
         *overrides,
     ]
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    process = run(command, log)
+    try:
+        with progress(args.out) as show:
+            while process.poll() is None:
+                show()
+                time.sleep(POLL_S)
+            show()
+    except KeyboardInterrupt:  # the ranks got it too: they finish their step and save
+        print("\ninterrupted: the step is being finished and saved", file=sys.stderr)
+        process.wait()
+        sys.exit(130)
+    finish(process, "training", log)
+
+
+@contextmanager
+def progress(out: Path) -> Iterator[Callable[[], None]]:
+    """One line, from the run's own metrics; without a terminal, one for each evaluation."""
+    terminal = sys.stderr.isatty()
+    form = "{desc} {n}/{total} |{bar}| {elapsed}, {remaining} left, {rate_fmt}{postfix}"
+    with tqdm(total=0, desc="starting", unit="step", bar_format=form, disable=not terminal) as bar:
+        seen = 0
+
+        def show() -> None:
+            nonlocal seen
+            lines = read_lines(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
+            if lines and not bar.total:
+                bar.reset(total=tomli.loads((out / "config.toml").read_text())["run"]["steps"])
+                bar.set_description_str("training", refresh=False)
+            for line in lines[seen:]:
+                if METRIC in line and not terminal:
+                    print(
+                        f"step {line['step']}: held-out accuracy reward {line[METRIC]:.3f}",
+                        flush=True,
+                    )
+                elif "reward/accuracy/mean" in line:
+                    bar.set_postfix_str(f"reward {line['reward/accuracy/mean']:.3f}", refresh=False)
+                    bar.update(line["step"] - bar.n)
+            seen = len(lines)
+            bar.refresh()
+
+        yield show
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """The records of a JSONL file; a last line that is still being written is left for later."""
+    text = file.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def draw_curve(metrics: list[dict[str, Any]], file: Path) -> None:
     """Training reward and held-out accuracy over the steps, as a PNG."""
     import matplotlib
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # building its cache
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -104,6 +161,11 @@ def draw_curve(metrics: list[dict[str, Any]], file: Path) -> None:
     plt.close(figure)
 
 
+def shown(path: Path) -> str:
+    """The path as one would type it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def show(out: Path, summary: dict[str, Any], last: int) -> None:
     """The table, and the same held-out media captioned before and after."""
     before = {r["id"]: r for r in read_lines(out / "eval" / "step_000000.jsonl")}
@@ -116,7 +178,7 @@ def show(out: Path, summary: dict[str, Any], last: int) -> None:
     videos = [i for i in before if before[i]["media"][0].endswith(".mp4")]
     images = [i for i in before if i not in videos]
     for name in [*images[: EXAMPLES - 1], *videos[:1]]:
-        print(f"\n{before[name]['media'][0]}")
+        print(f"\n{shown(Path(before[name]['media'][0]))}")
         for label, side in (("before", before), ("after", after)):
             record = side[name]
             accuracy = record["rewards"].get("accuracy", float("nan"))
@@ -132,9 +194,16 @@ def main() -> None:
         sys.exit(f"error: {MODELS} has no {names}; `make demo-models` makes both")
     began = time.perf_counter()
     shutil.rmtree(args.out, ignore_errors=True)
+    args.out = args.out.resolve()
     args.out.mkdir(parents=True)
-    make_world(args)
-    train(args)
+    log = args.out / "log.txt"
+    print(
+        f"Drawing {args.scenes} pictures and clips, then training a captioner of 2 million "
+        f"parameters on {args.ranks} ranks (log: {shown(log)})",
+        flush=True,
+    )
+    make_world(args, log)
+    train(args, log)
     metrics = read_lines(args.out / "metrics.jsonl")
     held_out = [m for m in metrics if METRIC in m]
     last = held_out[-1]["step"]
@@ -149,7 +218,9 @@ def main() -> None:
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw_curve(metrics, args.out / "curve.png")
     show(args.out, summary, last)
-    print(f"\n{summary['steps']} steps in {summary['seconds']:.0f} s; files under {args.out}")
+    print(
+        f"\n{summary['steps']} steps in {summary['seconds']:.0f} s; files under {shown(args.out)}"
+    )
 
 
 if __name__ == "__main__":

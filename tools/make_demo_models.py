@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))  # works without an installation
 from demo_world import checks, datasets  # noqa: E402
 from demo_world.scenes import every_text  # noqa: E402
 
-import caprl_native  # noqa: E402, F401
 from caprl_native.policy.parallel import init_distributed  # noqa: E402
 from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
 

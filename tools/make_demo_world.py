@@ -10,8 +10,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an
 
 from demo_world.datasets import write_world  # noqa: E402
 
-import caprl_native  # noqa: E402, F401
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,6 +102,8 @@ def prepare_environment() -> None:
 
         # Else every start compiles one sum, in the sampler, for longer than all its calls take.
         current_platform.simple_compile_backend = "eager"
+        # Says at every start that Triton has nothing for a CPU, which nobody asked it for.
+        logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
 
 
 class Engine:
@@ -145,6 +148,7 @@ class Engine:
                 stream_interval=settings.max_model_len,  # outputs: a first token, and all the rest
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **memory,
                 **(multimodal if media else {}),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,36 @@ def test_what_the_policy_says_is_right(captioned: Captioned) -> None:
     assert checks.recognition(captioned.full)["all"] > 0.9
 
 
+OWN_LINES = re.compile(
+    r"Drawing \d+ pictures and clips, .*\(log: .*log\.txt\)"
+    r"|step \d+: held-out accuracy reward \d\.\d{3}"
+    r"|(held-out scenes +before +after|(accuracy reward|tokens per caption)( +\d+\.\d{3}){2})"
+    r"|.*/heldout-\d+\.(png|mp4)|  (before|after ) +(\d\.\d\d|nan)  .*"
+    r"|\d+ steps in \d+ s; files under .*|"
+)
+
+
+def assert_own_screen(output: str, steps: int) -> None:
+    """What a newcomer sees: few lines, and none of a library's."""
+    lines = output.splitlines()
+    assert len(lines) <= 40
+    assert [line for line in lines if not OWN_LINES.fullmatch(line)] == []
+    assert lines[-1].startswith(f"{steps} steps in ") and "  after" in output
+
+
+def test_a_demo_that_fails_says_so_in_one_sentence(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "tools" / "demo.py"), "--out", str(tmp_path / "demo")),
+        *("--scenes", "8", "--held-out", "4", "policy.path=nowhere"),
+    ]
+    code, output = run_to_end(command, dict(os.environ), 200)
+    *_, last = output.splitlines()
+    assert code == 1 and len(output.splitlines()) == 2
+    assert last.startswith("error: training failed: ") and "policy.path" in last
+    assert last.endswith(f"(log: {tmp_path}/demo/log.txt)")
+    assert "policy.path" in (tmp_path / "demo" / "log.txt").read_text()
+
+
 def test_the_demo_runs_and_leaves_its_files(tmp_path: Path) -> None:
     """Two small steps; how much the full demo gains is measured by running it."""
     command = [
@@ -92,7 +123,7 @@ def test_the_demo_runs_and_leaves_its_files(tmp_path: Path) -> None:
     ]
     code, output = run_to_end(command, dict(os.environ), 400)
     assert code == 0, output[-6000:]
-    assert "accuracy reward" in output and output.count("  after") >= 1
+    assert_own_screen(output, steps=2)
     summary = json.loads((tmp_path / "demo/summary.json").read_text())
     assert {"accuracy_before", "accuracy_after", "seconds", "steps", "seed"} <= summary.keys()
     assert summary["steps"] == 2 and 0 < summary["accuracy_before"] < 1

@@ -104,7 +104,7 @@ def assert_own_screen(output: str, steps: int) -> None:
 def test_a_demo_that_fails_says_so_in_one_sentence(tmp_path: Path) -> None:
     command = [
         *(sys.executable, str(ROOT / "tools" / "demo.py"), "--out", str(tmp_path / "demo")),
-        *("--scenes", "8", "--held-out", "4", "policy.path=nowhere"),
+        *("--scenes", "32", "--held-out", "4", "policy.path=nowhere"),
     ]
     code, output = run_to_end(command, dict(os.environ), 200)
     *_, last = output.splitlines()

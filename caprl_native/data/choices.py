@@ -13,9 +13,10 @@ MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
 # open nothing but a label; "A. Lincoln" may be a name.
 _A = r"[A-Za-z\uff21-\uff3a\uff41-\uff5a]"
 _LABEL = re.compile(
-    rf"\s*(?:(?P<sure>[(\uff08\[]\s?(?P<inner>{_A})\s?[)\uff09\]]|(?P<outer>{_A})\s?[):\uff09\uff1a])"
-    rf"|(?P<dotted>{_A})(?:[\uff0e\u3001]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)\s*"
-    r"(?!(?:and|or|only|&|,)(?:\s|$))"  # "(A) and (B)" is a text
+    rf"\s*(?:(?P<sure>[(\uff08\[]\s?(?P<inner>{_A})\s?[)\uff09\]]"
+    rf"|(?P<outer>{_A})\s?[):\uff09\uff1a])"
+    rf"|(?P<dotted>{_A})(?:[\uff0e\u3001]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)"
+    r"(?!\s*(?:and|or|only|&|,)(?:\s|$))\s*"  # "(A) and (B)" is a text
 )
 _NUMBER = re.compile(r"\s*(?:\(([0-9]{1,2})\)|([0-9]{1,2})\))\s*")
 

@@ -216,7 +216,7 @@ def _opens(text: str, start: int, end: int, mentions: Sequence[Mention]) -> bool
         other.start > end
         and not other.spelled
         and _LABEL.match(text, other.end)
-        and _LABEL_PLACE.search(text, end, other.start)
+        and _LABEL_PLACE.search(text, max(end, other.start - _LAST_LINE), other.start)
         and not is_denied(text, other.start, other.end, by_letter=True)
         for other in mentions
     )

@@ -50,7 +50,7 @@ SPANISH = AnswerWords(
     either=r"\b(?:o|u|y)\b",
 )
 FRENCH = AnswerWords(
-    marker=r"\b(?:réponse|est|c['’]est|pas|bonne|donc|mais)\b",
+    marker=r"\b(?:réponse|est|c['’]est|pas|bonne|donc|mais|je|choix)\b",
     answer=r"\b(?:réponse|solution)\b",
     link=r"\b(?:est|serait|la|le|bonne|correcte?|lettre|option|finale)\b|\bl['’]",
     so=r"\b(?:donc|c['’]est|ainsi|je choisis|je pense que c['’]est|par conséquent)",

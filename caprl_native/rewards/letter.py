@@ -18,7 +18,7 @@ _ALONE = r"(?<![A-Za-z0-9])(?<![A-Za-z]['\u2019.])([A-Za-z])(?![A-Za-z0-9]|['\u2
 _LETTER = re.compile(_ALONE)
 _REASON = r"(?:because|since|as|not|and\s+not|rather|instead|which|that|it|so|is|the|this)\b"
 _OPENING = re.compile(
-    r"[^A-Za-z0-9]*([A-Za-z])(?:\s*[*_`\"'\]}]*\s*[).:]|[^A-Za-z0-9\n]*(?:\n|$)"
+    r"[\W_]*([A-Za-z])(?:\s*[*_`\"'\]}]*\s*[).:]|(?:[^\w\n]|_)*(?:\n|$)"
     # "B, because A is wrong", "B because ...", "B - A is wrong"
     rf"|\s*[,;]\s*{_REASON}|\s+(?:because|since|rather than|instead of)\b"
     r"|\s+[-\u2013\u2014]\s+(?![A-Za-z]\b(?!\s+(?:is|was)\b)))",

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
 
-# "A) x", "A. x", "A: x", "(A) x", with or without the space; not "A.M.".
-_LABEL = re.compile(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])(?:[):]|\.(?![A-Za-z]\.)))\s*")
+# "A) x", "A. x", "A: x", "(A) x", "A - x", with or without the space; not "A.M.". Those in `sure`
+# open nothing but a label; "A. Lincoln" may be a name.
+_A = r"[A-Za-z\uff21-\uff3a\uff41-\uff5a]"
+_LABEL = re.compile(
+    rf"\s*(?:(?P<sure>[(\uff08\[]\s?(?P<inner>{_A})\s?[)\uff09\]]"
+    rf"|(?P<outer>{_A})\s?[):\uff09\uff1a])"
+    rf"|(?P<dotted>{_A})(?:[\uff0e\u3001]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)"
+    r"(?!\s*(?:and|or|only|&|,)(?:\s|$))\s*"  # "(A) and (B)" is a text
+)
+_NUMBER = re.compile(r"\s*(?:\(([0-9]{1,2})\)|([0-9]{1,2})\))\s*")
 
 
 def parse_choices(raw: Sequence[str | None] | str | Mapping[str, str | None]) -> tuple[str, ...]:
     """The choices of a record without their labels, in the order of the labels.
 
     `raw` is a list, a mapping from letters to texts, or one string with a choice per line. Labels
-    ("A) x", "A. x", "A: x", "(A) x", either case) are stripped only where they run A, B, C, ...
-    over all choices; anything else is the choice's own text, and null is an empty text. Raises
-    ValueError for labels that repeat or change order, and unless there are 2 to 26 choices.
+    ("A) x", "A. x", "A: x", "(A) x", "A - x", either case) are stripped where they run A, B, C, ...
+    over all choices, in any order, or over some of them; "1) x" only where they run over all in
+    order. What may be a name ("J. Smith", "A. Lincoln" among other names) is the choice's own
+    text, and null is an empty text. Raises ValueError for labels that repeat or leave one out, and
+    unless there are 2 to 26 choices.
     """
     if isinstance(raw, Mapping):
         texts = _from_mapping(raw)
@@ -43,28 +54,87 @@ def _from_mapping(raw: Mapping[str, str | None]) -> list[str]:
     expected = list(LETTERS[: len(raw)])
     if sorted(by_letter) != expected:
         raise ValueError(f"choices are keyed {list(raw)}; valid: the letters {', '.join(expected)}")
-    return [by_letter[letter] for letter in expected]
+    texts = [by_letter[letter] for letter in expected]
+    labels = _labels(texts)
+    sure = all(label and label["sure"] for label in labels)
+    return _stripped(texts, labels) if sure or _in_place(labels) else texts
+
+
+def _labels(texts: Sequence[str]) -> list[re.Match[str] | None]:
+    return [_LABEL.match(text) for text in texts]
 
 
 def _without_labels(texts: list[str]) -> list[str]:
-    labels = [match for text in texts if (match := _LABEL.match(text))]
-    if len(labels) < len(texts):
-        return texts
-    letters = "".join(_letter(label) for label in labels)
-    if letters == LETTERS[: len(texts)]:
-        return [text[label.end() :].strip() for text, label in zip(texts, labels, strict=True)]
-    # "A) x, A) y, B) z": which one an answer letter means cannot be known. Labels that go
-    # beyond the number of choices ("J. Smith", "T. Hardy") are initials, thus text.
-    if set(letters) <= set(LETTERS[: len(texts)]):
-        raise ValueError(
-            f"choices are labelled {', '.join(letters)}; valid: A to {LETTERS[len(texts) - 1]} "
-            "once each, in order, or no labels"
-        )
+    """The texts in the order of their labels, without these; or as they are, if none are labels."""
+    labels = _labels(texts)
+    found = [label for label in labels if label]
+    if not found:
+        return _without_numbers(texts)
+    behind = [text[label.end() :] for text, label in zip(texts, labels, strict=True) if label]
+    if not any(behind) or (len(found) < len(texts) and not all(behind)):
+        return texts  # "(A)", "(B)", "both": what the question's text calls so
+    if _in_place(labels):
+        return _stripped(texts, labels)
+    letters = [_letter(label) for label in found]
+    valid = set(LETTERS[: len(texts)])
+    whole = len(found) == len(texts)
+    sure = all(label["sure"] for label in found)
+    if set(letters) <= valid and (whole or sure):
+        if len(set(letters)) < len(letters):
+            # "A) x, A) y, B) z": which one an answer letter means cannot be known.
+            raise _not_in_order(letters, len(texts))
+        return _ordered(_stripped(texts, labels), labels)
+    # Labels beyond the number of choices are initials ("J. Smith", "T. Hardy"), thus text; but
+    # "A) x, C) y" leaves out a choice, and an answer "C" is not the third one.
+    if whole and sure and letters[0] == "A":
+        raise _not_in_order(letters, len(texts))
     return texts
 
 
+def _in_place(labels: Sequence[re.Match[str] | None]) -> bool:
+    """True where labels are the letters of their places: all, two or more, or one that is sure."""
+    found = [(LETTERS[i], label) for i, label in enumerate(labels[:MAX_CHOICES]) if label]
+    if not found or any(_letter(label) != letter for letter, label in found):
+        return False
+    undashed = [label for _, label in found if not label["dashed"]]
+    return (
+        len(found) == len(labels) or len(undashed) > 1 or any(label["sure"] for label in undashed)
+    )
+
+
+def _stripped(texts: Sequence[str], labels: Sequence[re.Match[str] | None]) -> list[str]:
+    return [
+        text[label.end() :].strip() if label else text
+        for text, label in zip(texts, labels, strict=True)
+    ]
+
+
+def _ordered(texts: Sequence[str], labels: Sequence[re.Match[str] | None]) -> list[str]:
+    """Labelled texts in the places of their letters, the others in the places between."""
+    labelled = {_letter(label): text for text, label in zip(texts, labels, strict=True) if label}
+    others = iter([text for text, label in zip(texts, labels, strict=True) if not label])
+    places = LETTERS[: len(texts)]
+    return [labelled[place] if place in labelled else next(others) for place in places]
+
+
+def _without_numbers(texts: list[str]) -> list[str]:
+    """The texts without "1)", "(1)" where these count all of them and are not all they say."""
+    numbers = [_NUMBER.match(text) for text in texts]
+    counted = all(n and int(n[1] or n[2]) == i for i, n in enumerate(numbers, 1))
+    behind = [text[n.end() :].strip() for text, n in zip(texts, numbers, strict=True) if n]
+    return behind if counted and all(behind) else texts
+
+
+def _not_in_order(letters: Sequence[str], count: int) -> ValueError:
+    return ValueError(
+        f"choices are labelled {', '.join(letters)}; valid: A to {LETTERS[count - 1]} "
+        "once each, or no labels"
+    )
+
+
 def _letter(match: re.Match[str]) -> str:
-    return next(group for group in match.groups() if group).upper()
+    letter = match["inner"] or match["outer"] or match["dotted"] or match["dashed"]
+    return unicodedata.normalize("NFKC", letter).upper()
 
 
 def parse_answer(raw: str, choices: Sequence[str]) -> int:
@@ -77,7 +147,8 @@ def parse_answer(raw: str, choices: Sequence[str]) -> int:
     if not isinstance(raw, str) or not raw.strip():
         raise ValueError(f"the answer is {raw!r}; {valid}")
     answer = raw.strip()
-    found = {i for i in (_by_letter(answer, choices), _by_text(answer, choices)) if i is not None}
+    ways = (_by_letter, _by_number, _by_text)
+    found = {i for way in ways if (i := way(answer, choices)) is not None}
     if not found:
         raise ValueError(f"the answer {raw!r} is not among the choices {list(choices)}; {valid}")
     if len(found) > 1:
@@ -96,16 +167,27 @@ def squeezed(text: str) -> str:
 
 
 def _by_letter(answer: str, choices: Sequence[str]) -> int | None:
-    match = re.fullmatch(r"\(?([A-Za-z])\s*[).:]{0,2}", answer)
-    rest = None
+    answer = unicodedata.normalize("NFKC", answer)
+    match = re.fullmatch(r"[(\[]?\s?([A-Za-z])\s*[).:\]]{0,2}", answer)
+    letter, rest = (match[1].upper(), None) if match else ("", None)
     if match is None and (match := _LABEL.match(answer)):
-        rest = squeezed(answer[match.end() :]).casefold()
+        letter, rest = _letter(match), squeezed(answer[match.end() :]).casefold()
     if match is None:
         return None
-    index = LETTERS.index(_letter(match))
+    index = LETTERS.index(letter)
     if index >= len(choices) or (rest and rest != squeezed(choices[index]).casefold()):
         return None
     return index
+
+
+def _by_number(answer: str, choices: Sequence[str]) -> int | None:
+    """Of "2) blue", where the second choice is "blue"."""
+    match = _NUMBER.match(answer)
+    index = int(match[1] or match[2]) - 1 if match else -1
+    if match is None or not 0 <= index < len(choices):
+        return None
+    same = squeezed(answer[match.end() :]).casefold() == squeezed(choices[index]).casefold()
+    return index if same else None
 
 
 def _by_text(answer: str, choices: Sequence[str]) -> int | None:

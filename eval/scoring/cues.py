@@ -6,6 +6,10 @@ Every function takes the whole text and the place `[start, end)` of the statemen
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+from caprl_native.answer_words import AnswerWords, language_of
 
 _LINK = (
     r"(?:\W|\b(?:is|are|was|be|would|should|will|must|has|to|seems|appears|likely|most|probably|"
@@ -85,13 +89,18 @@ _CORRECTION = re.compile(
 
 def is_final(text: str, start: int, end: int) -> bool:
     """True for "the answer is B", "I choose B", "B is correct"."""
-    before = _FINAL.search(text, max(0, start - _WINDOW), start)
-    return bool(before or _CONFIRMED.match(text, end))
+    window = max(0, start - _WINDOW)
+    if _FINAL.search(text, window, start) or _CONFIRMED.match(text, end):
+        return True
+    words = foreign(text)
+    return bool(words and (words.final.search(text, window, start) or words.right.match(text, end)))
 
 
 def is_concluded(text: str, start: int) -> bool:
     """True for "so B", "it is B", "probably B"."""
-    return bool(_CONCLUDED.search(text, max(0, start - _WINDOW), start))
+    window, words = max(0, start - _WINDOW), foreign(text)
+    concluded = _CONCLUDED.search(text, window, start)
+    return bool(concluded or (words and words.concluded.search(text, window, start)))
 
 
 def is_denied(text: str, start: int, end: int, by_letter: bool) -> bool:
@@ -100,7 +109,10 @@ def is_denied(text: str, start: int, end: int, by_letter: bool) -> bool:
     A negation earlier in the same clause denies the statement too: "does not mention blue".
     """
     after = _LETTER_DENIED if by_letter else _TEXT_DENIED
-    return bool(_NEGATION.search(_clause(text, start)) or after.match(text, end))
+    clause, words = _clause(text, start), foreign(text)
+    if _NEGATION.search(clause) or after.match(text, end):
+        return True
+    return bool(words and (words.no.search(clause) or words.wrong.match(text, end)))
 
 
 def is_tentative(text: str, start: int, end: int) -> bool:
@@ -117,4 +129,43 @@ def _clause(text: str, end: int) -> str:
     """What stands before `end` in the same clause."""
     start = max(0, end - _WINDOW)
     breaks = [match.end() for match in _CLAUSE_BREAK.finditer(text, start, end)]
+    if words := foreign(text):
+        breaks += [match.end() for match in words.but.finditer(text, start, end)]
     return text[max(breaks, default=start) : end]
+
+
+class ForeignWords(NamedTuple):
+    """The patterns above, and those of lists and of letters' places, in another language."""
+
+    final: re.Pattern[str]
+    concluded: re.Pattern[str]
+    right: re.Pattern[str]
+    no: re.Pattern[str]
+    wrong: re.Pattern[str]
+    but: re.Pattern[str]
+    lead: re.Pattern[str]
+    either: re.Pattern[str]
+
+
+@lru_cache(maxsize=256)
+def foreign(text: str) -> ForeignWords | None:
+    """The patterns of the language of `text`; None for English, Chinese and unknown ones."""
+    words = language_of(text)
+    return _patterns(words) if words else None
+
+
+@cache
+def _patterns(words: AnswerWords) -> ForeignWords:
+    link = rf"(?:{words.link}|\W){{0,20}}$"
+    sources = ForeignWords(
+        final=words.answer + link,
+        concluded=words.so + link,
+        right=r"[\s\"')\]」』）]{0,5}" + words.right,
+        no=words.no,
+        wrong=r"[\s\"')\]」』）]{0,5}" + words.wrong,
+        but=words.but,
+        lead=rf"(?:{'|'.join((words.answer, words.link, words.so, words.no, words.but))}"
+        rf"|{words.either})\W{{0,5}}$",
+        either=rf"[\s,、]{{0,5}}{words.either}[\s\"'(]{{0,5}}(?:{words.link}\s?){{0,3}}",
+    )
+    return ForeignWords(*(re.compile(source, re.IGNORECASE) for source in sources))

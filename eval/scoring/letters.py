@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from eval.scoring.cues import corrected_at, is_concluded, is_denied, is_final, is_tentative
+from eval.scoring.cues import corrected_at, foreign, is_concluded, is_denied, is_final, is_tentative
 from eval.scoring.mentions import Mention, find_mentions, is_label_for
 from eval.scoring.words import answer_parts, cleaned, content_stems, squashed
 
@@ -141,6 +141,7 @@ _LIST = re.compile(
     re.IGNORECASE,
 )
 _CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[和或与與及跟同并並有]", re.IGNORECASE)
+_DASH = re.compile(r"\s+[-\u2013\u2014]\s+")
 _THEN = re.compile(r"\bthen\b", re.IGNORECASE)
 
 
@@ -162,6 +163,9 @@ def _joins(text: str, group: Sequence[Mention], mention: Mention) -> bool:
         return True
     if letters == {mention.letter} and not re.search(r"\w", between):
         return True
+    other = foreign(text)
+    if other and other.either.fullmatch(between):
+        return not is_denied(text, group[0].start, group[0].start, by_letter=False)
     if "\n" in between or not _LIST.fullmatch(between):
         return False
     listed = text[group[-2].end : last.start] if len(group) > 1 else ""
@@ -169,6 +173,8 @@ def _joins(text: str, group: Sequence[Mention], mention: Mention) -> bool:
         _CONJUNCTION.search(listed) and not _CONJUNCTION.search(between)
     ):
         return False  # "Between A and B, B is better", "Between A and C, B"
+    if _DASH.fullmatch(between) and is_denied(text, mention.start, mention.end, by_letter=True):
+        return False  # "B - A is wrong"
     if _THEN.search(between) and is_tentative(text, group[0].start, group[0].end):
         return False  # "At first A, then C"
     # "Not A, C" denies A alone; "not A, B or C" denies all of them.
@@ -216,7 +222,7 @@ def _opens(text: str, start: int, end: int, mentions: Sequence[Mention]) -> bool
         other.start > end
         and not other.spelled
         and _LABEL.match(text, other.end)
-        and _LABEL_PLACE.search(text, end, other.start)
+        and _LABEL_PLACE.search(text, max(end, other.start - _LAST_LINE), other.start)
         and not is_denied(text, other.start, other.end, by_letter=True)
         for other in mentions
     )

@@ -7,17 +7,21 @@ with mathematical answers (MathVerse, MathVision, We-Math), by math-verify.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from fractions import Fraction
+from typing import NamedTuple
 
+from caprl_native.plain_text import bounded
+from caprl_native.thoughts import without_thoughts
 from eval.scoring.cues import is_denied
-from eval.scoring.notation import as_latex, without_unit
-from eval.scoring.symbolic import equivalent, parse_latex
+from eval.scoring.notation import as_latex, unit_within, without_lead, without_unit
+from eval.scoring.numerals import NUMERAL, numeral, plain_digits, same_number
+from eval.scoring.symbolic import any_equal
+from eval.scoring.units import Unit
 
+MAX_CHARS = 20_000  # of an answer that are read
 # Longer than any final answer: an output without one of the marks, and longer, has not answered.
 MAX_UNMARKED_CHARS = 200
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.DOTALL)
 _PHRASE = re.compile(r"(?<!\bno )\banswer\s*(?:is\b|[:：])\s*[:：]?\s*", re.IGNORECASE)
@@ -28,8 +32,10 @@ _NO_ANSWER = re.compile(
     r"that|to|as)\b|\W*$)",
     re.IGNORECASE,
 )
-_BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)(.+?)(?<=\S)\*\*(?![\w*])")
+_BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)(.{1,400}?)(?<=\S)\*\*(?![\w*])")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+MAX_WRAPPERS = 20  # around one another
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 # Signs that math-verify does not read; a root sign takes the number or the group after it.
@@ -43,13 +49,16 @@ _FUNCTIONS = "sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|exp|sqrt"
 _WORD = re.compile(
     rf"(?<![\\a-z])(?!(?:{_FUNCTIONS})(?![a-z]))[^\W\d_]{{3,}}|[\u3040-\uffdc]", re.IGNORECASE
 )
+MAX_SENTENCE = 1000  # characters
+_DOLLARS = re.compile(r"\A\$([^$]*)\$(?=[^$]{0,40}\Z)")
+_NUMBER = re.compile(rf"(?<![\w.]){NUMERAL}%?")
 _MATH_SIGN = re.compile(r"[\d\\^_=+*/<>{}$]")
 
 
 def final_answer(output: str) -> str:
     r"""The answer that `output` ends on, without thoughts and wrapping.
 
-    After <think> is cut off (an unclosed one to the end), it is the last \boxed{...} with balanced
+    Thoughts cut off (an unclosed one to the end), it is the last \boxed{...} with balanced
     braces; else the last <answer>, closed or not; else the line after the last "answer is" or
     "answer:"; else the whole text. Removed from it are \text{...} and like commands, $...$ and
     \(...\) around the whole, markdown bold and a trailing full stop.
@@ -63,7 +72,7 @@ def final_forms(output: str) -> list[str]:
 
 
 def _final(output: str) -> str:
-    text = _without_thoughts(output)
+    text = _spoken(output)
     return text if (marked := _marked(text)) is None else marked
 
 
@@ -71,10 +80,12 @@ def math_equal(prediction: str, answer: str) -> bool:
     """Whether the final answer in `prediction` equals the gold `answer`.
 
     A one-letter option ("B") and a gold in words compare as text but for case, since math-verify
-    multiplies letters and takes anagrams for equal. Any other gold compares by math-verify; a
-    number within words ("12 apples") is that number, and a unit that only one side has, or both
-    have, is left out. A prediction that does not parse is not equal, and neither is a long one
-    that marks no answer (`final_answer` lists the marks).
+    multiplies letters and takes anagrams for equal. Two numbers compare as such, in any notation
+    (`numerals`); any other gold compares by math-verify. A number within words ("12 apples") is
+    that number. A unit that only one side has is left out; where both have one, they are converted
+    ("2 minutes" is "120 s"), and units of different quantities are never equal. A prediction that
+    does not parse is not equal, and neither is a long one that marks no answer (`final_answer`
+    lists the marks).
 
     Raises ValueError for a gold that neither parses nor is a word. Time: see `symbolic`.
     """
@@ -83,52 +94,105 @@ def math_equal(prediction: str, answer: str) -> bool:
     if re.fullmatch("[A-Z]", gold):
         letter = _LETTER.fullmatch(given)
         return bool(letter) and letter.group(1).upper() == gold
-    if _WORD.search(gold) and not _MATH_SIGN.search(gold):
-        return _folded(given) == _folded(gold)
-    bare_gold, unit = without_unit(gold)
-    bare, given_unit = without_unit(given)
-    wanted, bare_wanted = _expressions(gold), _expressions(bare_gold)
-    if not (wanted or bare_wanted):
-        raise ValueError(f"math-verify cannot parse the gold answer {answer!r}")
-    if _any_equal(wanted, _expressions(given)):
+    alike = bool(gold) and _folded(given) == _folded(gold)
+    if given == gold != "" or (_WORD.search(gold) and not _MATH_SIGN.search(gold)):
+        return alike
+    sides = _Quantity.of(gold), _Quantity.of(given)
+    if alike and sides[0].unit == sides[1].unit:
         return True
-    comparable = unit == given_unit or not (unit and given_unit)
-    return comparable and _any_equal(bare_wanted, _expressions(bare))
+    return _equal_values(*sides, answer)
 
 
-def _any_equal(wanted: Sequence[Any], given: Sequence[Any]) -> bool:
-    return any(equivalent(value, found) for value in wanted for found in given)
+class _Quantity(NamedTuple):
+    """An answer as mathematics: the whole of it, and what stands before its unit."""
+
+    whole: str
+    bare: str
+    unit: Unit | None
+
+    @classmethod
+    def of(cls, text: str) -> _Quantity:
+        text = _DOLLARS.sub(r"\1", plain_digits(text))
+        bare, unit = without_unit(text)
+        if unit is None and (number := _only_number(text)):
+            unit = unit_within(text, number.end())
+        return cls(_mathematics(text), _mathematics(bare), unit)
+
+
+def _equal_values(gold: _Quantity, given: _Quantity, answer: str) -> bool:
+    bares = [(gold.bare, given.bare)]
+    if gold.unit and given.unit:
+        if gold.unit.dimension != given.unit.dimension:
+            pairs = []
+        elif gold.unit.factor != given.unit.factor:
+            ratio = given.unit.factor / gold.unit.factor
+            pairs = [(gold.bare, _times(given.bare, ratio))]
+        else:
+            pairs = bares
+    else:
+        pairs = [*bares, (gold.whole, given.whole)]
+    read = False
+    for wanted, found in dict.fromkeys(pairs or [(gold.bare, "")]):
+        left, right = numeral(wanted), numeral(found)
+        if left and right:
+            if same_number(left, right):
+                return True
+            read = True
+            continue
+        compared = any_equal([wanted], [found])
+        if compared.equal:
+            return True
+        read |= compared.read
+    if not read:
+        raise ValueError(f"math-verify cannot parse the gold answer {answer!r:.200}")
+    return False
+
+
+def _times(text: str, ratio: Fraction) -> str:
+    number = numeral(text)
+    if number is None:
+        return rf"({text}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}" if text else ""
+    value = number.value * ratio
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _given_answer(prediction: str) -> str:
     """The final answer of `prediction`; "" if nothing marks it and the text is long."""
-    text = _without_thoughts(prediction)
+    text = _spoken(prediction)
     unmarked = _marked(text) is None
     return "" if unmarked and len(text.strip()) > MAX_UNMARKED_CHARS else final_answer(prediction)
 
 
-def _expressions(text: str) -> list[Any]:
-    """The sympy expressions that math-verify reads in `text`; [] if it reads none."""
-    text = as_latex(text)
-    numbers = list(re.finditer(r"-?\d[\d,]*(?:\.\d+)?%?", text))
-    if len(numbers) == 1 and _WORD.search(text) and "\\" not in text:
-        if is_denied(text, *numbers[0].span(), by_letter=False):
-            return []
-        text = numbers[0].group()
-    text = _ROOT.sub(r"\\sqrt{\1}", text).translate(_SIGNS)
-    return [value for value in parse_latex(text) if not isinstance(value, str)]
+def _mathematics(text: str) -> str:
+    """`text` as LaTeX that math-verify reads: the number alone where words stand around it."""
+    text = without_lead(plain_digits(text))
+    if number := _only_number(text):
+        if is_denied(text, *number.span(), by_letter=False):
+            return ""
+        text = number.group()
+    text = text if numeral(text) else as_latex(text)
+    return _ROOT.sub(r"\\sqrt{\1}", text).translate(_SIGNS)
 
 
-def _without_thoughts(output: str) -> str:
-    """`output` after its reasoning; a chat template may have opened the tag in the prompt."""
-    text = _THOUGHT.sub("", output).rpartition("</think>")[2]
-    return text.partition("<think>")[0]
+def _only_number(text: str) -> re.Match[str] | None:
+    """The number of a text in words that has one number."""
+    if len(text) > MAX_SENTENCE or "\\" in text or not _WORD.search(text):
+        return None
+    numbers = list(_NUMBER.finditer(text))
+    return numbers[0] if len(numbers) == 1 else None
+
+
+def _spoken(output: str) -> str:
+    """`output` after its thoughts; a chat template may have opened them in the prompt."""
+    return bounded(without_thoughts(output), MAX_CHARS)
 
 
 def _marked(text: str) -> str | None:
     """The answer by the first mark that occurs: box, tag, phrase; None if none does."""
-    for start in reversed([found.end() for found in _BOX.finditer(text)]):
-        if (end := _closing_brace(text, start)) is not None:
+    boxes = [found.end() for found in _BOX.finditer(text)]
+    closed = _closing_braces(text) if boxes else {}
+    for start in reversed(boxes):
+        if (end := closed.get(start - 1)) is not None:
             return text[start:end]
     if tags := _TAG.findall(text):
         inner = _after_phrase(tags[-1])
@@ -140,7 +204,8 @@ def _after_phrase(text: str) -> str | None:
     """The rest of the line after the last "answer is" or "answer:" that has one."""
     text = _BOLD.sub(r"\1", text)
     for found in reversed(list(_PHRASE.finditer(text))):
-        line = text[found.end() :].partition("\n")[0].strip()
+        end = text.find("\n", found.end())
+        line = text[found.end() : end if end >= 0 else len(text)].strip()
         if line and not _NO_ANSWER.match(line):
             return line
     return None
@@ -149,7 +214,10 @@ def _after_phrase(text: str) -> str | None:
 def _unwrapped(text: str, full_stop: bool = False) -> str:
     """`text` without the wrappers around the whole of it; `full_stop`: that stays."""
     text = _BOLD.sub(r"\1", text).strip()
-    while (inner := _without_one_wrapper(text, full_stop)) != text:
+    for _ in range(MAX_WRAPPERS):
+        inner = _without_one_wrapper(text, full_stop)
+        if inner == text:
+            break
         text = inner
     return text
 
@@ -163,19 +231,21 @@ def _without_one_wrapper(text: str, full_stop: bool) -> str:
         if whole and text.startswith(opening) and text.endswith(closing):
             return inner.strip()
     command = _TEXT_COMMAND.match(text)
-    if command and _closing_brace(text, command.end()) == len(text) - 1:
+    if command and _closing_braces(text).get(command.end() - 1) == len(text) - 1:
         return text[command.end() : -1].strip()
     return text
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """Position of the brace that closes the one just before `start`; None if nothing does."""
-    depth = 1
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(found.group(), 0)
-        if depth == 0:
-            return found.start()
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of the brace that closes each one that is closed; escaped ones are no braces."""
+    closed: dict[int, int] = {}
+    opened: list[int] = []
+    for found in _BRACE.finditer(text):
+        if found.group() == "{":
+            opened.append(found.start())
+        elif found.group() == "}" and opened:
+            closed[opened.pop()] = found.start()
+    return closed
 
 
 def _folded(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from eval.scoring.cues import foreign
 from eval.scoring.words import content_stems, find_stems, words
 
 _ALONE = re.compile(r"(?<![A-Za-z0-9])(?<![A-Za-z]['.])[A-Za-z](?![A-Za-z0-9]|'[A-Za-z]|\+\+)")
@@ -133,7 +134,10 @@ def _is_option(
     own = behind is not None and (mention.letter, behind.end()) in labelled
     if not own and (_is_compound(text, mention, options) or _is_word(text, mention, options)):
         return False
-    return bool(_LEAD.search(text, max(0, mention.start - _WINDOW), mention.start))
+    window, other = max(0, mention.start - _WINDOW), foreign(text)
+    if _LEAD.search(text, window, mention.start):
+        return True
+    return bool(other and other.lead.search(text, window, mention.start))
 
 
 def _is_compound(text: str, mention: Mention, options: Mapping[str, str]) -> bool:
@@ -148,6 +152,8 @@ def _is_word(text: str, mention: Mention, options: Mapping[str, str]) -> bool:
     letter = text[mention.start]
     if letter not in "AaIi":
         return False
+    if letter == "A" and (other := foreign(text)):
+        return mention.start == 0 and not other.right.match(text, mention.end)
     # "A B" is a list of options, "a B movie" is not.
     following = (_WORD_BEHIND if letter == "A" else _LETTER_BEHIND).match(text, mention.end)
     if not following:

@@ -1,112 +1,204 @@
-"""math-verify without its alarms: parsing LaTeX answers and comparing the results.
+"""math-verify without its alarms: parsing LaTeX answers and comparing the results, in bounded time.
 
 math-verify stops a long computation by SIGALRM, which works on the main thread only, takes the
-alarm from whoever else set one, and cannot interrupt a large integer power. Its alarms are off
-here. What bounds the time instead, on every thread alike: texts are at most MAX_CHARS long, and an
-expression whose evaluation could take long (`_affordable`) is compared as text only. The largest
-that pass take seconds.
+alarm from whoever else set one, and cannot interrupt a large integer power. Here its work is done
+in a process of its own (`_sympy_process`), which is killed where a question takes it more than
+0.7 seconds of processor time; the expression is then compared as text only, which is logged. What
+can be refused before any work is: texts beyond `MAX_CHARS`, deep nesting, many powers, long
+numbers.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
 import logging
-import math
+import os
 import re
-from functools import singledispatch
-from typing import Any
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import sympy
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy.concrete.expr_with_limits import ExprWithLimits
-from sympy.functions.combinatorial.factorials import CombinatorialFunction
-from sympy.matrices.matrixbase import MatrixBase
+log = logging.getLogger(__name__)
 
 MAX_CHARS = 500
-MAX_NODES = 500
-MAX_DIGITS = 20_000.0
-# (x+1)^100 takes a second, (x+1)^1000 more than fifteen.
-MAX_TERMS = 500
-
-# It warns, once each for parsing and comparing, that its alarms are off.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
+MAX_DEPTH = 12  # of brackets
+MAX_POWERS = 12
+MAX_DIGITS = 200  # of one number
+START_S, ANSWER_S = 120.0, 10.0  # the process ends what is too slow long before that
 
 # Unlike powers and factorials, these are evaluated while they are parsed.
 _EAGER = re.compile(r"binom|\\gcd|\\lcm|\\det|vmatrix")
 _LARGE = re.compile(r"\d{6}|\^|!")
+_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS}}}")
+_DEPTH = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
 
-def parse_latex(text: str) -> list[Any]:
+@dataclass(frozen=True)
+class Expression:
+    """Mathematics that math-verify read in `source`."""
+
+    source: str
+
+
+Value = Expression | str
+
+
+class Comparison(NamedTuple):
+    """`read`: some wanted text is mathematics. `equal`: and one of the given equals it."""
+
+    read: bool
+    equal: bool
+
+
+def parse_latex(text: str) -> list[Value]:
     """What math-verify finds first in `$text$`: [expression, text], [text] or nothing.
 
     A text beyond the bounds gives [text], as one does that is no mathematics.
     """
-    if len(text) > MAX_CHARS or (_EAGER.search(text) and _LARGE.search(text)):
+    if not _is_modest(text):
         return [text.strip()]
-    found = parse(
-        f"${text}$", [LatexExtractionConfig()], extraction_mode="first_match", parsing_timeout=None
-    )
-    return [value for value in found if isinstance(value, str) or _affordable(value)]
+    found = _ask({"op": "parse", "text": text})
+    if found is None:
+        return [text.strip()]
+    return [*([Expression(text)] if found["expression"] else []), *found["texts"]]
 
 
-def equivalent(first: Any, second: Any) -> bool:
+def equivalent(first: Sequence[Value] | Value, second: Sequence[Value] | Value) -> bool:
     """Whether math-verify finds any value of `first` equal to any of `second`.
 
     Either is a list from `parse_latex` or one value. Not symmetric: an assignment `x = 5` is
-    unwrapped by different rules on the two sides.
+    unwrapped by different rules on the two sides. Where the comparison is given up, the texts
+    decide.
     """
-    return verify(first, second, timeout_seconds=None)
+    sides = [_listed(side) for side in (first, second)]
+    texts = [{v.strip() for v in side if isinstance(v, str) and v.strip()} for side in sides]
+    if texts[0] & texts[1]:
+        return True
+    if not all(any(isinstance(v, Expression) for v in side) for side in sides):
+        return False
+    values = [[{"latex": v.source} for v in side if isinstance(v, Expression)] for side in sides]
+    found = _ask({"op": "equivalent", "first": values[0], "second": values[1]})
+    return bool(found and found["equal"])
 
 
-def _affordable(expression: Any) -> bool:
-    """Whether sympy can evaluate and simplify the expression in seconds.
+def any_equal(wanted: Sequence[str], given: Sequence[str]) -> Comparison:
+    """Whether an expression in one of `given` equals one in `wanted`, by math-verify.
 
-    Not so: sums, products, integrals and limits (refused whole), numbers of more than MAX_DIGITS
-    digits on the way, expansions to more than MAX_TERMS terms, more than MAX_NODES nodes.
+    Where that is given up, nothing is equal, and `wanted` counts as mathematics.
     """
-    entries = list(expression) if isinstance(expression, MatrixBase) else [expression]
-    nodes = 0
-    for entry in entries:
-        for node in sympy.preorder_traversal(entry):
-            nodes += 1
-            if nodes > MAX_NODES or isinstance(node, ExprWithLimits | sympy.Limit):
-                return False
-            if isinstance(node, sympy.Pow) and _terms(node) > MAX_TERMS:
-                return False
-    return sum(_digits(entry) for entry in entries) <= MAX_DIGITS
+    golds = [text for text in wanted if _is_modest(text)]
+    if not golds:
+        return Comparison(False, False)
+    values = [text for text in given if _is_modest(text)]
+    found = _ask({"op": "any", "wanted": golds, "given": values})
+    return Comparison(found["read"], found["equal"]) if found else Comparison(True, False)
 
 
-def _terms(power: sympy.Pow) -> int:
-    """Terms of the expanded power: 1 unless a sum with symbols is raised to a whole number."""
-    base, exponent = power.args
-    if not (isinstance(base, sympy.Add) and base.free_symbols and exponent.is_Integer):
-        return 1
-    others = len(base.args) - 1
-    return math.comb(min(abs(int(exponent)), MAX_TERMS) + others, others)
+def _listed(values: Sequence[Value] | Value) -> Sequence[Value]:
+    return [values] if isinstance(values, Expression | str) else values
 
 
-@singledispatch
-def _digits(expression: Any) -> float:
-    """Decimal digits of the numbers that evaluating the expression may build, estimated high."""
-    return sum(_digits(part) for part in getattr(expression, "args", ())) or 1.0
+def _is_modest(text: str) -> bool:
+    """Whether it is worth a try: what is beyond these bounds is no answer that people give."""
+    if len(text) > MAX_CHARS or (_EAGER.search(text) and _LARGE.search(text)):
+        return False
+    if text.count("^") > MAX_POWERS or _LONG_NUMBER.search(text):
+        return False
+    depth = deepest = 0
+    for character in text:
+        depth += _DEPTH.get(character, 0)
+        deepest = max(deepest, depth)
+    return deepest <= MAX_DEPTH
 
 
-@_digits.register
-def _(number: sympy.Rational) -> float:
-    bits = int(number.p).bit_length() + int(number.q).bit_length()
-    return bits * math.log10(2)
+# ---------------------------------------------------------------- the process
 
 
-@_digits.register
-def _(power: sympy.Pow) -> float:
-    base, exponent = (_digits(part) for part in power.args)
-    return base * _ten_to(exponent)
+def _ask(question: dict[str, Any]) -> dict[str, Any] | None:
+    """The process's answer; None where it gave up."""
+    # ASCII, so that lone surrogates and line ends travel, too.
+    return _asked(json.dumps(question, ensure_ascii=True))
 
 
-@_digits.register
-def _(value: CombinatorialFunction) -> float:
-    argument = sum(_digits(part) for part in value.args)
-    return argument * _ten_to(argument)
+@lru_cache(maxsize=4096)
+def _asked(question: str) -> dict[str, Any] | None:
+    answer = _PROCESS.ask(question)
+    if answer is None:
+        log.warning("compared as text only, since its mathematics takes too long: %.300s", question)
+    return answer
 
 
-def _ten_to(digits: float) -> float:
-    return 10.0 ** min(digits, 300.0)
+class _Process:
+    """The other end of `_sympy_process`: started when it is first needed, shared by all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def ask(self, question: str) -> dict[str, Any] | None:
+        """Raises RuntimeError where the process cannot be started."""
+        with self._lock:
+            for _ in range(2):  # somebody may have killed it
+                running = self._running or self._started()
+                try:
+                    assert running.stdin is not None
+                    running.stdin.write(question.encode() + b"\n")
+                    running.stdin.flush()
+                except BrokenPipeError:
+                    self.end()
+                    continue
+                if line := _line(running, ANSWER_S):
+                    return json.loads(line)
+                self.end()
+            return None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).parents[2])
+        paths = os.pathsep.join([root, *(path for path in sys.path if path)])
+        self._running = subprocess.Popen(
+            [sys.executable, "-m", "eval.scoring._sympy_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C is this process's to handle
+        )
+        if _line(self._running, START_S).strip() != b"ready":
+            self.end()
+            raise RuntimeError("the process that compares mathematics (sympy) did not start")
+        return self._running
+
+    def end(self) -> None:
+        if self._running:
+            self._running.kill()
+            self._running.wait()
+            for pipe in (self._running.stdin, self._running.stdout):
+                assert pipe is not None
+                pipe.close()
+        self._running = None
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """The next line that it writes; empty if none comes."""
+    assert process.stdout is not None
+    ready = select.select([process.stdout], [], [], seconds)[0]
+    return process.stdout.readline() if ready else b""
+
+
+_PROCESS = _Process()
+atexit.register(_PROCESS.end)
+
+
+def _in_a_forked_child() -> None:
+    """The parent's process is not shared: answers would go to whoever reads first."""
+    global _PROCESS
+    _PROCESS = _Process()
+
+
+os.register_at_fork(after_in_child=_in_a_forked_child)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from caprl_native.plain_text import bounded, normal_form
+from caprl_native.thoughts import without_thoughts
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -13,14 +15,14 @@ _TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelv
 NUMERALS = {word: str(number) for number, word in enumerate(_TO_TWELVE.split())}
 _SAME = NUMERALS | {"percent": "%", "grey": "gray"}
 
-_THOUGHT = re.compile(r"<(think|thinking|thought)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
-_THOUGHT_END = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
+MAX_CHARS = 8000  # of an answer that are read; of a longer one its beginning and its end
+
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
 
 _ESCAPED = re.compile(r"\\([%$&#_])")
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\],;! ]|<\|[^|<>]*\|>")
-_PAIRED_TAG = re.compile(r"<([a-z]+)(?:\s[^<>]*)?>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<(/?)([a-z]{1,20})(?:\s[^<>]*)?>", re.IGNORECASE)
 _MARKDOWN = re.compile(r"[*`$#_~]")
 _PLAIN_MARKS = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-"}
@@ -47,11 +49,12 @@ class Word(NamedTuple):
 def answer_parts(output: str) -> list[str]:
     r"""Where the answer of `output` stands, the most explicit place first; never empty.
 
-    The last <answer> block, the last \boxed{...}, and all that was said outside thoughts. A thought
-    that was cut off (<think> without its end) is no answer.
+    The last <answer> block, the last \boxed{...}, and all that was said outside thoughts (see
+    `thoughts`). A thought that was cut off is no answer.
     """
-    said = _THOUGHT_END.split(_THOUGHT.sub(" ", output))[-1]
-    return [*_ANSWER_TAG.findall(said)[-1:], *_last_boxed(said), said]
+    said = without_thoughts(output)
+    parts = [*_ANSWER_TAG.findall(said)[-1:], *_last_boxed(said), said]
+    return [bounded(part, MAX_CHARS) for part in parts]
 
 
 def _last_boxed(text: str) -> list[str]:
@@ -69,12 +72,26 @@ def _last_boxed(text: str) -> list[str]:
 
 def cleaned(text: str) -> str:
     """`text` in Unicode's NFKC form without invisible characters, markdown, LaTeX and tags."""
-    text = unicodedata.normalize("NFKC", text).translate(_PLAIN_MARKS)
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    text = normal_form(bounded(text, MAX_CHARS)).translate(_PLAIN_MARKS)
     text = _LATEX_COMMAND.sub(" ", _ESCAPED.sub(r"\1", text))
-    while (untagged := _PAIRED_TAG.sub(r" \2 ", text)) != text:
-        text = untagged
-    return _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", text))
+    return _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", _untagged(text)))
+
+
+def _untagged(text: str) -> str:
+    """`text` with a blank for every tag that is opened and closed; "<B>" alone is no tag."""
+    opened: dict[str, list[tuple[int, int]]] = {}
+    paired: list[tuple[int, int]] = []
+    for tag in _TAG.finditer(text):
+        name = tag[2].lower()
+        if not tag[1]:
+            opened.setdefault(name, []).append(tag.span())
+        elif opened.get(name):
+            paired += [opened[name].pop(), tag.span()]
+    parts, place = [], 0
+    for start, end in sorted(paired):
+        parts.append(text[place:start])
+        place = end
+    return " ".join([*parts, text[place:]]) if paired else text
 
 
 def words(text: str) -> list[Word]:

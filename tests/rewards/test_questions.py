@@ -124,12 +124,47 @@ def test_every_form_of_label_is_stripped(form: str, case) -> None:
         assert parse_choices("\n".join(raw)) == texts
 
 
+@pytest.mark.parametrize(
+    ("raw", "texts"),
+    [
+        (["A) red", "blue", "C. green", "D) white"], "red blue green white"),
+        (["A) red", "blue"], "red blue"),  # shown as "B) A) red", it would give itself away
+        (["red", "B: blue", "green"], "red blue green"),
+        (["A. red", "B. blue", "green"], "red blue green"),
+        (["B) blue", "A) red"], "red blue"),
+        (["C. green", "A. red", "B. blue"], "red blue green"),
+        (["B) blue", "green", "A) red"], "red blue green"),
+        (["\uff21\uff0e red", "\uff22\uff0e blue"], "red blue"),
+        (["\uff08A\uff09red", "\uff08B\uff09blue"], "red blue"),
+        (["A\u3001red", "B\u3001blue"], "red blue"),
+        (["A - red", "B - blue"], "red blue"),
+        (["[A] red", "[B] blue"], "red blue"),
+        (["1) red", "2) blue"], "red blue"),
+        ({"A": "A) red", "B": "B) blue"}, "red blue"),
+    ],
+    ids=str,
+)
+def test_no_stale_label_stays_and_labels_give_the_order(raw, texts: str) -> None:
+    assert parse_choices(raw) == tuple(texts.split())
+    first = raw["A"] if isinstance(raw, dict) else next((r for r in raw if "red" in r), "")
+    assert parse_answer(first, parse_choices(raw)) == 0
+
+
 def test_what_only_looks_like_a_label_stays() -> None:
     for raw in (
         ["J. Smith", "T. Hardy"],
-        ["A) red", "blue"],
         ["A red", "B blue"],
         ["A.M.", "P.M."],
+        ["B.B. King", "A cat"],
+        ["3.5 m", "2.5 m"],
+        ["A. Lincoln", "Ulysses Grant"],
+        ["B. Obama", "Lincoln", "A. Johnson"],
+        ["C. elegans", "worm", "A. thaliana"],
+        ["Blue", "C. green", "Red"],
+        ["(A) and (B)", "(C) only", "neither"],
+        ["(A)", "(B)", "both"],
+        ["(1)", "(2)"],
+        ["1. FC Nowhere", "2. Bundesliga"],
     ):
         assert parse_choices(raw) == tuple(raw)
     assert parse_choices({"B": "blue", "A": "red"}) == ("red", "blue")
@@ -140,7 +175,8 @@ def test_what_only_looks_like_a_label_stays() -> None:
     ("raw", "message"),
     [
         (["A) x", "A) y"], "labelled A, A; valid: A to B"),
-        (["B) x", "A) y"], "labelled B, A"),
+        (["A) x", "A) y", "z"], "labelled A, A; valid: A to C"),
+        (["A) x", "C) y"], "labelled A, C; valid: A to B"),
         (["x"], "1 choices; valid: 2 to 26"),
         (["x"] * 27, "27 choices"),
         ([], "0 choices"),

@@ -73,6 +73,7 @@ class MediaConfig:
         12000 * 32 * 32 * 2,
         "At most this many pixels in all frames together, so that long videos fit.",
     )
+    max_per_prompt: int = opt(8, "At most this many images, or videos, in one prompt.")
 
 
 @dataclass

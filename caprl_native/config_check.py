@@ -142,6 +142,7 @@ def _media(rules: Rules, media: MediaConfig) -> None:
         "media.video_min_frames",
         "media.video_frame_pixels",
         "media.video_total_pixels",
+        "media.max_per_prompt",
     )
     for low, high in (
         ("media.image_min_pixels", "media.image_max_pixels"),

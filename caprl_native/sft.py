@@ -40,7 +40,12 @@ from caprl_native.policy.parallel import (
     model_files,
     sum_over_ranks,
 )
-from caprl_native.policy.prompt import Prompt, PromptBuilder, text_prompt
+from caprl_native.policy.prompt import (
+    Prompt,
+    PromptBuilder,
+    refuse_control_tokens,
+    text_prompt,
+)
 from caprl_native.types import Sample
 
 IGNORED = -100  # the label of a position that is not learnt
@@ -70,6 +75,7 @@ class ExampleBuilder:
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Example:
         tokenizer = _tokenizer(self.prompts.path)
+        refuse_control_tokens(tokenizer, sample.response or "", "response")
         response = tokenizer(sample.response, add_special_tokens=False).input_ids
         response.append(tokenizer.eos_token_id)
         if not self.text_only:
@@ -79,6 +85,8 @@ class ExampleBuilder:
                 f"{sample.source}: the sample has {sample.modality} media, and the model in "
                 f"{self.prompts.path} reads text only; train a captioner, or leave the media out"
             )
+        for part in (part for m in sample.messages for part in m["content"]):
+            refuse_control_tokens(tokenizer, part["text"], "prompt")
         plain = [  # templates of text models want strings
             {**m, "content": "".join(part["text"] for part in m["content"])}
             for m in sample.messages
@@ -209,6 +217,7 @@ class Sft:
             config.data.media_root,
             kind="response",
             prompt_override=config.data.prompt,
+            max_media=config.media.max_per_prompt,
         )
         self.loader = build_loader(
             records,

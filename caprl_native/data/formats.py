@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from caprl_native.data.chats import DEFAULT_PROMPTS, prompt_of
+from caprl_native.data.chats import DEFAULT_PROMPTS, PROMPT_FIELDS, prompt_of
 from caprl_native.data.choices import parse_answer, parse_choices
 from caprl_native.data.fields import FieldError, check_texts, decoded, kind_of
 from caprl_native.types import MediaRef, Question, Sample
@@ -55,10 +55,11 @@ def parse_record(
     check_texts(raw)
     medium = partial(_medium, root=media_root, source=source)
     media = _media(raw, medium)
+    if not media and all(raw.get(name) is None for name in PROMPT_FIELDS):
+        _require_media(kind, media)  # no chat can name them either
     replies = kind == "response" and _given_response(raw) is None
     messages, media, reply = prompt_of(raw, media, prompt_override, medium, takes_reply=replies)
-    if kind == "questions" and not media:
-        raise FieldError("images", "no image and no video", "give image, images, video or videos")
+    _require_media(kind, media)
     if max_media and len(media) > max_media:
         raise FieldError(
             "images" if media[0].kind == "image" else "videos",
@@ -73,6 +74,11 @@ def parse_record(
         response=(reply or _response(raw)) if kind == "response" else None,
         source=source,
     )
+
+
+def _require_media(kind: Kind, media: list[MediaRef]) -> None:
+    if kind == "questions" and not media:
+        raise FieldError("images", "no image and no video", "give image, images, video or videos")
 
 
 def _identity(given: Any, default: str) -> str:

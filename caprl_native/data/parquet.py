@@ -43,7 +43,7 @@ class ParquetRows:
         self._warn_of_large_groups()
 
     def _open(self) -> None:
-        self._file = pq.ParquetFile(self.path, memory_map=True)
+        self._file = pq.ParquetFile(self.path, memory_map=True, page_checksum_verification=True)
         self._fields = list(self._file.schema_arrow)
         texts = [f.name for f in self._fields if not _holds_binary(f.type)]
         media = [f.name for f in self._fields if _holds_binary(f.type)]
@@ -148,10 +148,10 @@ class _Columns:
         table = self._table(group)
         if table is not None:
             return table.slice(offset, 1).to_pylist()[0]
-        cursor = self._cursor
+        cursor, self._cursor = self._cursor, None  # it is of no use after an error
         if cursor is None or cursor.group != group or offset < cursor.first:
+            cursor = None  # the memory of two would be needed
             cursor = _Cursor(self._file, group, self._names)
-        self._cursor = None  # it is of no use after an error
         row = cursor.row(offset)
         self._cursor = cursor
         return row

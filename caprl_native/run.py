@@ -21,6 +21,7 @@ from caprl_native.data.loader import Item, SkipLedger, TooManySkipped, build_loa
 from caprl_native.data.records import DataError, read_records
 from caprl_native.failures import RunError
 from caprl_native.interrupt import Interrupts
+from caprl_native.model_check import ModelError
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.metrics import group_metrics
 from caprl_native.policy.optim import build_optimizer
@@ -46,6 +47,7 @@ EXPLAINED = (
     WeightsDiffer,
     FloatingPointError,
     RunError,
+    ModelError,
 )  # failures whose message says it all
 
 

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from caprl_native.messages import cut, shown
+
 _MAX_DEPTH = 100  # of nested lists and objects; a real record has five levels
-_SHOWN = 60  # characters of a value in a message
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -27,21 +28,7 @@ class FieldError(ValueError):
 def kind_of(value: Any) -> str:
     """A value that was not expected, in words."""
     names = {dict: "an object", list: "a list", str: "a text", type(None): "nothing"}
-    return names.get(type(value)) or shown(value)
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it, cut to a readable length."""
-    try:
-        return cut(repr(value), _SHOWN)
-    except ValueError:  # an integer of thousands of digits
-        return "a number of thousands of digits"
-
-
-def cut(text: str, length: int) -> str:
-    """The text in one printable line of at most about `length` characters."""
-    text = text if len(text) <= length else f"{text[:length]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return names.get(type(value)) or shown(value, 60)
 
 
 def loads(text: str) -> Any:

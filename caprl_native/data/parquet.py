@@ -19,12 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caprl_native.data.fields import FieldError, cut
+from caprl_native.data.fields import FieldError
+from caprl_native.messages import cut
 
 CACHE_BYTES = 256 * 2**20  # of decoded columns, texts and embedded files each
 BATCH_BYTES = 32 * 2**20  # what is decoded at one time of a large row group, about
 _BATCH_ROWS = 256
-UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)  # ... of a damaged file
+# What pyarrow raises on a damaged file.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError)
 
 log = logging.getLogger(__name__)
 

@@ -65,7 +65,10 @@ def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
 def _processor(path: str) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(path)
+    processor = AutoProcessor.from_pretrained(path)
+    if processor.chat_template is None:  # older directories have it with the tokenizer alone
+        processor.chat_template = processor.tokenizer.chat_template
+    return processor
 
 
 @contextmanager

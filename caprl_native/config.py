@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-def opt(default: Any, help: str) -> Any:
-    """A dataclass field with a default (lists are copied) and one sentence of documentation."""
+def opt(default: Any, help: str, *, path: bool = False) -> Any:
+    """A dataclass field with a default (lists are copied) and one sentence of documentation.
+
+    `path`: it names a file or a folder, or several; a leading `~` is the user's home folder.
+    """
+    metadata = {"help": help, "path": path}
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class RunConfig:
     name: str = opt("run", "Name of the run; shown in logs and in Weights & Biases.")
-    dir: str = opt("", "Where everything of the run is written; empty: outputs/<name>.")
+    dir: str = opt("", "Where everything of the run is written; empty: outputs/<name>.", path=True)
     seed: int = opt(0, "Seed of data order, sampling, question draws and initialisation.")
     epochs: int = opt(3, "Passes over the training files.")
     steps: int = opt(0, "Stop after this many steps; 0: as many as the epochs give.")
@@ -41,10 +45,10 @@ class RunConfig:
 
 @dataclass
 class DataConfig:
-    files: list[str] = opt([], "Training files, JSONL or Parquet.")
-    eval_files: list[str] = opt([], "Held-out files in the same formats.")
+    files: list[str] = opt([], "Training files: JSONL, JSON lists or Parquet.", path=True)
+    eval_files: list[str] = opt([], "Held-out files in the same formats.", path=True)
     media_root: str = opt(
-        "", "Folder that relative media paths start from; empty: the data file's own."
+        "", "Folder that relative media paths start from; empty: the data file's own.", path=True
     )
     prompt: str = opt("", "Replaces the user turn's text of every record; empty: the record's own.")
     batch_size: int = opt(128, "Prompts per step, over all ranks.")
@@ -73,11 +77,12 @@ class MediaConfig:
         12000 * 32 * 32 * 2,
         "At most this many pixels in all frames together, so that long videos fit.",
     )
+    max_per_prompt: int = opt(8, "At most this many images, or videos, in one prompt.")
 
 
 @dataclass
 class PolicyConfig:
-    path: str = opt("", "Hugging Face directory of the captioner to train.")
+    path: str = opt("", "Hugging Face directory of the captioner to train.", path=True)
     dtype: Literal["bfloat16", "float32"] = opt(
         "bfloat16", "Compute precision; master weights are float32."
     )
@@ -129,7 +134,7 @@ class RolloutConfig:
 @dataclass
 class ReaderConfig:
     path: str = opt(
-        "", "Directory of the causal language model that reads the captions, in process."
+        "", "Directory of the causal language model that reads the captions, in process.", path=True
     )
     endpoint: str = opt(
         "", "Or the base URL of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1."
@@ -211,7 +216,7 @@ class AlgorithmConfig:
         0.0, "Weight of the KL term against the reference policy; 0: none is loaded."
     )
     kl: Literal["k1", "k2", "k3"] = opt("k3", "Estimator of the KL term.")
-    reference: str = opt("", "Directory of the reference policy; empty: policy.path.")
+    reference: str = opt("", "Directory of the reference policy; empty: policy.path.", path=True)
     tis_cap: float = opt(
         2.0, "Truncated importance sampling against the engine's log-probs; 0: off."
     )

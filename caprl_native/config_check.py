@@ -5,8 +5,9 @@ What depends on the number of ranks is checked by `plan.py`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from caprl_native.config import (
     AlgorithmConfig,
@@ -20,6 +21,7 @@ from caprl_native.config import (
     SftConfig,
 )
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.messages import shown
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 
@@ -48,9 +50,15 @@ class Rules:
         where = next((f"{place}: " for place in places if place != "default"), "")
         raise ConfigError(f"{where}{key}: expected {expected}, {', '.join(shown)}")
 
+    def fail(self, key: str, problem: str) -> NoReturn:
+        """Raises ConfigError of a setting, naming where it was set."""
+        place = self.origins.of(key)
+        where = "" if place == "default" else f"{place}: "
+        raise ConfigError(f"{where}{key}: {problem}")
+
     def _shown(self, key: str) -> str:
         value = self.value(key)
-        text = str(value).lower() if isinstance(value, bool) else repr(value)
+        text = str(value).lower() if isinstance(value, bool) else shown(value)
         return f"{text} ({self.origins.of(key)})"
 
     def at_least(self, lowest: float, *keys: str) -> None:
@@ -80,6 +88,7 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _lengths(rules, config)
     _reward(rules, config)
     _algorithm(rules, config.algorithm)
+    _correction(rules, config)
     rules.require(
         config.data.batch_size % config.algorithm.updates == 0,
         "algorithm.updates",
@@ -111,9 +120,11 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
 
 def _run(rules: Rules, run: RunConfig) -> None:
     rules.require(
-        bool(run.name) and "/" not in run.name,
+        run.name not in ("", ".", "..")
+        and "/" not in run.name
+        and len(os.fsencode(run.name)) <= 200,
         "run.name",
-        "a name that can be a folder's (no slash)",
+        "a name that can be a folder's (no slash, 1 to 200 bytes)",
     )
     rules.at_least(
         0, "run.seed", "run.epochs", "run.steps", "run.save_every", "run.keep", "run.threads"
@@ -142,6 +153,7 @@ def _media(rules: Rules, media: MediaConfig) -> None:
         "media.video_min_frames",
         "media.video_frame_pixels",
         "media.video_total_pixels",
+        "media.max_per_prompt",
     )
     for low, high in (
         ("media.image_min_pixels", "media.image_max_pixels"),
@@ -269,6 +281,18 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
     rules.at_least(1, "reward.reader.concurrency")
     rules.at_least(0, "reward.reader.retries")
     rules.above(0, "reward.reader.timeout_s")
+
+
+def _correction(rules: Rules, config: Config) -> None:
+    """The engine's log-probs are of the tokens that it may draw, the trainer's of all."""
+    for key, whole in (("rollout.top_k", 0), ("rollout.top_p", 1.0)):
+        rules.require(
+            rules.value(key) == whole or config.algorithm.tis_cap == 0,
+            key,
+            f"{whole}, or algorithm.tis_cap = 0: importance sampling compares the trainer "
+            "with the engine, whose log-probs are of fewer tokens here",
+            "algorithm.tis_cap",
+        )
 
 
 def _algorithm(rules: Rules, algorithm: AlgorithmConfig) -> None:

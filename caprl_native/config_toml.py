@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import os
 import re
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,14 +18,27 @@ from typing import Any, Literal
 
 import tomli
 
+from caprl_native.files import user_path
+from caprl_native.messages import cut, shown
+
+_LARGEST_FILE = 2**20  # bytes of a config file; that of the longest recipe has 3,000
+_LONGEST_MESSAGE = 2000  # characters; what it quotes is cut before
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # of a text: no file system and no tokenizer takes it
+
 RECIPES = Path(__file__).resolve().parent.parent / "train_configs"
 COMMAND_LINE = "command line"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used: where it stands, its dotted key, and what was expected."""
+    """A setting that cannot be used: where it stands, its dotted key, and what was expected.
+
+    The message is one printable line, whatever was found in a file.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, _LONGEST_MESSAGE))
 
 
 class Origins(dict[str, str]):
@@ -47,6 +61,7 @@ class Leaf:
     type: Any
     default: Any
     help: str
+    is_path: bool = False  # of a file or a folder, or a list of them
 
 
 def leaves(schema: type, prefix: str = "") -> Iterator[Leaf]:
@@ -55,7 +70,9 @@ def leaves(schema: type, prefix: str = "") -> Iterator[Leaf]:
     fields = dataclasses.fields(schema)
     for f in (f for f in fields if not dataclasses.is_dataclass(hints[f.name])):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        yield Leaf(prefix + f.name, hints[f.name], default, f.metadata.get("help", ""))
+        meta = f.metadata
+        is_path = meta.get("path", False)
+        yield Leaf(prefix + f.name, hints[f.name], default, meta.get("help", ""), is_path)
     for f in (f for f in fields if dataclasses.is_dataclass(hints[f.name])):
         yield from leaves(hints[f.name], f"{prefix}{f.name}.")
 
@@ -79,18 +96,39 @@ def typed(kind: Any, value: Any) -> Any:
         value = [typed(typing.get_args(kind)[0], v) for v in value] if fits else value
     elif kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = fits and abs(value) <= sys.float_info.max  # nan and larger integers are not
         value = float(value) if fits else value
-        fits = fits and math.isfinite(value)
+    elif kind is int:
+        fits = type(value) is int and -(2**63) <= value < 2**63  # not isinstance: True is an int
     else:
-        fits = type(value) is kind  # not isinstance: True is an int to Python
+        fits = type(value) is kind and not (kind is str and _UNUSABLE.search(value))
     if not fits:
-        raise ValueError(value)
+        raise ValueError
     return value
+
+
+def settled(where: str, leaf: Leaf, value: Any) -> Any:
+    """The value of a setting that fits its type: in paths, `~` is expanded.
+
+    Raises ConfigError for a path that no file system takes.
+    """
+    if not leaf.is_path:
+        return value
+    if isinstance(value, list):
+        return [settled(where, leaf, item) for item in value]
+    path = user_path(value)
+    longest = max((len(os.fsencode(name)) for name in path.split("/")), default=0)
+    if longest > 255 or len(os.fsencode(path)) > 4000:
+        raise ConfigError(
+            f"{where}: {leaf.key}: expected a path of at most 4,000 bytes, 255 in each of its "
+            f"names, found {shown(value)}"
+        )
+    return path
 
 
 def nearest(key: str, known: Mapping[str, Leaf]) -> str:
     """The valid key that a mistyped one most likely stands for."""
-    table, _, name = key.replace("-", "_").rpartition(".")
+    table, _, name = key[:100].replace("-", "_").rpartition(".")
     words = name.replace("_", " ").lower()
 
     def likeness(candidate: str) -> float:
@@ -105,13 +143,13 @@ def nearest(key: str, known: Mapping[str, Leaf]) -> str:
 
 def unknown_key(where: str, key: str, known: Mapping[str, Leaf]) -> ConfigError:
     """The error for a key that the schema does not have."""
-    return ConfigError(f'{where}: {key}: unknown key; did you mean "{nearest(key, known)}"?')
+    return ConfigError(f'{where}: {cut(key)}: unknown key; did you mean "{nearest(key, known)}"?')
 
 
 def wrong_type(where: str, leaf: Leaf, value: Any) -> ConfigError:
     """The error for a value that does not fit its field."""
-    shown = str(value).lower() if isinstance(value, bool) else repr(value)
-    return ConfigError(f"{where}: {leaf.key}: expected {expected(leaf.type)}, found {shown}")
+    found = str(value).lower() if isinstance(value, bool) else shown(value)
+    return ConfigError(f"{where}: {leaf.key}: expected {expected(leaf.type)}, found {found}")
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -122,21 +160,31 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     places = [path] if path.is_absolute() or len(path.parts) > 1 else [path, RECIPES / path]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # unlike Path.is_file, also where the name is too long
             return place
     looked = " or ".join(str(Path.cwd() / place) for place in places)
-    raise ConfigError(f"{name}: expected a config file at {looked}; there is none")
+    raise ConfigError(
+        f"{cut(str(name))}: expected a config file at {cut(looked, 500)}; there is none"
+    )
 
 
 def read_file(path: Path, known: Mapping[str, Leaf]) -> tuple[dict[str, Any], Origins]:
     """The settings of one TOML file, flat and typed, and the line of each."""
     try:
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise ConfigError(f"{path}: is no config file: it has {size:,} bytes")
         text = path.read_bytes().decode("utf-8")
         document = tomli.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     except tomli.TOMLDecodeError as error:
         raise _syntax_error(path, text, error) from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path}: not valid TOML: lists or tables are nested too deeply"
+        ) from error
+    except ValueError as error:  # Python reads no integer of thousands of digits
+        raise ConfigError(f"{path}: not valid TOML: a number has thousands of digits") from error
     lines = key_lines(text)
     values: dict[str, Any] = {}
     origins = Origins()
@@ -170,22 +218,23 @@ def _flat(table: dict, known: Mapping[str, Leaf], prefix: str = "") -> Iterator[
 def _checked(where: str, key: str, value: Any, known: Mapping[str, Leaf]) -> Any:
     if key not in known:
         if any(k.startswith(key + ".") for k in known):
-            raise ConfigError(f"{where}: {key}: expected a table, [{key}], found {value!r}")
+            raise ConfigError(f"{where}: {key}: expected a table, [{key}], found {shown(value)}")
         if isinstance(value, dict) and value:  # [polcy] or lr.x = 1: name the key inside
             key = f"{key}.{next(iter(value))}"
         raise unknown_key(where, key, known)
     try:
-        return typed(known[key].type, value)
+        value = typed(known[key].type, value)
     except ValueError:
         raise wrong_type(where, known[key], value) from None
+    return settled(where, known[key], value)
 
 
 # --- lines ------------------------------------------------------------------------------------
 
 _PART = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
-_DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
-_HEADER = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]")
-_KEY = re.compile(rf"\s*({_DOTTED})\s*=")
+_DOTTED = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
+_HEADER = re.compile(rf"[ \t]*\[\[?[ \t]*({_DOTTED})[ \t]*\]")
+_KEY = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
 _TOKEN = re.compile(  # strings, comments and brackets: all that decides where a value ends
     r'"""(?:[^\\]|\\.)*?"""|'
     + r"'''.*?'''|"
@@ -258,7 +307,7 @@ def read_overrides(tokens: list[str], known: Mapping[str, Leaf]) -> dict[str, An
     while rest:
         token = rest.pop(0)
         if not token.startswith("--") or token == "--":
-            raise ConfigError(f"{COMMAND_LINE}: {token!r}: expected --table.key value")
+            raise ConfigError(f"{COMMAND_LINE}: {shown(token)}: expected --table.key value")
         key, has_value, text = token[2:].partition("=")
         if key not in known:
             raise unknown_key(COMMAND_LINE, key, known)
@@ -274,11 +323,10 @@ def read_overrides(tokens: list[str], known: Mapping[str, Leaf]) -> dict[str, An
 def _from_text(leaf: Leaf, text: str) -> Any:
     """A command-line value: TOML; for texts and single choices also the bare word."""
     try:
-        value = tomli.loads(f"value = {text}")["value"]
-        return typed(leaf.type, value)
-    except (tomli.TOMLDecodeError, ValueError, KeyError):
-        value = text
-    try:
-        return typed(leaf.type, value)
-    except ValueError:
-        raise wrong_type(COMMAND_LINE, leaf, text) from None
+        value = typed(leaf.type, tomli.loads(f"value = {text}")["value"])
+    except (ValueError, KeyError, RecursionError):  # no TOML, or another type's
+        try:
+            value = typed(leaf.type, text)
+        except ValueError:
+            raise wrong_type(COMMAND_LINE, leaf, text) from None
+    return settled(COMMAND_LINE, leaf, value)

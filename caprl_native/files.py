@@ -1,12 +1,38 @@
-"""Files that appear whole or not at all."""
+"""Names of files, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import TextIO
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the stand-in for a file begins
+PULL_IT = "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+
+
+def user_path(name: str) -> str:
+    """The path with a leading `~` or `~name` replaced by that user's home folder."""
+    return os.path.expanduser(name)
+
+
+def matching(name: str) -> list[str]:
+    """The files that a name in a config means: `~` is expanded, and `*`, `?`, `[...]`, `**`.
+
+    Empty where such a pattern matches nothing; a name without one is taken as it is.
+    """
+    name = user_path(name)
+    if any(c in name for c in "*?[") and not os.path.exists(name):
+        return sorted(glob(name, recursive=True))
+    return [name]
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file is what Git leaves where a large file was not fetched."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from caprl_native.model_check import read_config, tensors
 
 
 @dataclass(frozen=True)
@@ -62,32 +62,11 @@ class ModelSize:
 def read_model_size(path: str | Path) -> ModelSize | None:
     """The size of the model in a directory; None where there is none, or none in safetensors.
 
-    Raises ValueError for files that are there and cannot be read.
+    Raises ModelError (a ValueError) for files that are there and cannot be read.
     """
     folder = Path(path)
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         return None
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        parameters: dict[str, int] = {}
-        for file in _weight_files(folder):
-            parameters.update(_header(file))
-    except (OSError, ValueError, struct.error) as error:
-        raise ValueError(f"{folder}: {error}") from error
+    config = read_config(folder)
+    parameters = {name: entry.elements for name, entry in tensors(folder).items()}
     return ModelSize(parameters, config) if parameters else None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / name for name in sorted(names)]
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _header(file: Path) -> dict[str, int]:
-    """Elements of each tensor of a safetensors file: 8 bytes of length, then a JSON header."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return {k: math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__"}

@@ -11,6 +11,8 @@ import torch
 from caprl_native.config import Config
 from caprl_native.config_check import Rules
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.messages import shown
+from caprl_native.model_check import ModelError, check_directory, check_reference
 from caprl_native.model_size import ModelSize, read_model_size
 from caprl_native.policy.families import family_of
 
@@ -79,14 +81,26 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
         models["reward.reader.path"] = reader.path
     if config.algorithm.kl_weight and config.algorithm.reference:
         models["algorithm.reference"] = config.algorithm.reference
-    for key, path in models.items():
-        there = Path(path, "config.json").is_file()
-        rules.require(there, key, "a model directory with a config.json")
+    check_models(models, origins)
     rules.require(
         not reader.api_key_env or bool(os.environ.get(reader.api_key_env)),
         "reward.reader.api_key_env",
         "the name of an environment variable that is set",
     )
+
+
+def check_models(models: dict[str, str], origins: Origins | None = None) -> None:
+    """Raises ConfigError unless these directories, by key, hold models that can be loaded here."""
+    rules = Rules(None, origins or Origins())
+    for key, path in models.items():
+        if not os.path.isfile(os.path.join(path, "config.json")):
+            rules.fail(key, f"expected a model directory with a config.json, found {shown(path)}")
+        try:
+            check_directory(path, processor=key != "reward.reader.path")
+            if key == "algorithm.reference":
+                check_reference(models["policy.path"], path)
+        except ModelError as error:
+            rules.fail(key, f"expected a model that can be loaded: {error}")
 
 
 def _row(name: str, text: str) -> str:

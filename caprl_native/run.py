@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from caprl_native.data.loader import Item, SkipLedger, TooManySkipped, build_loa
 from caprl_native.data.records import DataError, read_records
 from caprl_native.failures import RunError
 from caprl_native.interrupt import Interrupts
+from caprl_native.model_check import ModelError
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.metrics import group_metrics
 from caprl_native.policy.optim import build_optimizer
@@ -45,6 +47,7 @@ EXPLAINED = (
     WeightsDiffer,
     FloatingPointError,
     RunError,
+    ModelError,
 )  # failures whose message says it all
 
 
@@ -87,9 +90,13 @@ class Run:
 
     def _load_data(self) -> None:
         config, layout = self.config, self.layout
-        records = read_records(
-            config.data.files, config.data.media_root, prompt_override=config.data.prompt
+        read = functools.partial(
+            read_records,
+            media_root=config.data.media_root,
+            prompt_override=config.data.prompt,
+            max_media=config.media.max_per_prompt,
         )
+        records = read(config.data.files)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )
@@ -103,11 +110,9 @@ class Run:
             prepare=self.prepare,
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
-        self.held_out = None
+        self.held_out, self.held_out_ledger = None, SkipLedger(1.0)  # which ends no run
         if config.eval.every and config.data.eval_files:
-            self.held_out = read_records(
-                config.data.eval_files, config.data.media_root, prompt_override=config.data.prompt
-            )
+            self.held_out = read(config.data.eval_files)
 
     def _build_captioners(self) -> None:
         rollout, banned = self.config.rollout, tuple(self.policy.banned)
@@ -295,7 +300,7 @@ class Run:
         every = self.config.eval.every
         if self.held_out is None or (step % every and step != self.total_steps):
             return
-        began, groups = time.perf_counter(), []
+        began, groups, skipped = time.perf_counter(), [], 0
         batches = eval_batches(
             self.held_out,
             self.config.data,
@@ -308,12 +313,15 @@ class Run:
         accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
         for items in batches:
             scoring = self.rewards.begin(-1, accuracy=accuracy)  # one step's draws: comparable
+            seen = items if self.layout.tensor_rank == 0 else []
+            skipped += self.held_out_ledger.update(seen, reduce=_sum_counts)
             mine = self._write(self.greedy, items, -1, scoring)
             scoring.finish()
             log_failures(mine, step)
             groups += mine
         metrics = group_metrics(groups, prefix="eval/")
         metrics = {k: v for k, v in metrics.items() if not k.startswith("eval/reward/std")}
+        metrics["eval/data/skipped"] = skipped
         metrics["eval/time_s"] = time.perf_counter() - began
         self.log.evaluation(step, groups)
         self.log.metrics(step, metrics)

@@ -24,14 +24,17 @@ from torch.distributed.fsdp import fully_shard
 
 from caprl_native import checkpoint
 from caprl_native.config import SftConfig
-from caprl_native.config_io import dump, parse_cli
+from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
 from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.records import DataError, read_records
 from caprl_native.failures import one_voice
 from caprl_native.interrupt import Interrupts, die_with_launcher
+from caprl_native.model_check import ModelError, read_config
 from caprl_native.observe.log import RunLog
+from caprl_native.plan import check_models
 from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.model import load_whole
 from caprl_native.policy.optim import build_optimizer, learning_rate
 from caprl_native.policy.parallel import (
     Layout,
@@ -40,7 +43,12 @@ from caprl_native.policy.parallel import (
     model_files,
     sum_over_ranks,
 )
-from caprl_native.policy.prompt import Prompt, PromptBuilder, text_prompt
+from caprl_native.policy.prompt import (
+    Prompt,
+    PromptBuilder,
+    refuse_control_tokens,
+    text_prompt,
+)
 from caprl_native.types import Sample
 
 IGNORED = -100  # the label of a position that is not learnt
@@ -70,6 +78,7 @@ class ExampleBuilder:
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Example:
         tokenizer = _tokenizer(self.prompts.path)
+        refuse_control_tokens(tokenizer, sample.response or "", "response")
         response = tokenizer(sample.response, add_special_tokens=False).input_ids
         response.append(tokenizer.eos_token_id)
         if not self.text_only:
@@ -79,6 +88,8 @@ class ExampleBuilder:
                 f"{sample.source}: the sample has {sample.modality} media, and the model in "
                 f"{self.prompts.path} reads text only; train a captioner, or leave the media out"
             )
+        for part in (part for m in sample.messages for part in m["content"]):
+            refuse_control_tokens(tokenizer, part["text"], "prompt")
         plain = [  # templates of text models want strings
             {**m, "content": "".join(part["text"] for part in m["content"])}
             for m in sample.messages
@@ -129,8 +140,7 @@ def _tokenizer(path: str) -> Any:
 
 def is_text_only(path: str | Path) -> bool:
     """Whether the directory's model is of no registered vision-language family."""
-    config = json.loads((Path(path) / "config.json").read_text())
-    return config.get("model_type") not in FAMILIES
+    return read_config(path).get("model_type") not in FAMILIES
 
 
 def load_model(path: str, text_only: bool) -> nn.Module:
@@ -138,7 +148,7 @@ def load_model(path: str, text_only: bool) -> nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
-    return kind.from_pretrained(path, dtype=torch.float32)
+    return load_whole(kind, path, dtype=torch.float32)
 
 
 def collate(
@@ -209,6 +219,7 @@ class Sft:
             config.data.media_root,
             kind="response",
             prompt_override=config.data.prompt,
+            max_media=config.media.max_per_prompt,
         )
         self.loader = build_loader(
             records,
@@ -342,12 +353,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         print(dump(args.config, args.origins))
         return
+    try:
+        check_models({"policy.path": args.config.policy.path}, args.origins)
+    except ConfigError as error:
+        exit_with_error(error)
     die_with_launcher()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     layout = init_distributed(threads=args.config.run.threads)
     run = None
     try:
-        with one_voice(DataError, TooManySkipped, FileNotFoundError):
+        with one_voice(DataError, TooManySkipped, FileNotFoundError, ModelError):
             run = Sft(args.config, layout)
             run.train()
     finally:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 
 from caprl_native.config import MediaConfig, opt
 from caprl_native.config_io import ConfigError, Origins
+from caprl_native.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks
 
 Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
@@ -202,5 +203,10 @@ def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
         fail(f"{table}.model", f"{table}.endpoint needs the name of its model")
     if model.path and not (Path(model.path) / "config.json").is_file():
         fail(f"{table}.path", f"{model.path} is no Hugging Face model directory: no config.json")
+    try:
+        if model.path:
+            check_directory(model.path, processor=table == "captioner")
+    except ModelError as error:
+        fail(f"{table}.path", str(error))
     if model.api_key_env and not os.environ.get(model.api_key_env):
         fail(f"{table}.api_key_env", f"the environment variable {model.api_key_env} is not set")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from caprl_native.config import MediaConfig
+from caprl_native.control_tokens import without_control_tokens
 from caprl_native.data.media import DecodedImage, MediaError
 from caprl_native.endpoint import Endpoint
 from caprl_native.types import MediaRef
@@ -101,7 +102,7 @@ class _Calls:
 
     async def _chat(self, request: Request) -> Chat:
         if not request.media:
-            return list(request.messages), ()
+            return without_control_tokens(request.messages), ()
         async with self._decoding:
             return await asyncio.to_thread(self.model.messages, request)
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caprl_native.config import MediaConfig
+from caprl_native.control_tokens import tokenized_chats
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import MediaError
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
-from caprl_native.rewards.reader import opened_chat
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
-from caprl_native.rollout.self_check import MAX_MEDIA
 from eval.config import CaptionerConfig, ModelConfig
 from eval.models import Picture, Request, Result, decoded_media, failed
 from eval.store import Reply
@@ -61,7 +60,7 @@ class EngineModel:
         self.sampling = Sampling.of(config, top_k=config.top_k, banned=banned, logprobs=False)
         sees_media = {
             "mm_processor_kwargs": processor_kwargs(media),
-            "media_per_prompt": MAX_MEDIA,
+            "media_per_prompt": media.max_per_prompt,
         }
         self.engine = Engine(
             EngineSettings.of(
@@ -104,8 +103,8 @@ class EngineModel:
             return _Ready(request, failure=f"media: {error}")
 
     def _tokens(self, request: Request) -> list[int]:
-        chat = opened_chat(self.tokenizer, request.messages, request.prefix)
-        return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
+        (ids,) = tokenized_chats(self.tokenizer, [request.messages], request.prefix)
+        return ids
 
     def _submit(self, ready: _Ready, running: dict[str, _Running]) -> Iterator[Result]:
         request = ready.request

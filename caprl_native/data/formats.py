@@ -3,24 +3,29 @@
 - CapRL-QA: `image` or `images` (paths, or embedded files as `{"bytes", "path"}`), `prompt` (a chat
   with `<image>` placeholders), `reward_model.ground_truth = [{question, choices, answer}]`.
 - CapRL-Video-QA: the same with `videos`.
-- Plain: `image` | `images` | `video` | `videos`, `prompt` (a chat or a text), `questions`.
-- Supervised: any of these with `response` (or `caption`) instead of questions; media optional.
+- Plain: `image` | `images` | `video` | `videos`, a prompt (see `chats.py`), `questions`.
+- Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
+  instead of questions; media optional.
 
 Nothing is read from disk here, and nothing is repaired: what is wrong is a `FieldError`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
+from caprl_native.data.chats import DEFAULT_PROMPTS, PROMPT_FIELDS, prompt_of
 from caprl_native.data.choices import parse_answer, parse_choices
+from caprl_native.data.fields import FieldError, check_texts, decoded, kind_of
 from caprl_native.types import MediaRef, Question, Sample
 
+__all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "parse_record"]
+
 Kind = Literal["questions", "response"]
-Part = dict[str, Any]
 
 MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "image": "image",
@@ -28,23 +33,6 @@ MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "video": "video",
     "videos": "video",
 }
-DEFAULT_PROMPTS = {
-    "image": "Please describe this image in detail.",
-    "video": "Please describe this video in detail.",
-}
-_PLACEHOLDER = re.compile(r"<(image|video)>")
-_ROLES = ("system", "user", "assistant")
-
-
-class FieldError(ValueError):
-    """A field of a record is wrong: which one, what is wrong, and how it is put right."""
-
-    def __init__(self, field: str, problem: str, fix: str = "") -> None:
-        super().__init__(field, problem, fix)
-        self.field, self.problem, self.fix = field, problem, fix
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.problem}" + (f"; {self.fix}" if self.fix else "")
 
 
 def parse_record(
@@ -55,34 +43,56 @@ def parse_record(
     default_id: str,
     media_root: str,
     prompt_override: str = "",
+    max_media: int = 0,
 ) -> Sample:
-    """The sample that one decoded record describes. Raises `FieldError`."""
+    """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
+
+    Every text in the record is looked at, also in fields that are not used: half of a surrogate
+    pair says that the file was damaged.
+    """
     if not isinstance(raw, dict):
-        raise FieldError("record", f"expected an object, got {_kind_of(raw)}")
-    media = _media(raw, media_root, source)
-    if kind == "questions" and not media:
-        raise FieldError("images", "no image and no video", "give image, images, video or videos")
-    messages, media = _prompt(raw, media, prompt_override)
-    given = raw.get("id")
+        raise FieldError("record", f"expected an object, got {kind_of(raw)}")
+    check_texts(raw)
+    medium = partial(_medium, root=media_root, source=source)
+    media = _media(raw, medium)
+    if not media and all(raw.get(name) is None for name in PROMPT_FIELDS):
+        _require_media(kind, media)  # no chat can name them either
+    replies = kind == "response" and _given_response(raw) is None
+    messages, media, reply = prompt_of(raw, media, prompt_override, medium, takes_reply=replies)
+    _require_media(kind, media)
+    if max_media and len(media) > max_media:
+        raise FieldError(
+            "images" if media[0].kind == "image" else "videos",
+            f"{len(media)} media in one prompt, more than media.max_per_prompt = {max_media}",
+            "raise that setting, or remove the record",
+        )
     return Sample(
-        id=str(given) if given not in (None, "") else default_id,
+        id=_identity(raw.get("id"), default_id),
         media=tuple(media),
         messages=tuple(messages),
         questions=_questions(raw) if kind == "questions" else (),
-        response=_response(raw) if kind == "response" else None,
+        response=(reply or _response(raw)) if kind == "response" else None,
         source=source,
     )
 
 
-def _kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", type(None): "nothing"}
-    return names.get(type(value), f"{value!r:.40}")
+def _require_media(kind: Kind, media: list[MediaRef]) -> None:
+    if kind == "questions" and not media:
+        raise FieldError("images", "no image and no video", "give image, images, video or videos")
+
+
+def _identity(given: Any, default: str) -> str:
+    if given in (None, ""):
+        return default
+    if not isinstance(given, str | int | float):
+        raise FieldError("id", f"expected a text or a number, got {kind_of(given)}")
+    return str(given)
 
 
 # Media
 
 
-def _media(raw: dict[str, Any], root: str, source: str) -> list[MediaRef]:
+def _media(raw: dict[str, Any], medium: Callable[..., MediaRef]) -> list[MediaRef]:
     """The record's media: all images, then all videos."""
     found = []
     for field, kind in MEDIA_FIELDS.items():
@@ -92,7 +102,7 @@ def _media(raw: dict[str, Any], root: str, source: str) -> list[MediaRef]:
         several = isinstance(value, list)
         for i, item in enumerate(value if several else [value]):
             where = f"{field}[{i}]" if several else field
-            found.append(_medium(item, kind, where, root, source))
+            found.append(medium(item, kind, where))
     return found
 
 
@@ -110,7 +120,7 @@ def _medium(
     if not isinstance(path, str) or not path:
         raise FieldError(
             where,
-            f"expected a path or an embedded file, got {_kind_of(item)}",
+            f"expected a path or an embedded file, got {_nothing_in(item)}",
             "give a file's path",
         )
     if re.match(r"(https?|s3|data):", path):
@@ -118,95 +128,8 @@ def _medium(
     return MediaRef(kind, path=os.path.join(root, path.removeprefix("file://")))
 
 
-# Prompt
-
-
-def _prompt(
-    raw: dict[str, Any], media: list[MediaRef], override: str
-) -> tuple[list[dict[str, Any]], list[MediaRef]]:
-    """The chat, and the media in the order in which its parts name them."""
-    messages = _chat(raw.get("prompt"), media)
-    if override:
-        messages = [m for m in messages if m["role"] == "system"] + [
-            _turn("user", _parts(override))
-        ]
-    if messages[-1]["role"] != "user":
-        raise FieldError(
-            "prompt", "the last turn is not the user's", "end the chat with a user turn"
-        )
-    named = [p["type"] for m in messages for p in m["content"] if p["type"] != "text"]
-    if not named:
-        first = next(m for m in messages if m["role"] == "user")
-        first["content"] = [{"type": m.kind} for m in media] + first["content"]
-        return messages, media
-    queues = {kind: [m for m in media if m.kind == kind] for kind in ("image", "video")}
-    for kind, queue in queues.items():
-        if named.count(kind) != len(queue):
-            raise FieldError(
-                "prompt",
-                f"{named.count(kind)} <{kind}> placeholder(s) for {len(queue)} {kind}(s)",
-                f"write one <{kind}> for each {kind}, or none at all",
-            )
-    return messages, [queues[kind].pop(0) for kind in named]
-
-
-def _chat(value: Any, media: list[MediaRef]) -> list[dict[str, Any]]:
-    """The turns of a prompt given as a chat, as a JSON text of one, as a text, or left out."""
-    if value is None and media:
-        kinds = {m.kind for m in media}
-        value = DEFAULT_PROMPTS["video" if "video" in kinds else "image"]
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = _decoded(value, "prompt")
-    if isinstance(value, str) and value.strip():
-        return [_turn("user", _parts(value))]
-    if not isinstance(value, list) or not value:
-        raise FieldError("prompt", "missing or empty", "give a text or a list of messages")
-    return [_message(message, f"prompt[{i}]") for i, message in enumerate(value)]
-
-
-def _message(message: Any, where: str) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise FieldError(
-            where, f"expected a message, got {_kind_of(message)}", "give role, content"
-        )
-    role, content = message.get("role"), message.get("content")
-    if role not in _ROLES:
-        raise FieldError(f"{where}.role", f"{role!r} is no role", f"one of {', '.join(_ROLES)}")
-    if isinstance(content, str):
-        parts = _parts(content)
-    elif isinstance(content, list):
-        parts = [q for i, p in enumerate(content) for q in _part(p, f"{where}.content[{i}]")]
-    else:
-        parts = []
-    if not parts:
-        raise FieldError(f"{where}.content", "missing or empty", "give a text or a list of parts")
-    return _turn(role, parts)
-
-
-def _part(part: Any, where: str) -> list[Part]:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return [{"type": "text", "text": part["text"]}]
-    if kind not in ("image", "video"):
-        raise FieldError(
-            where, "unknown part", 'one of {"type": "text", "text": ...}, "image", "video"'
-        )
-    if any(value is not None for key, value in part.items() if key not in ("type", "text")):
-        raise FieldError(where, "the part itself names a file", f'list the file in "{kind}s"')
-    return [{"type": kind}]
-
-
-def _parts(text: str) -> list[Part]:
-    """A text cut at its placeholders; what stands between them is kept as it is."""
-    pieces = _PLACEHOLDER.split(text)  # text, kind, text, kind, ..., text
-    parts = [
-        {"type": "text", "text": p} if i % 2 == 0 else {"type": p} for i, p in enumerate(pieces)
-    ]
-    return [p for p in parts if p.get("text") != ""]
-
-
-def _turn(role: str, parts: list[Part]) -> dict[str, Any]:
-    return {"role": role, "content": parts}
+def _nothing_in(item: Any) -> str:
+    return "one without path and bytes" if isinstance(item, dict) else kind_of(item)
 
 
 # What the reward or the supervised loss needs
@@ -215,14 +138,14 @@ def _turn(role: str, parts: list[Part]) -> dict[str, Any]:
 def _questions(raw: dict[str, Any]) -> tuple[Question, ...]:
     value, where = raw.get("questions"), "questions"
     if value is None and raw.get("reward_model") is not None:
-        outer = _decoded(raw["reward_model"], "reward_model")
+        outer = decoded(raw["reward_model"], "reward_model")
         value = outer.get("ground_truth") if isinstance(outer, dict) else None
         where = "reward_model.ground_truth"
-    value = _decoded(value, where)
+    value = decoded(value, where)
     if not isinstance(value, list):
         raise FieldError(
             where,
-            f"expected a list of questions, got {_kind_of(value)}",
+            f"expected a list of questions, got {kind_of(value)}",
             "give question, choices, answer",
         )
     if not value:
@@ -232,7 +155,7 @@ def _questions(raw: dict[str, Any]) -> tuple[Question, ...]:
 
 def _question(item: Any, where: str) -> Question:
     if not isinstance(item, dict):
-        raise FieldError(where, f"expected an object, got {_kind_of(item)}")
+        raise FieldError(where, f"expected an object, got {kind_of(item)}")
     text = item.get("question")
     if not isinstance(text, str) or not text.strip():
         raise FieldError(f"{where}.question", "missing or empty", "give the question's text")
@@ -251,20 +174,12 @@ def _question(item: Any, where: str) -> Question:
     return Question(text.strip(), choices, answer)
 
 
+def _given_response(raw: dict[str, Any]) -> Any:
+    return raw.get("response") if raw.get("response") is not None else raw.get("caption")
+
+
 def _response(raw: dict[str, Any]) -> str:
-    value = raw.get("response") if raw.get("response") is not None else raw.get("caption")
+    value = _given_response(raw)
     if not isinstance(value, str) or not value.strip():
         raise FieldError("response", "missing or empty", "give the text to learn")
     return value
-
-
-def _decoded(value: Any, where: str) -> Any:
-    """The value itself, or what it holds if it is a JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise FieldError(
-            where, f"is a text that is not JSON: {error}", "mend or unpack it"
-        ) from error

@@ -71,7 +71,18 @@ class _Samples(Dataset[Item]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Item:
-        sample = self.records[index]
+        try:
+            return self._item(index)
+        except StopIteration as error:  # an iterator's end to whoever called, who would stop early
+            raise RuntimeError(f"{self.records.place(index)}: StopIteration") from error
+
+    def _item(self, index: int) -> Item:
+        try:
+            sample = self.records[index]
+        except DataError as error:  # it was right at start-up, but for the bytes of its media
+            place = self.records.place(index)
+            unread = Sample(id=place, media=(), messages=(), source=place)
+            return Skipped(unread, str(error).removeprefix(f"{place}: "), index, place)
         light = replace(sample, media=tuple(replace(m, data=None) for m in sample.media))
         try:
             decoded = decode(sample, self.media)

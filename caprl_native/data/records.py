@@ -1,4 +1,4 @@
-"""Data files -> samples. JSONL and Parquet are indexed, and a sample is read when asked for.
+"""Data files -> samples. JSONL, JSON lists and Parquet are indexed; samples are read one by one.
 
 `read_records` checks every record once, at start-up, and refuses to go on if any is wrong:
 a data set with a hole in it should be mended, not trained on. (Media files are another matter:
@@ -8,21 +8,24 @@ they are opened when they are needed, see `loader.py`.)
 from __future__ import annotations
 
 import hashlib
-import json
+import mmap
 import os
+import re
+import stat
 import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from glob import glob
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from caprl_native.data.formats import FieldError, Kind, parse_record
-from caprl_native.data.parquet import ParquetRows
+from caprl_native.data.fields import FieldError, loads
+from caprl_native.data.formats import Kind, parse_record
+from caprl_native.data.parquet import UNREADABLE, ParquetRows
+from caprl_native.files import LFS_POINTER, PULL_IT, matching, user_path
 from caprl_native.types import Sample
 
 _SHOWN = 20
@@ -35,7 +38,7 @@ class DataError(ValueError):
 class Rows(Protocol):
     """The records of one file, by position."""
 
-    unit: str  # "line" or "row"
+    unit: str  # "line", "row" or "record"
 
     def __len__(self) -> int: ...
     def number(self, i: int) -> int: ...  # of record i in its file, from 1
@@ -47,13 +50,17 @@ class JsonLines:
     """The non-empty lines of a JSONL file, by byte offset (16 bytes of memory per record)."""
 
     unit = "line"
+    fix = "every line must be one complete JSON object"
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._starts, self._numbers = array("q"), array("q")
         self._fd: int | None = None
+        self._index()
+
+    def _index(self) -> None:
         position = 0
-        with open(path, "rb") as file:
+        with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     self._starts.append(position)
@@ -82,14 +89,66 @@ class JsonLines:
             self._fd = os.open(self.path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._fd)
         start = self._starts[i]
-        end = self._starts[i + 1] if i + 1 < len(self) else self._end
         try:
-            return json.loads(os.pread(self._fd, end - start, start).decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            problem = f"malformed JSON: {error.msg} at column {error.colno}"
+            return loads(os.pread(self._fd, self._stop(i) - start, start).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             problem = f"not UTF-8: {error.reason} at byte {error.start + 1}"
-        raise FieldError("record", problem, "every line must be one complete JSON object")
+        except ValueError as error:
+            problem = str(error)
+        raise FieldError("record", problem, self.fix)
+
+    def _stop(self, i: int) -> int:
+        return self._starts[i + 1] if i + 1 < len(self) else self._end
+
+
+# All that decides where a record of a list ends: strings, and brackets outside of them.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_BLANKS = re.compile(rb"[ \t\r\n]*")
+
+
+class JsonArray(JsonLines):
+    """The records of a JSON list, by byte offset: the file is passed once, and never held."""
+
+    unit = "record"
+    fix = "the file must be one complete JSON list of objects"
+
+    def _index(self) -> None:
+        """Finds every record's first and last byte. Raises DataError for what is no JSON list."""
+        self._stops = array("q")
+        with (
+            open(self.path, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            begin = self._after(text, text.find(b"["))
+            depth, end = 0, -1
+            for token in _TOKEN.finditer(text, begin):
+                mark = token[0][:1]
+                if depth == 0 and mark in b",]":
+                    self._add(text, begin, token.start(), last=mark == b"]")
+                    begin = self._after(text, token.start())
+                    if mark == b"]":
+                        end = token.end()
+                        break
+                elif mark in b"[{":
+                    depth += 1
+                elif mark in b"]}":
+                    depth -= 1
+            if end < 0 or _BLANKS.match(text, end).end() < len(text):  # type: ignore[union-attr]
+                problem = "the list has no end" if end < 0 else "something follows after the list"
+                raise DataError(f"{self.path}: malformed JSON: {problem}; {self.fix}")
+
+    def _after(self, text: mmap.mmap, position: int) -> int:
+        return _BLANKS.match(text, position + 1).end()  # type: ignore[union-attr]
+
+    def _add(self, text: mmap.mmap, begin: int, end: int, last: bool) -> None:
+        if begin == end and last and not self._starts:
+            return  # an empty list
+        self._starts.append(begin)
+        self._stops.append(end)
+        self._numbers.append(len(self._starts))
+
+    def _stop(self, i: int) -> int:
+        return self._stops[i]
 
 
 @dataclass
@@ -109,15 +168,23 @@ class Records(Sequence[Sample]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        f, i = self._split(index)
+        try:
+            sample = self.parse(f, i, self.files[f].read(i))
+        except (FieldError, OSError) as error:  # it was right at start-up
+            raise DataError(f"{self.where(f, i)}: {error}; did the file change?") from error
+        return replace(sample, id=self.renamed[index]) if index in self.renamed else sample
+
+    def place(self, index: int) -> str:
+        """File and line of a record, for messages."""
+        return self.where(*self._split(index))
+
+    def _split(self, index: int) -> tuple[int, int]:
+        """The file that holds a record, and its position there."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         f = bisect_right(self._ends, index)
-        i = index - (self._ends[f - 1] if f else 0)
-        try:
-            sample = self.parse(f, i, self.files[f].read(i))
-        except FieldError as error:  # it was right at start-up
-            raise DataError(f"{self.where(f, i)}: {error}; did the file change?") from error
-        return replace(sample, id=self.renamed[index]) if index in self.renamed else sample
+        return f, index - (self._ends[f - 1] if f else 0)
 
     def parse(self, f: int, i: int, raw: Any) -> Sample:
         number, name = self.files[f].number(i), self.names[f]
@@ -135,21 +202,25 @@ def read_records(
     *,
     kind: Kind = "questions",
     prompt_override: str = "",
+    max_media: int = 0,
 ) -> Records:
-    """Opens data files (JSONL or Parquet, told apart by content; `*` in a name is expanded).
+    """Opens data files (JSONL, JSON lists or Parquet, told apart by content).
 
-    Relative media paths start from `media_root`, or from the data file's own folder if it is empty.
-    Raises `DataError` with the first 20 of all problems found in any file.
+    In their names `~` and `*` are expanded. Relative media paths start from `media_root`, or from
+    the data file's own folder if it is empty. More than `max_media` of them in a record are wrong
+    (0: any number). Raises `DataError` with the first 20 of all problems found in any file.
     """
     paths = [path for name in files for path in _expanded(os.fspath(name))]
     if not paths:
         raise DataError("no data files are given; set data.files")
+    root = user_path(os.fspath(media_root))
     parsers = [
         partial(
             parse_record,
             kind=kind,
-            media_root=os.fspath(media_root) or os.path.dirname(path),
+            media_root=root or os.path.dirname(path),
             prompt_override=prompt_override,
+            max_media=max_media,
         )
         for path in paths
     ]
@@ -159,28 +230,32 @@ def read_records(
 
 
 def _expanded(name: str) -> list[str]:
-    if any(c in name for c in "*?[") and not os.path.exists(name):
-        found = sorted(glob(name, recursive=True))
-        if not found:
-            raise DataError(f"{name}: no file matches")
-        return found
-    return [name]
+    if not (found := matching(name)):
+        raise DataError(f"{name}: no file matches")
+    return found
 
 
 def _open(path: str) -> Rows:
     try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check data.files") from error
-    if start == b"PAR1":
+        regular = stat.S_ISREG(os.stat(path).st_mode)  # reading from a pipe would wait for ever
+        with open(path if regular else os.devnull, "rb") as file:
+            start = file.read(256)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path:.200}: cannot be read: {reason}; check data.files") from error
+    if not regular:
+        raise DataError(f"{path}: is not a file; check data.files")
+    if start.startswith(LFS_POINTER):
+        raise DataError(f"{path}: {PULL_IT}")
+    if start[:4] == b"PAR1":
         try:
             return ParquetRows(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        except UNREADABLE as error:
             raise DataError(f"{path}: damaged Parquet file: {error}") from error
-    if start[:2] == b"\x1f\x8b" or start == b"\x28\xb5\x2f\xfd":
+    if start[:2] == b"\x1f\x8b" or start[:4] == b"\x28\xb5\x2f\xfd":
         raise DataError(f"{path}: is compressed; unpack it first")
-    return JsonLines(path)
+    is_list = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return JsonArray(path) if is_list else JsonLines(path)
 
 
 def _check(records: Records) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from caprl_native.config import LogConfig
 from caprl_native.files import replaced
 from caprl_native.policy.parallel import gather_objects
-from caprl_native.types import Group
+from caprl_native.types import Group, Sample
 
 
 class RunLog:
@@ -122,6 +122,7 @@ def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "id": group.sample.id,
             "source": group.sample.source,
             "media": [m.name for m in group.sample.media],
+            "prompt": _prompt_text(group.sample),
             "rollout": i,
             "caption": r.text,
             "tokens": len(r.token_ids),
@@ -135,6 +136,15 @@ def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
         for group in groups
         for i, r in enumerate(group.rollouts)
     ]
+
+
+def _prompt_text(sample: Sample) -> str:
+    """What the policy was asked, media as `<image>` and `<video>`, a line per turn after others."""
+    turns = [
+        "".join(p["text"] if p["type"] == "text" else f"<{p['type']}>" for p in m["content"])
+        for m in sample.messages
+    ]
+    return "\n".join(turns)
 
 
 def _step_of(line: str) -> float:

@@ -8,7 +8,6 @@ model's (multi-axis) position space, and which parameters belong to which part.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from caprl_native.messages import shown
+from caprl_native.model_check import ModelError, read_config
 
 
 @dataclass(frozen=True)
@@ -160,14 +162,14 @@ def family_of(path: str | Path) -> Family:
     """The family of a model directory.
 
     Raises:
-        ValueError: there is no `config.json`, or its `model_type` is not registered.
+        ModelError: there is no usable `config.json`, or its `model_type` is not registered.
     """
-    file = Path(path) / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{path}: not a Hugging Face model directory (it has no config.json)")
-    model_type = json.loads(file.read_text()).get("model_type")
-    if model_type not in FAMILIES:
-        raise ValueError(f"{file}: model_type {model_type!r} is not one of {', '.join(FAMILIES)}")
+    model_type = read_config(path).get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        file = Path(path) / "config.json"
+        raise ModelError(
+            f"{file}: model_type {shown(model_type)} is not one of {', '.join(FAMILIES)}"
+        )
     return FAMILIES[model_type]
 
 

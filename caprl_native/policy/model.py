@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from caprl_native.model_check import ModelError
 from caprl_native.policy import attention
 from caprl_native.policy.families import (
     Family,
@@ -129,4 +130,29 @@ def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:
             return AutoModelForImageTextToText.from_config(
                 AutoConfig.from_pretrained(path), **kwargs
             )
-    return AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+    return load_whole(AutoModelForImageTextToText, path, **kwargs)
+
+
+def load_whole(kind: Any, path: str | Path, **kwargs: Any) -> nn.Module:
+    """`kind.from_pretrained`, which fills what a file lacks with noise and drops what it has more.
+
+    Raises:
+        ModelError: the file's tensors are not the model's; it names the first few.
+    """
+    model, info = kind.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+    )
+    told = {
+        "missing_keys": "missing in the weights",
+        "unexpected_keys": "of no use to this model",
+        "mismatched_keys": "of another shape",
+    }
+    for key, meaning in told.items():
+        names = sorted(n if isinstance(n, str) else str(n[0]) for n in info.get(key) or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ModelError(
+                f"{path}: {meaning}, by its config.json: {', '.join(names[:3])}{more}; the weights "
+                "are of another model, or were not written whole"
+            )
+    return model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from caprl_native.config import MediaConfig
+from caprl_native.control_tokens import control_token_in
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.types import Sample
@@ -62,14 +65,40 @@ def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
 def _processor(path: str) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(path)
+    processor = AutoProcessor.from_pretrained(path)
+    if processor.chat_template is None:  # older directories have it with the tokenizer alone
+        processor.chat_template = processor.tokenizer.chat_template
+    return processor
+
+
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Turns whatever a model's own code raises on an odd sample into a skip, with its reason."""
+    try:
+        yield
+    except MemoryError:
+        raise  # the machine's trouble, not the sample's
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        raise SampleSkipped(f"the model's {what} refuses it ({reason})") from error
+
+
+def refuse_control_tokens(tokenizer: Any, text: str, what: str) -> None:
+    """Raises `SampleSkipped` for a text in which the tokenizer would see more than text."""
+    if mark := control_token_in(tokenizer, text):
+        raise SampleSkipped(
+            f"the {what} contains {mark}, a mark of the model's own; remove it from the record"
+            + (" (a medium's place is <image> or <video>)" if what == "prompt" else "")
+        )
 
 
 @dataclass(frozen=True)
 class PromptBuilder:
     """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle, for workers.
 
-    Raises `SampleSkipped` for a prompt longer than `max_tokens`, media tokens counted.
+    Raises `SampleSkipped` for a prompt longer than `max_tokens`, media tokens counted, for one that
+    spells the model's control tokens, and for whatever the model's processor refuses.
     """
 
     # What worker processes import once, before the first sample.
@@ -83,9 +112,14 @@ class PromptBuilder:
         self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
     ) -> dict[str, Any]:
         """The prompt in vLLM's form: the chat as a text, media decoded."""
-        text = _processor(self.path).apply_chat_template(
-            list(sample.messages), tokenize=False, add_generation_prompt=True
-        )
+        processor = _processor(self.path)
+        for message in sample.messages:
+            for part in message["content"]:
+                refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
+        with _refusals("chat template"):
+            text = processor.apply_chat_template(
+                list(sample.messages), tokenize=False, add_generation_prompt=True
+            )
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
         videos = [(d.frames, d.metadata) for d in decoded if isinstance(d, DecodedVideo)]
         if images and videos:
@@ -106,7 +140,9 @@ class PromptBuilder:
                 {k: v for k, v in metadata.items() if k != "do_sample_frames"}
                 for _, metadata in videos
             ]
-        out = _processor(self.path)(**inputs, **options, return_tensors="pt")
+        processor = _processor(self.path)
+        with _refusals("processor"):
+            out = processor(**inputs, **options, return_tensors="pt")
         length = out["input_ids"].shape[1]
         if self.max_tokens and length > self.max_tokens:
             raise SampleSkipped(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from caprl_native.config import ReaderConfig
+from caprl_native.control_tokens import tokenized_chats, without_control_tokens
 from caprl_native.endpoint import Endpoint
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
@@ -60,14 +61,6 @@ def answers_to(reader: Reader, asks: Sequence[Ask]) -> list[Answer]:
     return [answer.result() for answer in answers]
 
 
-def opened_chat(tokenizer: Any, messages: Sequence[dict[str, Any]], opening: str) -> str:
-    """A chat as text up to the model's turn, which `opening` opens; no thinking aloud."""
-    chat = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return chat + opening
-
-
 class EngineReader:
     """A causal language model in this process, on as many ranks as share the policy's engine.
 
@@ -90,7 +83,8 @@ class EngineReader:
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
         limit = self.config.max_model_len - self.config.max_tokens
         answers = []
-        for ask, ids in zip(asks, self._tokenize(asks), strict=True):
+        chats = tokenized_chats(self.tokenizer, [ask.messages for ask in asks], ANSWER_PREFIX)
+        for ask, ids in zip(asks, chats, strict=True):
             answer: Future[Answer] = Future()
             if len(ids) > limit:
                 answer.set_result(
@@ -118,12 +112,6 @@ class EngineReader:
     def _step(self) -> None:
         for finished in self.engine.step():
             self._asked.pop(finished.request).set_result(Answer(finished.completion.text))
-
-    def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
-        if not asks:
-            return []
-        texts = [opened_chat(self.tokenizer, ask.messages, ANSWER_PREFIX) for ask in asks]
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def forget(self) -> None:
         """Drops open questions and the prefix cache: a step does not depend on those before it."""
@@ -180,7 +168,8 @@ class EndpointReader:
     async def _answer(self, ask: Ask) -> Answer:
         import openai
 
-        request = self.server.request(ask.messages, ask.seed, ANSWER_PREFIX)
+        messages = without_control_tokens(ask.messages)
+        request = self.server.request(messages, ask.seed, ANSWER_PREFIX)
         try:
             async with self._gate:
                 reply = await self._client.chat.completions.create(**request)

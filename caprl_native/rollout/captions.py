@@ -49,19 +49,25 @@ class Captioner:
         """
         loaded = [item for item in items if isinstance(item, Loaded)]
         try:
-            places = {
-                self.engine.submit(
-                    item.prepared.engine,
-                    self.sampling,
-                    seed_of("caption", self.seed, step, item.sample.id),
-                ): place
-                for place, item in enumerate(loaded)
-            }
+            places = {self._submit(item, step): place for place, item in enumerate(loaded)}
             while self.engine.unfinished:
                 ended = ((places[f.request], f) for f in self.engine.step())
                 yield [_written(place, loaded[place], finished) for place, finished in ended]
         finally:
             self.engine.abort()
+
+    def _submit(self, item: Loaded, step: int) -> str:
+        """Queues a prompt. The trainer's processor took it, so that an engine that does not holds
+        another model: an error that names the sample, not a skip."""
+        seed = seed_of("caption", self.seed, step, item.sample.id)
+        try:
+            return self.engine.submit(item.prepared.engine, self.sampling, seed)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise PromptMismatch(
+                f"sample {item.sample.id} ({item.sample.source}): the engine cannot take the "
+                f"prompt: {type(error).__name__}: {lines[0][:300]}"
+            ) from error
 
 
 def grouped(written: Iterable[Written]) -> list[Group]:

@@ -15,7 +15,6 @@ from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.types import MediaRef, Sample
 
 PROBE_TOKENS = 16
-MAX_MEDIA = 8  # per prompt
 
 
 class WeightsDiffer(RuntimeError):
@@ -35,7 +34,7 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
             sleep=rollout.sleep,
             seed=config.run.seed,
             mm_processor_kwargs=processor_kwargs(config.media),
-            media_per_prompt=MAX_MEDIA,
+            media_per_prompt=config.media.max_per_prompt,
         )
     )
 

@@ -20,6 +20,8 @@ from caprl_native.config import (
     SftConfig,
 )
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.endpoint import settings_problem
+from caprl_native.redact import redact
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 
@@ -48,10 +50,18 @@ class Rules:
         where = next((f"{place}: " for place in places if place != "default"), "")
         raise ConfigError(f"{where}{key}: expected {expected}, {', '.join(shown)}")
 
+    def forbid(self, table: str, problem: tuple[str, str] | None) -> None:
+        """Raises ConfigError for a field of a table and its problem, without the field's value."""
+        if problem:
+            key = f"{table}.{problem[0]}"
+            place = self.origins.of(key)
+            where = "" if place == "default" else f"{place}: "
+            raise ConfigError(f"{where}{key}: {problem[1]}")
+
     def _shown(self, key: str) -> str:
         value = self.value(key)
         text = str(value).lower() if isinstance(value, bool) else repr(value)
-        return f"{text} ({self.origins.of(key)})"
+        return f"{redact(text)} ({self.origins.of(key)})"
 
     def at_least(self, lowest: float, *keys: str) -> None:
         """Each key's value must be `lowest` or more."""
@@ -254,11 +264,7 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
         "either a model directory here or a server in reward.reader.endpoint, not both or neither",
         endpoint,
     )
-    rules.require(
-        not reader.endpoint or reader.endpoint.startswith(("http://", "https://")),
-        endpoint,
-        "a URL that starts with http:// or https://",
-    )
+    rules.forbid("reward.reader", settings_problem(reader))
     rules.require(
         not reader.endpoint or bool(reader.model),
         model,

@@ -11,6 +11,7 @@ import torch
 from caprl_native.config import Config
 from caprl_native.config_check import Rules
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.endpoint import key_problem
 from caprl_native.model_size import ModelSize, read_model_size
 from caprl_native.policy.families import family_of
 
@@ -82,11 +83,7 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     for key, path in models.items():
         there = Path(path, "config.json").is_file()
         rules.require(there, key, "a model directory with a config.json")
-    rules.require(
-        not reader.api_key_env or bool(os.environ.get(reader.api_key_env)),
-        "reward.reader.api_key_env",
-        "the name of an environment variable that is set",
-    )
+    rules.forbid("reward.reader", key_problem(reader))
 
 
 def _row(name: str, text: str) -> str:

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 
 from caprl_native import checkpoint
 from caprl_native.config import SftConfig
-from caprl_native.config_io import dump, parse_cli
+from caprl_native.config_io import dump, parse_cli, print_once
 from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.records import DataError, read_records
@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used."""
     args = parse_cli(SftConfig, sys.argv[1:] if argv is None else argv, "caprl_native.sft")
     if args.dry_run:
-        print(dump(args.config, args.origins))
+        print_once(dump(args.config, args.origins))
         return
     die_with_launcher()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 from caprl_native.config import MediaConfig, opt
 from caprl_native.config_io import ConfigError, Origins
+from caprl_native.endpoint import key_problem, settings_problem
 from eval.benchmarks import benchmarks
 
 Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
@@ -202,5 +202,5 @@ def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
         fail(f"{table}.model", f"{table}.endpoint needs the name of its model")
     if model.path and not (Path(model.path) / "config.json").is_file():
         fail(f"{table}.path", f"{model.path} is no Hugging Face model directory: no config.json")
-    if model.api_key_env and not os.environ.get(model.api_key_env):
-        fail(f"{table}.api_key_env", f"the environment variable {model.api_key_env} is not set")
+    if problem := settings_problem(model) or key_problem(model):
+        fail(f"{table}.{problem[0]}", problem[1])

@@ -60,6 +60,11 @@ class ChatServer:
                 self.running -= 1
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # connections that wait to be accepted; of 5 some time out
+
+
 def body_of(reply: Reply) -> bytes:
     if reply.raw is not None:
         return reply.raw
@@ -96,8 +101,7 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

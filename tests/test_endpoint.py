@@ -218,7 +218,7 @@ def test_a_packed_reply_is_read_though_none_is_asked_for() -> None:
 
 
 def test_a_server_that_hangs_costs_one_round(caplog: pytest.LogCaptureFixture) -> None:
-    """80 questions, 8 at one time, half a second each: not five seconds but one round."""
+    """80 questions, 8 at one time, a second each: not ten seconds but one round."""
     hangs = [True]
 
     async def rounds(server: Endpoint) -> tuple[list[Said], float, list[Said], list[Said]]:
@@ -240,10 +240,10 @@ def test_a_server_that_hangs_costs_one_round(caplog: pytest.LogCaptureFixture) -
         return lost, took, still, back
 
     with serve(lambda request: Reply(after_s=30 if hangs[0] else 0)) as server:
-        lost, took, still, back = asyncio.run(rounds(endpoint(server.url, timeout_s=0.5)))
-    assert took < 2 and all(said.text is None for said in lost + still)
+        lost, took, still, back = asyncio.run(rounds(endpoint(server.url, timeout_s=1.0)))
+    assert took < 5 and all(said.text is None for said in lost + still)
     assert "given up after 8 requests in a row without an answer" in lost[-1].failure
-    assert "no whole reply within 0.5 s" in lost[-1].failure
+    assert "no whole reply within 1 s" in lost[-1].failure
     assert [said.text for said in back] == [" A"] * 20
     assert len(server.requests) == 8 + 1 + 20
 

@@ -256,7 +256,7 @@ class Connection:
 
     A server that has not answered `concurrency` requests in a row (3 at least), their retries
     included, is given up: what else is asked fails at once, so that a server that hangs costs the
-    time of one round of requests and not of all. `hope` gives it one more chance.
+    time of a round of requests or two, and not of all. `hope` gives it one more chance.
     """
 
     def __init__(self, server: Endpoint) -> None:

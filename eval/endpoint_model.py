@@ -13,11 +13,11 @@ from typing import Any, Literal
 from PIL import Image
 
 from caprl_native.config import MediaConfig
-from caprl_native.data.media import DecodedImage, MediaError
+from caprl_native.data.media import DecodedImage
 from caprl_native.endpoint import Connection, Endpoint
 from caprl_native.types import MediaRef
 from eval.config import CaptionerConfig, ModelConfig
-from eval.models import Decoded, Picture, Request, Result, decoded_media
+from eval.models import Decoded, Picture, Request, Result, decoded_media, unprepared
 from eval.store import Reply
 
 
@@ -99,18 +99,27 @@ class _Calls:
         numbers = range(len(request.keys))
         return {self.loop.create_task(self._result(chat, request, i)) for i in numbers}
 
-    async def _chat(self, request: Request) -> Chat:
+    async def _chat(self, request: Request) -> Chat | str:
         if not request.media:
             return list(request.messages), ()
         async with self._decoding:
-            return await asyncio.to_thread(self.model.messages, request)
+            return await asyncio.to_thread(self._messages, request)
 
-    async def _result(self, chat: asyncio.Task[Chat], request: Request, number: int) -> Result:
-        key = request.keys[number]
+    def _messages(self, request: Request) -> Chat | str:
+        """The chat, or why there is none. (A future that gets a StopIteration never ends.)"""
         try:
-            messages, pictures = await chat
-        except MediaError as error:
-            return Result(key, Reply(failure=f"media: {error}"))
+            return self.model.messages(request)
+        except Exception as error:
+            return unprepared(error)
+
+    async def _result(
+        self, chat: asyncio.Task[Chat | str], request: Request, number: int
+    ) -> Result:
+        key = request.keys[number]
+        prepared = await chat
+        if isinstance(prepared, str):
+            return Result(key, Reply(failure=prepared))
+        messages, pictures = prepared
         async with self._in_flight:
             said = await self.connection.ask(messages, request.seed + number, request.prefix)
         text = None if said.text is None else said.text.strip()

@@ -21,7 +21,9 @@ from caprl_native.config import (
     SftConfig,
 )
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.endpoint import settings_problem
 from caprl_native.messages import shown
+from caprl_native.redact import redact
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 
@@ -51,15 +53,20 @@ class Rules:
         raise ConfigError(f"{where}{key}: expected {expected}, {', '.join(shown)}")
 
     def fail(self, key: str, problem: str) -> NoReturn:
-        """Raises ConfigError of a setting, naming where it was set."""
+        """Raises ConfigError of a setting, naming where it was set, without its value."""
         place = self.origins.of(key)
         where = "" if place == "default" else f"{place}: "
         raise ConfigError(f"{where}{key}: {problem}")
 
+    def forbid(self, table: str, problem: tuple[str, str] | None) -> None:
+        """Fails for a field of a table and its problem, where there is one."""
+        if problem:
+            self.fail(f"{table}.{problem[0]}", problem[1])
+
     def _shown(self, key: str) -> str:
         value = self.value(key)
         text = str(value).lower() if isinstance(value, bool) else shown(value)
-        return f"{text} ({self.origins.of(key)})"
+        return f"{redact(text)} ({self.origins.of(key)})"
 
     def at_least(self, lowest: float, *keys: str) -> None:
         """Each key's value must be `lowest` or more."""
@@ -266,11 +273,7 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
         "either a model directory here or a server in reward.reader.endpoint, not both or neither",
         endpoint,
     )
-    rules.require(
-        not reader.endpoint or reader.endpoint.startswith(("http://", "https://")),
-        endpoint,
-        "a URL that starts with http:// or https://",
-    )
+    rules.forbid("reward.reader", settings_problem(reader))
     rules.require(
         not reader.endpoint or bool(reader.model),
         model,

@@ -31,6 +31,7 @@ from caprl_native.config_toml import (
     read_file,
     read_overrides,
 )
+from caprl_native.redact import redact
 
 __all__ = [
     "CliArgs",
@@ -225,13 +226,13 @@ def _speaks() -> bool:
 def print_once(*texts: str) -> None:
     """Prints the texts, a blank line between; under torchrun from one rank per machine."""
     if _speaks():
-        print("\n".join(texts))
+        print(redact("\n".join(texts)))
 
 
 def exit_with_error(error: ConfigError) -> typing.NoReturn:
     """One line on stderr, then exit code 2; under torchrun from one rank per machine."""
     if _speaks():
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {redact(str(error))}\n")
     else:
         time.sleep(10)  # torchrun kills all ranks when one exits: let the speaking one be the first
     raise SystemExit(error.exit_code)

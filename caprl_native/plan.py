@@ -11,6 +11,7 @@ import torch
 from caprl_native.config import Config
 from caprl_native.config_check import Rules
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.endpoint import key_problem
 from caprl_native.messages import shown
 from caprl_native.model_check import ModelError, check_directory, check_reference
 from caprl_native.model_size import ModelSize, read_model_size
@@ -82,11 +83,7 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     if config.algorithm.kl_weight and config.algorithm.reference:
         models["algorithm.reference"] = config.algorithm.reference
     check_models(models, origins)
-    rules.require(
-        not reader.api_key_env or bool(os.environ.get(reader.api_key_env)),
-        "reward.reader.api_key_env",
-        "the name of an environment variable that is set",
-    )
+    rules.forbid("reward.reader", key_problem(reader))
 
 
 def check_models(models: dict[str, str], origins: Origins | None = None) -> None:

@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 
 from caprl_native import checkpoint
 from caprl_native.config import SftConfig
-from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli, print_once
 from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.records import DataError, read_records
@@ -351,7 +351,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used."""
     args = parse_cli(SftConfig, sys.argv[1:] if argv is None else argv, "caprl_native.sft")
     if args.dry_run:
-        print(dump(args.config, args.origins))
+        print_once(dump(args.config, args.origins))
         return
     try:
         check_models({"policy.path": args.config.policy.path}, args.origins)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 from caprl_native.config import MediaConfig, opt
 from caprl_native.config_io import ConfigError, Origins
+from caprl_native.endpoint import key_problem, settings_problem
 from caprl_native.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks
 
@@ -208,5 +208,5 @@ def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
             check_directory(model.path, processor=table == "captioner")
     except ModelError as error:
         fail(f"{table}.path", str(error))
-    if model.api_key_env and not os.environ.get(model.api_key_env):
-        fail(f"{table}.api_key_env", f"the environment variable {model.api_key_env} is not set")
+    if problem := settings_problem(model) or key_problem(model):
+        fail(f"{table}.{problem[0]}", problem[1])

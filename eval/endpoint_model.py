@@ -14,11 +14,11 @@ from PIL import Image
 
 from caprl_native.config import MediaConfig
 from caprl_native.control_tokens import without_control_tokens
-from caprl_native.data.media import DecodedImage, MediaError
-from caprl_native.endpoint import Endpoint
+from caprl_native.data.media import DecodedImage
+from caprl_native.endpoint import Connection, Endpoint
 from caprl_native.types import MediaRef
 from eval.config import CaptionerConfig, ModelConfig
-from eval.models import Decoded, Picture, Request, Result, decoded_media
+from eval.models import Decoded, Picture, Request, Result, decoded_media, unprepared
 from eval.store import Reply
 
 
@@ -49,7 +49,7 @@ class EndpointModel:
                     for reply in ended:
                         yield reply.result()
             finally:
-                runner.run(calls.client.close())
+                runner.run(calls.connection.close())
 
     def messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
         """The chat with its media as data URLs, and what the report shows of them.
@@ -89,8 +89,8 @@ class _Calls:
     """What one event loop has under way: chats being made, replies being waited for."""
 
     def __init__(self, model: EndpointModel, loop: asyncio.AbstractEventLoop) -> None:
-        self.model, self.server, self.loop = model, model.server, loop
-        self.client = model.server.client()
+        self.model, self.loop = model, loop
+        self.connection = Connection(model.server)
         self._decoding = asyncio.Semaphore(model.workers)
         self._in_flight = asyncio.Semaphore(model.config.concurrency)
 
@@ -100,36 +100,31 @@ class _Calls:
         numbers = range(len(request.keys))
         return {self.loop.create_task(self._result(chat, request, i)) for i in numbers}
 
-    async def _chat(self, request: Request) -> Chat:
+    async def _chat(self, request: Request) -> Chat | str:
         if not request.media:
             return without_control_tokens(request.messages), ()
         async with self._decoding:
-            return await asyncio.to_thread(self.model.messages, request)
+            return await asyncio.to_thread(self._messages, request)
 
-    async def _result(self, chat: asyncio.Task[Chat], request: Request, number: int) -> Result:
+    def _messages(self, request: Request) -> Chat | str:
+        """The chat, or why there is none. (A future that gets a StopIteration never ends.)"""
+        try:
+            return self.model.messages(request)
+        except Exception as error:
+            return unprepared(error)
+
+    async def _result(
+        self, chat: asyncio.Task[Chat | str], request: Request, number: int
+    ) -> Result:
         key = request.keys[number]
-        try:
-            messages, pictures = await chat
-        except MediaError as error:
-            return Result(key, Reply(failure=f"media: {error}"))
+        prepared = await chat
+        if isinstance(prepared, str):
+            return Result(key, Reply(failure=prepared))
+        messages, pictures = prepared
         async with self._in_flight:
-            reply = await self._reply(messages, request.seed + number, request.prefix)
-        return Result(key, reply, pictures)
-
-    async def _reply(self, messages: list[dict[str, Any]], seed: int, opening: str) -> Reply:
-        import openai
-
-        request = self.server.request(messages, seed, opening)
-        try:
-            reply = await self.client.chat.completions.create(**request)
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
-            return Reply(failure=self.server.reason(error))
-        text = self.server.text(reply, opening)
-        if text is None:
-            return Reply(failure=self.server.no_text)
-        usage = getattr(reply, "usage", None)
-        tokens = usage.completion_tokens if usage else None
-        return Reply(text.strip(), tokens, reply.choices[0].finish_reason)
+            said = await self.connection.ask(messages, request.seed + number, request.prefix)
+        text = None if said.text is None else said.text.strip()
+        return Result(key, Reply(text, said.tokens, said.finish, said.failure), pictures)
 
 
 async def _first_of(

@@ -11,13 +11,11 @@ from typing import Any
 
 from caprl_native.config import MediaConfig
 from caprl_native.control_tokens import tokenized_chats
-from caprl_native.data.loader import SampleSkipped
-from caprl_native.data.media import MediaError
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from eval.config import CaptionerConfig, ModelConfig
-from eval.models import Picture, Request, Result, decoded_media, failed
+from eval.models import Picture, Request, Result, decoded_media, failed, unprepared
 from eval.store import Reply
 
 
@@ -93,14 +91,15 @@ class EngineModel:
                     yield self._result(running, finished)
 
     def _prepare(self, request: Request) -> _Ready:
-        if not request.media:
-            return _Ready(request, {"prompt_token_ids": self._tokens(request)})
+        """Raises nothing: a StopIteration, for one, would end what iterates over the replies."""
         try:
+            if not request.media:
+                return _Ready(request, {"prompt_token_ids": self._tokens(request)})
             decoded, pictures = decoded_media(request, self.media)
             prompt = self.builder.for_engine(request.sample, decoded)
             return _Ready(request, prompt, pictures)
-        except (MediaError, SampleSkipped) as error:
-            return _Ready(request, failure=f"media: {error}")
+        except Exception as error:
+            return _Ready(request, failure=unprepared(error))
 
     def _tokens(self, request: Request) -> list[int]:
         (ids,) = tokenized_chats(self.tokenizer, [request.messages], request.prefix)
@@ -115,7 +114,10 @@ class EngineModel:
         try:
             name = self.engine.submit(ready.prompt, sampling, request.seed)
         except self.refusals as error:  # of a prompt that does not fit
-            yield from failed(request, f"prompt: {str(error).splitlines()[0][:300]}")
+            yield from failed(request, f"prompt: {(str(error).splitlines() or [''])[0][:300]}")
+            return
+        except Exception as error:  # of the processor, for what it does not expect
+            yield from failed(request, unprepared(error))
             return
         running[name] = _Running(request.keys, ready.pictures, len(request.keys))
 

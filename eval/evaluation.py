@@ -202,6 +202,8 @@ class Evaluation:
                 found: Scored = loaded.benchmark.score(item, answer.text, self.config.run.rule)
             except ValueError as error:  # a gold that the rule cannot use
                 found = f"rule: {error}"
+            except Exception as error:  # an answer that it cannot: one verdict is missing, not all
+                found = f"rule: {type(error).__name__}: {error}"
             self._scores[name] = found
         return self._scores[name]
 

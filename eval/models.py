@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from caprl_native.config import MediaConfig
-from caprl_native.data.media import DecodedImage, DecodedVideo, decode
+from caprl_native.data.loader import SampleSkipped
+from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.types import MediaRef, Sample
 from eval.config import ModelConfig
 from eval.report.pictures import strip_times, thumbnail
@@ -80,6 +81,13 @@ def build_model(config: ModelConfig, media: MediaConfig, seed: int) -> Model:
 def failed(request: Request, reason: str) -> Iterator[Result]:
     """The same failure under all keys of a request."""
     return (Result(key, Reply(failure=reason)) for key in request.keys)
+
+
+def unprepared(error: Exception) -> str:
+    """Why a request has no prompt: one odd record is one failure, whatever it makes raise."""
+    if isinstance(error, MediaError | SampleSkipped):
+        return f"media: {error}"
+    return f"prompt: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def decoded_media(

@@ -11,6 +11,7 @@ from typing import Any
 
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
+from caprl_native.redact import without_userinfo
 from caprl_native.rewards.prompts import PROMPT_VERSION
 from caprl_native.seeds import seed_of
 from caprl_native.types import MediaRef
@@ -100,7 +101,7 @@ def model_identity(model: ModelConfig) -> list[Any]:
     """What a model's replies depend on, beside prompt and seed."""
     sampling = [model.temperature, model.top_p, model.max_tokens]
     if model.endpoint:
-        server = [model.endpoint, model.model, model.revision, model.prefill]
+        server = [without_userinfo(model.endpoint), model.model, model.revision, model.prefill]
         return ["endpoint", *server, *sampling]
     if not model.path:
         return []

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
 from caprl_native.data.records import DataError
+from caprl_native.redact import redact
 from eval.config import PrismConfig, check, stages
 from eval.evaluation import Evaluation
 from eval.report.files import (
@@ -207,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = long_form(sys.argv[1:] if argv is None else argv)
         args = parse_cli(PrismConfig, words, "tools/eval_prism.py", needs_file=False, usage=USAGE)
         check(args.config, args.origins)
-        resolved = dump(args.config, args.origins)
+        resolved = redact(dump(args.config, args.origins))
         if args.dry_run:
             print(resolved)
             return 0

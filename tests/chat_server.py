@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,13 +16,19 @@ Request = dict[str, Any]
 
 @dataclass
 class Reply:
-    """What the server does with a request: text of the answer, or an HTTP status, or raw bytes."""
+    """What the server does with a request: text of the answer, or an HTTP status, or raw bytes.
+
+    `stream`: the body's pieces, sent as they come, until the client has gone; without a length.
+    """
 
     text: str | None = " A"
     status: int = 200
     after_s: float = 0.0
     raw: bytes | None = None
     kind: str = "application/json"
+    finish: str | None = "stop"
+    headers: dict[str, str] = field(default_factory=dict)
+    stream: Iterable[bytes] | None = None
 
 
 @dataclass
@@ -54,13 +60,18 @@ class ChatServer:
                 self.running -= 1
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # connections that wait to be accepted; of 5 some time out
+
+
 def body_of(reply: Reply) -> bytes:
     if reply.raw is not None:
         return reply.raw
     if reply.status != 200:
         return json.dumps({"error": {"message": f"status {reply.status}"}}).encode()
     message = {"role": "assistant", "content": reply.text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "finish_reason": reply.finish}
     about = {"id": "1", "object": "chat.completion", "created": 0, "model": "reader"}
     return json.dumps({**about, "choices": [choice]}).encode()
 
@@ -75,19 +86,22 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             headers = {name.lower(): value for name, value in self.headers.items()}
             reply = state.take({"path": self.path, **request}, headers)
-            body = body_of(reply)
+            body = [body_of(reply)] if reply.stream is None else reply.stream
             with suppress(OSError):  # of a client that has gone
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.kind)
-                self.send_header("Content-Length", str(len(body)))
+                if reply.stream is None:
+                    self.send_header("Content-Length", str(len(body[0])))
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                for piece in body:
+                    self.wfile.write(piece)
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from caprl_native.config import ReaderConfig
 from caprl_native.control_tokens import tokenized_chats, without_control_tokens
-from caprl_native.endpoint import Endpoint
+from caprl_native.endpoint import Connection, Endpoint, key_problem, settings_problem
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 
@@ -141,9 +141,9 @@ class EndpointReader:
     together = False
 
     def __init__(self, config: ReaderConfig) -> None:
+        if problem := settings_problem(config) or key_problem(config):
+            raise ValueError(f"reward.reader.{problem[0]}: {problem[1]}")
         self.config, self.server = config, Endpoint(config)
-        if config.api_key_env and not self.server.key:
-            raise ValueError(f"reward.reader.api_key_env: {config.api_key_env} is not set")
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
@@ -151,9 +151,8 @@ class EndpointReader:
         return [asyncio.run_coroutine_threadsafe(self._answer(ask), loop) for ask in asks]
 
     def _open(self) -> asyncio.AbstractEventLoop:
-
         self._gate = asyncio.Semaphore(self.config.concurrency)
-        self._client = self.server.client()
+        self._connection = Connection(self.server)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reader", daemon=True)
         self._thread.start()
@@ -166,20 +165,15 @@ class EndpointReader:
         """They still are; each answer is waited for where it is needed."""
 
     async def _answer(self, ask: Ask) -> Answer:
-        import openai
-
         messages = without_control_tokens(ask.messages)
-        request = self.server.request(messages, ask.seed, ANSWER_PREFIX)
-        try:
-            async with self._gate:
-                reply = await self._client.chat.completions.create(**request)
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: a reply that is not JSON
-            return Answer(None, self.server.reason(error))
-        text = self.server.text(reply, ANSWER_PREFIX)
-        return Answer(text, self.server.no_text if text is None else None)
+        async with self._gate:
+            said = await self._connection.ask(messages, ask.seed, ANSWER_PREFIX)
+        return Answer(said.text, said.failure)
 
     def forget(self) -> None:
-        """The server's caches are its own business."""
+        """Tries a server again that was given up; its caches are its own business."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._connection.hope)
 
     def sleep(self) -> None:
         """Holds no memory here."""
@@ -202,7 +196,7 @@ class EndpointReader:
         for request in open_requests:
             request.cancel()
         await asyncio.gather(*open_requests, return_exceptions=True)
-        await self._client.close()
+        await self._connection.close()
 
 
 def build_reader(config: ReaderConfig, tensor_parallel: int = 1) -> EngineReader | EndpointReader:

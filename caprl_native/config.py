@@ -36,6 +36,11 @@ class RunConfig:
     resume: str = opt(
         "", 'Continue from a checkpoint: "latest", or a step number; empty: start anew.'
     )
+    overwrite: bool = opt(
+        False,
+        "Start anew in a folder that holds a run; its checkpoints, metrics and export are put "
+        "aside as *.abandoned.",
+    )
     threads: int = opt(0, "Torch threads of each rank on a CPU; 0: the cores divided by the ranks.")
     shuffle_rewards: bool = opt(
         False,

@@ -215,7 +215,8 @@ def _rollout(rules: Rules, rollout: RolloutConfig) -> None:
 
 def _sampling(rules: Rules, table: str) -> None:
     """What the policy's engine and the reader's have in common."""
-    rules.at_least(0, f"{table}.temperature")
+    temperature = f"{table}.temperature"
+    rules.require(0 <= rules.value(temperature) <= 2, temperature, "0 to 2, what engines accept")
     top_p = f"{table}.top_p"
     rules.require(0 < rules.value(top_p) <= 1, top_p, "more than 0, at most 1")
     rules.at_least(1, f"{table}.max_tokens", f"{table}.max_num_seqs")

@@ -107,7 +107,7 @@ def _toml(value: Any) -> str:
 
 
 def _get(config: Any, key: str) -> Any:
-    for name in key.split("."):
+    for name in key.split(".") if key else ():
         config = getattr(config, name)
     return config
 
@@ -185,11 +185,27 @@ def parse_cli(
         if needs_file and not files:
             raise ConfigError(f"{COMMAND_LINE}: --config: expected a TOML file; see --help")
         config, origins = load_with_origins(schema, files, overrides)
+        expand_home(config)
         if schema in _CHECKS:
             _CHECKS[schema](config, origins)
     except ConfigError as error:
         exit_with_error(error)
     return CliArgs(config, dry_run, tuple(files), origins)
+
+
+# Last names of the settings that are paths.
+_PATHS = ["dir", "path", "files", "eval_files", "media_root", "reference", "subtitles", "compare"]
+
+
+def expand_home(config: Any) -> None:
+    """Puts the home folder in place of `~` in every setting that is a path."""
+    for leaf in leaves(type(config)):
+        table, _, name = leaf.key.rpartition(".")
+        value = _get(config, leaf.key)
+        if name in _PATHS and isinstance(value, str):
+            setattr(_get(config, table), name, os.path.expanduser(value))
+        elif name in _PATHS and isinstance(value, list):
+            setattr(_get(config, table), name, [os.path.expanduser(v) for v in value])
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -18,12 +19,23 @@ from torch.distributed.distributed_c10d import _get_default_store
 class RunError(RuntimeError):
     """The run cannot go on, and the message says all there is to say."""
 
+    exit_code = 1
+
+
+class Stopped(RunError):
+    """A signal ended the run before its last step; all of it is saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
 
 @contextmanager
 def one_voice(*explained: type[Exception]) -> Iterator[None]:
     """Turns an exception into exit code 1; the first rank to fail prints it, at once.
 
     Exceptions of the `explained` kinds are printed as `error: <text>`, others with their traceback.
+    One that has an `exit_code` ends the process with it.
     """
     store = _get_default_store()
     try:
@@ -31,10 +43,31 @@ def one_voice(*explained: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if _is_first(store):
             if isinstance(error, explained):
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                word = "stopped" if isinstance(error, Stopped) else "error"
+                print(f"{word}: {error}", file=sys.stderr, flush=True)
             else:
                 traceback.print_exc()
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns an error of the file system (a full disk) into a sentence that names `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{target} cannot be written: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """One line on what went wrong, without where in the program: "No space left on device"."""
+    failures = getattr(error, "failures", None)  # of ranks, in a CheckpointException
+    if isinstance(failures, dict) and failures:
+        return reason(next(iter(failures.values()))[0])
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _is_first(store: dist.Store) -> bool:

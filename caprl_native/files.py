@@ -45,3 +45,12 @@ def replaced(path: Path) -> Iterator[TextIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unused(path: Path) -> Path:
+    """The path, or with a number after it (`name.2`) where something of that name is there."""
+    taken, number = path, 1
+    while taken.exists() or taken.is_symlink():
+        number += 1
+        taken = path.with_name(f"{path.name}.{number}")
+    return taken

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import netrc
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
-from caprl_native.config import Config
+from caprl_native.config import Config, SftConfig
 from caprl_native.config_check import Rules
 from caprl_native.config_toml import ConfigError, Origins
 from caprl_native.endpoint import key_problem
+from caprl_native.files import matching
 from caprl_native.messages import shown
 from caprl_native.model_check import ModelError, check_directory, check_reference
 from caprl_native.model_size import ModelSize, read_model_size
 from caprl_native.policy.families import family_of
+from caprl_native.run_folder import check_writable, path_of
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -74,8 +81,10 @@ def check_world(config: Config, world: int, origins: Origins | None = None) -> N
 
 
 def check_machine(config: Config, origins: Origins | None = None) -> None:
-    """Raises ConfigError unless the models and the key that a run needs are here."""
+    """Raises ConfigError unless the models and keys that a run needs are here, and its folder can
+    be written."""
     rules = Rules(config, origins or Origins())
+    check_outputs(rules)
     reader = config.reward.reader
     models = {"policy.path": config.policy.path}
     if not reader.endpoint:
@@ -98,6 +107,43 @@ def check_models(models: dict[str, str], origins: Origins | None = None) -> None
                 check_reference(models["policy.path"], path)
         except ModelError as error:
             rules.fail(key, f"expected a model that can be loaded: {error}")
+
+
+def check_sft_machine(config: SftConfig, origins: Origins | None = None) -> None:
+    """The same for a supervised run."""
+    rules = Rules(config, origins or Origins())
+    check_outputs(rules)
+    check_models({"policy.path": config.policy.path}, origins)
+
+
+def check_outputs(rules: Rules) -> None:
+    """Raises ConfigError unless the run's folder can be written and W&B's key is there."""
+    folder = path_of(rules.value("run"))
+    problem = check_writable(folder)
+    rules.require(not problem, "run.dir", f"a folder to write into ({folder}: {problem})")
+    rules.require(
+        rules.value("log.wandb") != "online" or _has_wandb_key(),
+        "log.wandb",
+        '"offline" or "disabled" where neither WANDB_API_KEY nor a netrc file holds a key for '
+        "Weights & Biases (`wandb login` writes one)",
+    )
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    given = os.environ.get("NETRC")
+    files = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
+    for file in files:
+        try:
+            if netrc.netrc(file.expanduser()).authenticators(host):
+                return True
+        except FileNotFoundError:
+            continue
+        except (OSError, netrc.NetrcParseError) as error:
+            log.warning("%s cannot be read: %s", file, error)
+    return False
 
 
 def _row(name: str, text: str) -> str:
@@ -140,7 +186,9 @@ def count_rows(file: str | Path) -> int | None:
 
 
 def _steps(config: Config, origins: Origins | None) -> list[str]:
-    counts = {file: count_rows(file) for file in config.data.files}
+    counts = {
+        file: count_rows(file) for name in config.data.files for file in matching(name) or [name]
+    }
     lines = [
         _row("data", f"{file}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
         for file, rows in counts.items()

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -28,12 +27,14 @@ from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.parallel import Layout, gather_objects, load_policy, sum_over_ranks
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.update import Updater
+from caprl_native.redact import redact
 from caprl_native.rewards.composite import RewardModel, Scoring, log_failures
 from caprl_native.rewards.reader import build_reader
 from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
+from caprl_native.run_folder import RunFolder
 from caprl_native.seeds import rng_of
 from caprl_native.types import Group
 
@@ -56,11 +57,9 @@ class Run:
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.config, self.layout = config, layout
-        self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
-        self.step = 0
-        if config.run.resume:
-            self.step = checkpoint.find(self.folder / "checkpoints", config.run.resume)
-        self.interrupts, self.stopping = Interrupts(), False
+        self.interrupts, self.stopping = Interrupts(), 0
+        self.place = RunFolder(config.run, main=layout.is_main)
+        self.folder, self.step = self.place.path, self.place.step
         self.skipped, self.replaced = 0, []
         self._load_data()
         self.policy = load_policy(config.policy, layout)
@@ -80,12 +79,10 @@ class Run:
             total_steps=self.total_steps,
             layout=layout,
         )
+        resolved = redact(dump(config))
+        self.place.write_config(resolved)
         self.log = RunLog(
-            self.folder,
-            config.log,
-            main=layout.is_main,
-            name=config.run.name,
-            resolved=dump(config),
+            self.folder, config.log, main=layout.is_main, name=config.run.name, resolved=resolved
         )
 
     def _load_data(self) -> None:
@@ -135,8 +132,8 @@ class Run:
 
     def begin(self) -> None:
         """Resumes where asked, gives the engine the weights, and compares the two."""
-        root, parts = self.folder / "checkpoints", {"loader": self.loader, "ledger": self.ledger}
-        checkpoint.begin(root, self.step, self.policy, self.optimizer, parts)
+        parts = {"loader": self.loader, "ledger": self.ledger}
+        checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
         self.log.start(self.step, self.total_steps)
         sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
@@ -144,7 +141,7 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to come, until the last one or an interrupt."""
-        self.stopping = self.interrupts.requested()
+        self.interrupts.finish_steps()
         while self.step < self.total_steps and not self.stopping:
             yield self.step + 1
 
@@ -336,13 +333,20 @@ class Run:
         if not last and (not every or step % every):
             return
         state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
-        root = self.folder / "checkpoints"
+        root, keep = self.place.checkpoints, self.config.run.keep
         with self.log.timed("save"):
-            checkpoint.save(root, step, self.policy, self.optimizer, state, self.config.run.keep)
+            checkpoint.save(root, step, self.policy, self.optimizer, state, keep)
 
     def finish(self) -> None:
-        """Exports the policy once the last step is done."""
-        if self.config.run.export and self.step >= self.total_steps:
+        """Exports the policy once the last step is done.
+
+        Raises:
+            Stopped: a signal came before; the step that it interrupted is saved.
+        """
+        if self.step < self.total_steps:
+            self.log.close()
+            self.place.stop(self.step, self.total_steps, self.stopping)
+        if self.config.run.export:
             checkpoint.export(
                 self.policy,
                 self.config.policy.path,
@@ -356,6 +360,7 @@ class Run:
         self.log.close()
         self.reader.close()
         self.engine.close()
+        self.place.close()
 
 
 def _sum_counts(counts: list[int]) -> list[int]:

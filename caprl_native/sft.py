@@ -28,14 +28,19 @@ from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
 from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.records import DataError, read_records
-from caprl_native.failures import one_voice
+from caprl_native.failures import RunError, one_voice
 from caprl_native.interrupt import Interrupts, die_with_launcher
 from caprl_native.model_check import ModelError, read_config
 from caprl_native.observe.log import RunLog
-from caprl_native.plan import check_models
+from caprl_native.plan import check_sft_machine
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.model import load_whole
-from caprl_native.policy.optim import build_optimizer, learning_rate
+from caprl_native.policy.optim import (
+    build_optimizer,
+    check_finite,
+    learning_rate,
+    require_finite,
+)
 from caprl_native.policy.parallel import (
     Layout,
     full_tensor,
@@ -49,6 +54,8 @@ from caprl_native.policy.prompt import (
     refuse_control_tokens,
     text_prompt,
 )
+from caprl_native.redact import redact
+from caprl_native.run_folder import RunFolder
 from caprl_native.types import Sample
 
 IGNORED = -100  # the label of a position that is not learnt
@@ -204,11 +211,9 @@ class Sft:
 
     def __init__(self, config: SftConfig, layout: Layout) -> None:
         self.config, self.layout = config, layout
-        self.folder = Path(config.run.dir or f"outputs/{config.run.name}")
-        self.step = 0
-        if config.run.resume:
-            self.step = checkpoint.find(self.folder / "checkpoints", config.run.resume)
-        self.interrupts, self.stopping = Interrupts(), False
+        self.interrupts, self.stopping = Interrupts(), 0
+        self.place = RunFolder(config.run, main=layout.is_main)
+        self.folder, self.step = self.place.path, self.place.step
         path = config.policy.path
         torch.manual_seed(config.run.seed)
         text_only = is_text_only(path)
@@ -237,25 +242,23 @@ class Sft:
         self.optimizer = build_optimizer(self.model, config.policy)
         epochs = config.run.epochs * self.loader.batches_per_epoch
         self.steps = config.run.steps or epochs
+        resolved = redact(dump(config))
+        self.place.write_config(resolved)
         self.log = RunLog(
-            self.folder,
-            config.log,
-            main=layout.is_main,
-            name=config.run.name,
-            resolved=dump(config),
+            self.folder, config.log, main=layout.is_main, name=config.run.name, resolved=resolved
         )
 
     def begin(self) -> None:
         """Resumes where asked."""
-        root, parts = self.folder / "checkpoints", {"loader": self.loader, "ledger": self.ledger}
-        checkpoint.begin(root, self.step, self.model, self.optimizer, parts)
+        parts = {"loader": self.loader, "ledger": self.ledger}
+        checkpoint.begin(self.place.checkpoints, self.step, self.model, self.optimizer, parts)
         self.log.start(self.step, self.steps)
 
     def train(self) -> None:
         """All steps until the last one or an interrupt, then the export."""
         self.begin()
         self.model.train()
-        self.stopping = self.interrupts.requested()
+        self.interrupts.finish_steps()
         while self.step < self.steps and not self.stopping:
             began = time.perf_counter()
             items = next(self.loader)
@@ -268,7 +271,10 @@ class Sft:
             shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy")}
             self.log.progress(self.step, seconds, shown)
             self.save()
-        if self.config.run.export and self.step >= self.steps:
+        if self.step < self.steps:
+            self.log.close()
+            self.place.stop(self.step, self.steps, self.stopping)
+        if self.config.run.export:
             self.export(self.folder / "export")
 
     def save(self) -> None:
@@ -279,13 +285,14 @@ class Sft:
         if not last and (not every or self.step % every):
             return
         state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
-        root = self.folder / "checkpoints"
-        checkpoint.save(root, self.step, self.model, self.optimizer, state, self.config.run.keep)
+        root, keep = self.place.checkpoints, self.config.run.keep
+        checkpoint.save(root, self.step, self.model, self.optimizer, state, keep)
 
     def close(self) -> None:
         """Stops workers and logs."""
         self.loader.close()
         self.log.close()
+        self.place.close()
 
     def update(self, examples: Sequence[Example], step: int) -> dict[str, float]:
         """One optimizer step; the loss is the mean over the assistant's tokens of all ranks.
@@ -307,15 +314,18 @@ class Sft:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), config.max_grad_norm or float("inf")
         )
+        loss_of_all = float(sum_over_ranks(loss.detach().clone())) / self.layout.world
+        require_finite(step + 1, {"loss": loss_of_all, "gradient's norm": float(full_tensor(norm))})
         lr = learning_rate(config, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
+        check_finite(self.model, step + 1)
         hits = int((logits.argmax(-1) == labels)[response].sum())
         right, asked = self._sum([hits, int(response.sum())])
         return {
-            "policy/loss": float(sum_over_ranks(loss.detach().clone())) / self.layout.world,
+            "policy/loss": loss_of_all,
             "policy/accuracy": right / max(asked, 1),
             "policy/grad_norm": float(full_tensor(norm)),
             "policy/lr": lr,
@@ -330,17 +340,20 @@ class Sft:
     def export(self, target: Path) -> None:
         """A Hugging Face directory with everything that the source has beside its weights."""
         state = {k: full_tensor(v).cpu() for k, v in self.model.state_dict().items()}
-        if not self.layout.is_main:
-            return
         dtype = getattr(torch, self.config.policy.dtype)
-        self.model.save_pretrained(target, state_dict={k: v.to(dtype) for k, v in state.items()})
-        for file in model_files(self.config.policy.path):
-            if file.name != "config.json":
-                shutil.copy(file, target)
-        described = json.loads((target / "config.json").read_text())
-        (target / "config.json").write_text(
-            json.dumps({**described, "dtype": self.config.policy.dtype}, indent=2)
-        )
+
+        def write(folder: Path) -> None:
+            weights = {k: v.to(dtype) for k, v in state.items()}
+            self.model.save_pretrained(folder, state_dict=weights)
+            for file in model_files(self.config.policy.path):
+                if file.name != "config.json":
+                    shutil.copy(file, folder)
+            described = json.loads((folder / "config.json").read_text())
+            described["dtype"] = self.config.policy.dtype
+            (folder / "config.json").write_text(json.dumps(described, indent=2))
+
+        if self.layout.is_main:
+            checkpoint.write_export(target, write)
 
     def _sum(self, values: list[int]) -> list[int]:
         """The sums over all ranks."""
@@ -354,7 +367,7 @@ def main(argv: list[str] | None = None) -> None:
         print_once(dump(args.config, args.origins))
         return
     try:
-        check_models({"policy.path": args.config.policy.path}, args.origins)
+        check_sft_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)
     die_with_launcher()
@@ -362,7 +375,9 @@ def main(argv: list[str] | None = None) -> None:
     layout = init_distributed(threads=args.config.run.threads)
     run = None
     try:
-        with one_voice(DataError, TooManySkipped, FileNotFoundError, ModelError):
+        with one_voice(
+            DataError, TooManySkipped, FileNotFoundError, FloatingPointError, ModelError, RunError
+        ):
             run = Sft(args.config, layout)
             run.train()
     finally:

@@ -1,5 +1,11 @@
 """Checkpoints: whole or not there, on any number of ranks, and exports that others load."""
 
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +15,10 @@ import pytest
 import torch
 
 from caprl_native import checkpoint
+from caprl_native.checkpoint import CheckpointError
+from caprl_native.config import PolicyConfig
+from caprl_native.failures import RunError
+from caprl_native.policy.optim import build_optimizer
 from tests.ranks import run_ranks
 from tests.samples import prompt
 
@@ -83,16 +93,27 @@ def fake(root: Path, name: str, *files: str) -> None:
 
 
 def test_only_complete_checkpoints_count(tmp_path):
-    fake(tmp_path, "step_00000010", "state.json")
-    fake(tmp_path, "step_00000009", "state.json")
+    whole = ("state.json", "manifest.json")
+    fake(tmp_path, "step_00000010", *whole)
+    fake(tmp_path, "step_00000009", *whole)
     fake(tmp_path, "step_00000011")  # no state
-    fake(tmp_path, "step_00000012.tmp", "state.json")  # not renamed yet
-    fake(tmp_path, "step_00000013.abandoned", "state.json")  # of another course
+    fake(tmp_path, "step_00000012.tmp", *whole)  # not renamed yet
+    fake(tmp_path, "step_00000013.abandoned", *whole)  # of another course
+    fake(tmp_path, "step_00000014", "state.json")  # no manifest
+    fake(tmp_path, "step_14_backup", *whole)
+    fake(tmp_path, "step_14_1", *whole)
     assert checkpoint.steps(tmp_path) == [9, 10]
     assert checkpoint.find(tmp_path, "latest") == 10
     assert checkpoint.find(tmp_path, "9") == 9
     with pytest.raises(FileNotFoundError, match=r"'11'.*there are: \[9, 10\]"):
         checkpoint.find(tmp_path, "11")
+    for asked, problem in {
+        "14": "step_00000014 has no manifest.json: .*the next older one is usable: --resume 10",
+        "14_backup": "step_14_backup has a name that no checkpoint has: .*--resume 10",
+        "7": "no such checkpoint",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=problem):
+            checkpoint.find(tmp_path, asked)
     with pytest.raises(FileNotFoundError, match="there are: none"):
         checkpoint.find(tmp_path / "nowhere", "latest")
 
@@ -107,9 +128,9 @@ def saver(layout):
     model = torch.nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(model.parameters())
 
-    def save(root: Path, step: int, keep: int = 1) -> None:
+    def save(root: Path, step: int, keep: int = 1, value: float | None = None) -> None:
         with torch.no_grad():
-            model.weight.fill_(step)
+            model.weight.fill_(step if value is None else value)
         checkpoint.save(root, step, model, optimizer, {}, keep)
 
     def load(root: Path) -> float:
@@ -181,3 +202,153 @@ def test_later_checkpoints_are_set_aside_when_a_run_goes_on_from_an_earlier_one(
     assert checkpoint.steps(tmp_path) == [1, 2] and load(tmp_path) == 2.0
     kept = {"step_00000001", "step_00000002", "step_00000002.abandoned", "step_00000003.abandoned"}
     assert {p.name for p in tmp_path.iterdir()} == kept
+    checkpoint.abandon(tmp_path, after=0)  # once more: what is aside stays
+    kept = kept - {"step_00000001", "step_00000002"}
+    kept |= {"step_00000001.abandoned", "step_00000002.abandoned.2"}
+    assert {p.name for p in tmp_path.iterdir()} == kept
+
+
+# What others than the run itself do to a checkpoint.
+
+
+def flip(folder: Path) -> None:
+    """64 bytes in the middle of the weights, so that the file still opens."""
+    (file,) = folder.glob("shards/*.distcp")
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(b ^ 0xFF for b in data[middle : middle + 64])
+    file.write_bytes(data)
+
+
+def cut(folder: Path) -> None:
+    (file,) = folder.glob("shards/*.distcp")
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "flipped bytes": (flip, "shards/__0_0.distcp is not what was saved"),
+    "truncated": (cut, "shards/__0_0.distcp is not what was saved"),
+    "a file is gone": (
+        lambda folder: (folder / "shards/__0_0.distcp").unlink(),
+        "shards/__0_0.distcp cannot be read .No such file",
+    ),
+    "metadata": (
+        lambda folder: (folder / "shards/.metadata").write_bytes(b"cposix\nsystem\n."),
+        "shards/.metadata is not what was saved",
+    ),
+    "state": (lambda folder: (folder / "state.json").write_text("[1, 2"), "state.json cannot be"),
+    "manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json or"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_seen_and_the_next_older_checkpoint_is_named(tmp_path, saver, damage):
+    save, load = saver
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=0)
+    spoil, said = DAMAGES[damage]
+    flip(checkpoint.directory(tmp_path, 3))
+    spoil(checkpoint.directory(tmp_path, 4))
+    with pytest.raises(CheckpointError, match=f"step_00000004 is damaged: .*{said}.*: --resume 2$"):
+        load(tmp_path)
+    assert checkpoint.steps(tmp_path) == [1, 2, 3, 4]  # nothing is touched
+
+
+def test_a_copied_checkpoint_is_not_one_of_another_step(tmp_path, saver):
+    save, load = saver
+    save(tmp_path, 1)
+    shutil.copytree(checkpoint.directory(tmp_path, 1), checkpoint.directory(tmp_path, 7))
+    with pytest.raises(CheckpointError, match="step_00000007 .* copy of step 1.*--resume 1"):
+        load(tmp_path)
+
+
+class Harm:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def forge(folder: Path) -> None:
+    """Checksums that fit what is there now: whoever can write a checkpoint can write these."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest["files"]:
+        data = (folder / name).read_bytes()
+        manifest["files"][name] = [len(data), hashlib.sha256(data).hexdigest()]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, saver):
+    save, load = saver
+    save(tmp_path / "root", 1)
+    folder, made = checkpoint.directory(tmp_path / "root", 1), tmp_path / "made"
+    file = folder / "shards/.metadata"
+    metadata = pickle.loads(file.read_bytes())
+    file.write_bytes(pickle.dumps(dataclasses.replace(metadata, planner_data=Harm(made))))
+    forge(folder)
+    with pytest.raises(CheckpointError, match=r"\.metadata is not loaded: it wants"):
+        load(tmp_path / "root")
+    harmful = io.BytesIO()  # in place of the optimizer's betas, which are pickled in a shard
+    torch.save(Harm(made), harmful)
+    shard = folder / "shards/__0_0.distcp"
+    (index,) = [i for i in metadata.storage_data if i.fqn == "optim.param_groups.0.betas"]
+    metadata.storage_data[index] = dataclasses.replace(
+        metadata.storage_data[index], offset=shard.stat().st_size, length=harmful.tell()
+    )
+    shard.write_bytes(shard.read_bytes() + harmful.getvalue())
+    file.write_bytes(pickle.dumps(metadata))
+    forge(folder)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load(tmp_path / "root")
+    assert not made.exists()
+    pickle.loads(pickle.dumps(Harm(made)))
+    assert made.exists()  # it would have
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, saver):
+    save, load = saver
+    save(tmp_path, 1)
+    save(tmp_path, 2, keep=0, value=float("nan"))
+    with pytest.raises(CheckpointError, match="1 of its weights are not finite, e.g. weight"):
+        load(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path, saver):
+    save, load = saver
+    save(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # no file may be larger
+    try:
+        with pytest.raises(RunError, match="step_00000002 cannot be written: .+") as error:
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]  # the rest's space is free
+    assert load(tmp_path) == 1.0
+
+
+def test_what_a_resumed_run_takes_from_its_config_and_what_from_the_checkpoint(tmp_path, layout):
+    def parts(width: int, decay: float, frozen: bool = False):
+        model = torch.nn.Linear(width, width)
+        model.bias.requires_grad_(not frozen)
+        config = PolicyConfig(lr=1e-3, weight_decay=decay, betas=[decay, 0.9], eps=decay)
+        return model, build_optimizer(model, config)
+
+    model, optimizer = parts(3, 0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    checkpoint.save(tmp_path, 1, model, optimizer, {}, keep=0)
+    other, its = parts(3, 0.5)
+    checkpoint.load(tmp_path, 1, other, its)
+    assert torch.equal(other.weight, model.weight)
+    assert torch.equal(its.state[other.weight]["exp_avg"], optimizer.state[model.weight]["exp_avg"])
+    assert [g["weight_decay"] for g in its.param_groups] == [0.5, 0.0]
+    assert {(g["betas"], g["eps"]) for g in its.param_groups} == {((0.5, 0.9), 0.5)}
+    with pytest.raises(CheckpointError, match=r"another model: bias is \(3,\) in it and \(4,\)"):
+        checkpoint.load(tmp_path, 1, *parts(4, 0.1))
+    with pytest.raises(CheckpointError, match=r"other parts frozen, e.g. bias.*policy.freeze"):
+        checkpoint.load(tmp_path, 1, *parts(3, 0.1, frozen=True))

@@ -46,16 +46,28 @@ class Plan:
     files: tuple[str, ...]
     settings: tuple[str, ...] = ()
     ranks: int = 2
+    module: str = "caprl_native.train"
 
-    def start(self, folder: Path, resume: bool = False) -> subprocess.Popen[bytes]:
-        """Starts training into `folder`; its output goes to `<folder>.log`."""
-        command = [*torchrun(self.ranks), "-m", "caprl_native.train", "--config", *self.files]
-        command += [*self.settings, f"--run.dir={folder}", *(["--resume"] if resume else [])]
+    def start(self, folder: Path, resume: bool = False, anew: bool = True) -> subprocess.Popen:
+        """Starts training into `folder`; its output goes to `<folder>.log`.
+
+        `anew`: what is there is put aside, unless it is resumed.
+        """
+        command = [*torchrun(self.ranks), "-m", self.module, "--config", *self.files]
+        command += [*self.settings, f"--run.dir={folder}"]
+        command += again(folder, resume) if anew or resume else []
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".log").open("ab") as log:
             return subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True, env=environment()
             )
+
+
+def again(folder: Path, resume: bool) -> list[str]:
+    """How a run goes on in its folder, or starts anew where there is one."""
+    if resume:
+        return ["--resume"]
+    return ["--run.overwrite=true"] if folder.exists() else []
 
 
 def environment() -> dict[str, str]:

@@ -23,6 +23,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from caprl_native.config import DataConfig, MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.records import DataError, Records
+from caprl_native.data.supervise import SupervisedBatches
 from caprl_native.data.workers import live_with_the_trainer, without_main, worker_context
 from caprl_native.types import Sample
 
@@ -142,7 +143,8 @@ class Loader:
             )
         self.batches_per_epoch = n // size
         self._delivered = 0
-        self._config, self._dataset, self._iterator = config, dataset, None
+        self._config, self._dataset = config, dataset
+        self._batches = self._supervised()
         self._order = _BatchOrder(
             n, size, seed=seed, shuffle=config.shuffle, shard=slice(shard, None, num_shards)
         )
@@ -150,7 +152,9 @@ class Loader:
             "seed": seed,
             "shuffle": config.shuffle,
             "batch_size": size,
-            "records": dataset.records.fingerprint,
+            "records": len(dataset.records),
+            "ids": dataset.records.fingerprint,
+            **dataset.records.contents,
         }
 
     @property
@@ -167,12 +171,16 @@ class Loader:
         return self
 
     def __next__(self) -> list[Item]:
-        if self._iterator is None:
-            self._order.first = self._delivered
-            self._iterator = _start(self._dataset, self._order, self._config)
-        items = next(self._iterator)
+        items = next(self._batches)
         self._delivered += 1
         return items
+
+    def _supervised(self) -> SupervisedBatches[list[Item]]:
+        return SupervisedBatches(self._from, self._delivered)
+
+    def _from(self, position: int) -> Iterator[list[Item]]:
+        self._order.first = position
+        return _start(self._dataset, self._order, self._config)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the batches delivered so far; the same on every shard."""
@@ -180,18 +188,21 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a position. Raises `DataError` if it was taken over other data."""
-        for key, mine in self._identity.items():
-            if state[key] != mine:
-                raise DataError(
-                    f"cannot continue in mid-epoch: {key} was {state[key]!r}, now it is {mine!r}; "
-                    "restore it, or start a new run"
-                )
-        self.close()
+        changed = {k: v for k, v in self._identity.items() if state.get(k) != v}
+        told = [k for k in ("seed", "shuffle", "batch_size", "records") if k in changed]
+        if told:
+            said = f"{told[0]} was {state.get(told[0])!r}, now it is {changed[told[0]]!r}"
+        elif changed:
+            said = f"the {' and the '.join(changed)} of data.files are not what they were"
+        if changed:
+            raise DataError(f"cannot continue in mid-epoch: {said}; restore it, or start a new run")
         self._delivered = state["epoch"] * self.batches_per_epoch + state["batch"]
+        self.close()
 
     def close(self) -> None:
         """Ends the worker processes; prefetched batches are lost, the position is not."""
-        self._iterator = None
+        self._batches.close()
+        self._batches = self._supervised()
 
 
 def build_loader(
@@ -234,7 +245,12 @@ def eval_batches(
         list(range(start, min(start + config.batch_size, n)))[shard::num_shards]
         for start in range(0, n, config.batch_size)
     ]
-    yield from _start(_Samples(records, media, prepare), batches, config)
+    dataset = _Samples(records, media, prepare)
+    supervised = SupervisedBatches(lambda k: _start(dataset, batches[k:], config))
+    try:
+        yield from supervised
+    finally:
+        supervised.close()
 
 
 def _start(

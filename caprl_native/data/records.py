@@ -26,7 +26,7 @@ from caprl_native.data.fields import FieldError, loads
 from caprl_native.data.formats import Kind, parse_record
 from caprl_native.data.parquet import UNREADABLE, ParquetRows
 from caprl_native.files import LFS_POINTER, PULL_IT, matching, user_path
-from caprl_native.types import Sample
+from caprl_native.types import MediaRef, Sample
 
 _SHOWN = 20
 
@@ -160,6 +160,7 @@ class Records(Sequence[Sample]):
     names: list[str]
     renamed: dict[int, str] = field(default_factory=dict)  # ids that another record has already
     fingerprint: str = ""  # of all ids, in order
+    contents: dict[str, str] = field(default_factory=dict)  # fingerprints of the rest, by kind
 
     def __post_init__(self) -> None:
         self._ends = list(accumulate(len(rows) for rows in self.files))
@@ -258,16 +259,57 @@ def _open(path: str) -> Rows:
     return JsonArray(path) if is_list else JsonLines(path)
 
 
+class Contents:
+    """Fingerprints of what records hold, by kind, so that a message can name what changed."""
+
+    def __init__(self) -> None:
+        self._digests = {
+            kind: hashlib.blake2b(digest_size=16)
+            for kind in ("prompts", "questions", "responses", "media files")
+        }
+
+    def add(self, sample: Sample) -> None:
+        """Takes a record in; of its media files the names within the folder, and the sizes."""
+        parts = {
+            "prompts": sample.messages,
+            "questions": sample.questions,
+            "responses": sample.response,
+            "media files": [
+                (m.kind, Path(m.name).name, m.start, m.end, m.fps, _size(m)) for m in sample.media
+            ],
+        }
+        for kind, value in parts.items():
+            self._digests[kind].update(repr(value).encode("utf-8", "surrogatepass") + b"\0")
+
+    def add_file(self, size: int) -> None:
+        """Takes in the size of a file that may hold media itself; a check does not read these."""
+        self._digests["media files"].update(f"{size}\0".encode())
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hexadecimal digests by kind."""
+        return {kind: digest.hexdigest() for kind, digest in self._digests.items()}
+
+
+def _size(medium: MediaRef) -> int:
+    """Bytes of a medium's file; -1 where there is none, or it is in the record itself."""
+    try:
+        return os.stat(medium.path).st_size if medium.path else -1
+    except OSError:
+        return -1
+
+
 def _check(records: Records) -> None:
-    """Parses every record once; sets `renamed` and `fingerprint`, or raises `DataError`."""
+    """Parses every record once; sets `renamed` and the fingerprints, or raises `DataError`."""
     problems: list[str] = []
     wrong = index = 0
     seen: set[str] = set()
-    digest = hashlib.blake2b(digest_size=16)
+    digest, contents = hashlib.blake2b(digest_size=16), Contents()
     for f, rows in enumerate(records.files):
         if not len(rows):
             wrong += 1
             problems.append(f"{records.names[f]}: no records; remove it from data.files")
+        if rows.unit == "row":
+            contents.add_file(os.stat(records.names[f]).st_size)
         for i, raw in enumerate(rows.scan()):
             try:
                 if isinstance(raw, FieldError):
@@ -283,12 +325,13 @@ def _check(records: Records) -> None:
                     records.renamed[index] = identity
                 seen.add(identity)
                 digest.update(identity.encode() + b"\0")
+                contents.add(sample)
             index += 1
     if wrong:
         rest = f"\n... and {wrong - _SHOWN} more" if wrong > _SHOWN else ""
         listed = "\n".join(problems[:_SHOWN])
         raise DataError(f"{wrong} problem(s) in the data files:\n{listed}{rest}")
-    records.fingerprint = digest.hexdigest()
+    records.fingerprint, records.contents = digest.hexdigest(), contents.fingerprints()
 
 
 def _unique(sample: Sample, seen: set[str], f: int) -> str:

@@ -36,7 +36,11 @@ def worker_context(prepare: Any = None) -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     module = _module_of(prepare)
-    wanted = ["caprl_native.data.loader", *getattr(prepare, "worker_imports", ())]
+    wanted = [
+        "caprl_native.data.deaf",
+        "caprl_native.data.loader",
+        *getattr(prepare, "worker_imports", ()),
+    ]
     wanted += [module] if module not in (None, "__main__") else []
     context.set_forkserver_preload(wanted)  # a server that is already running goes on as it is
     return context
@@ -60,13 +64,19 @@ def without_main(prepare: Any = None) -> Iterator[None]:
             setattr(main, key, value)
 
 
-def live_with_the_trainer(worker: int) -> None:
-    """What a worker does first: it ignores Ctrl-C, and ends when the training process ends.
+def ignore_signals() -> None:
+    """What asks a run to stop does nothing in this process, nor in those that it forks."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
-    Ctrl-C reaches the whole process group; what it means is the training process's to decide. A
+
+def live_with_the_trainer(worker: int) -> None:
+    """What a worker does first: it ignores Ctrl-C and its like, and ends when the trainer ends.
+
+    They reach the whole process group; what they mean is the training process's to decide. A
     killed one cannot end its workers, and their parent, the fork server, lives as long as they.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_signals()  # torch has given SIGTERM a handler that ends the worker
     if parent := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 

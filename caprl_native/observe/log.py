@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import tomli
 from tqdm import tqdm
 
 from caprl_native.config import LogConfig
+from caprl_native.failures import writing
 from caprl_native.files import replaced
 from caprl_native.policy.parallel import gather_objects
-from caprl_native.redact import redact
 from caprl_native.types import Group, Sample
 
 
@@ -29,11 +31,9 @@ class RunLog:
         self.times: dict[str, float] = {}
         self._bar: tqdm | None = None
         self._wandb: Any = None
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.toml").write_text(redact(resolved))
-            if config.wandb != "disabled":
-                self._wandb = _wandb_logger(config, name, folder)
+        if main and config.wandb != "disabled":
+            with writing(folder):
+                self._wandb = _wandb_logger(config, name, folder, resolved)
 
     def start(self, step: int, steps: int) -> None:
         """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped."""
@@ -41,7 +41,8 @@ class RunLog:
             return
         file = self.folder / "metrics.jsonl"
         if file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            text = file.read_text(errors="replace")  # a kill may have cut a character in two
+            kept = [line for line in text.splitlines() if _step_of(line) <= step]
             _replace(file, "".join(f"{line}\n" for line in kept if line) if step else "")
         show = self.config.progress and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=not show, smoothing=0.1)
@@ -57,7 +58,8 @@ class RunLog:
         """One JSON line; also to W&B."""
         if not self.main:
             return
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        name = self.folder / "metrics.jsonl"
+        with writing(name), name.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self._wandb is not None:
             self._wandb.log_dict(metrics, step)
@@ -99,22 +101,37 @@ class RunLog:
         records = [record for part in gather_objects(_records(groups)) for record in part]
         if self.main:
             kept = records if limit < 0 else records[:limit]
-            (self.folder / name).parent.mkdir(exist_ok=True)
             lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
             _replace(self.folder / name, lines)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
         if self._wandb is not None:
             self._wandb.close()
+            self._wandb = None
 
 
-def _wandb_logger(config: LogConfig, name: str, folder: Path) -> Any:
-    """torchtune's Weights & Biases logger; imported only when asked for, since it takes seconds."""
+def _wandb_logger(config: LogConfig, name: str, folder: Path, resolved: str) -> Any:
+    """torchtune's Weights & Biases logger; imported only when asked for, since it takes seconds.
+
+    A run that is resumed goes on under the id that is kept in its folder.
+    """
     from torchtune.training.metric_logging import WandBLogger
 
-    return WandBLogger(config.project, log_dir=str(folder), name=name, mode=config.wandb)
+    kept = folder / "wandb_id"
+    if not kept.exists():
+        _replace(kept, secrets.token_hex(4))
+    return WandBLogger(
+        config.project,
+        log_dir=str(folder),
+        name=name,
+        mode=config.wandb,
+        id=kept.read_text().strip(),
+        resume="allow",
+        config=tomli.loads(resolved),
+    )
 
 
 def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -152,10 +169,12 @@ def _step_of(line: str) -> float:
     """The step of a metrics line; a line that a kill cut short belongs to no step."""
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
+    except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
 
 
 def _replace(file: Path, text: str) -> None:
-    with replaced(file) as opened:
-        opened.write(text)
+    with writing(file):
+        file.parent.mkdir(exist_ok=True)
+        with replaced(file) as opened:
+            opened.write(text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from caprl_native.config import PolicyConfig
 
@@ -43,3 +46,43 @@ def learning_rate(config: PolicyConfig, step: int, steps: int) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
     }[config.schedule]
     return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * max(shape, 0.0))
+
+
+def require_finite(step: int, values: Mapping[str, float]) -> None:
+    """Raises FloatingPointError where a number that decides on the step is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"step {step}: the {name} is {value}; the weights are as they were before it: go "
+                "on from the last checkpoint (--resume) with a lower policy.lr"
+            )
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises FloatingPointError where a weight that trains is NaN or infinite (a collective).
+
+    Called after the optimizer's step, before anything is saved, exported or given to an engine.
+    """
+    if names := not_finite((n, p) for n, p in model.named_parameters() if p.requires_grad):
+        raise FloatingPointError(
+            f"step {step}: {len(names)} of the weights are not finite after the optimizer's step, "
+            f"e.g. {names[0]}; nothing of this step is saved: go on from the last checkpoint "
+            "(--resume) with a lower policy.lr or policy.max_grad_norm"
+        )
+
+
+@torch.no_grad()
+def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of tensors that hold a NaN or an infinity on any rank (a collective).
+
+    The largest magnitude of each shard is one fused kernel; a NaN comes through.
+    """
+    shards = {n: p.to_local() if isinstance(p, DTensor) else p.detach() for n, p in named}
+    filled = [n for n, shard in shards.items() if shard.numel()]
+    largest = dict.fromkeys(shards, 0.0)
+    if filled:
+        norms = torch._foreach_norm([shards[n] for n in filled], math.inf)
+        largest.update(zip(filled, torch.stack(norms).tolist(), strict=True))
+    bad = torch.tensor([not math.isfinite(v) for v in largest.values()], dtype=torch.int32)
+    dist.all_reduce(bad)
+    return [name for name, count in zip(largest, bad.tolist(), strict=True) if count]

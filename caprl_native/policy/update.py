@@ -17,7 +17,7 @@ from caprl_native.algorithm.losses import policy_loss
 from caprl_native.config import AlgorithmConfig, PolicyConfig
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.model import Policy
-from caprl_native.policy.optim import learning_rate
+from caprl_native.policy.optim import check_finite, learning_rate, require_finite
 from caprl_native.policy.packing import MicroBatch, Row, collate, cut
 from caprl_native.policy.parallel import Layout, full_tensor, gather_objects, sum_over_ranks
 from caprl_native.policy.prompt import text_prompt
@@ -147,7 +147,7 @@ class Updater:
                 combine = torch.maximum if key in MAXIMA else torch.add
                 totals[key] = combine(totals[key], value) if key in totals else value
         metrics = _reduce(totals)
-        metrics["policy/grad_norm"] = self._apply(number)
+        metrics["policy/grad_norm"] = self._apply(number, metrics["policy/loss"])
         metrics["policy/lr"] = self.optimizer.param_groups[0]["lr"]
         return metrics
 
@@ -217,25 +217,27 @@ class Updater:
             "mismatch/tis_clipped_frac": tis_clipped.sum() / tokens,
         }
 
-    def _apply(self, number: int) -> float:
+    def _apply(self, number: int, loss: float) -> float:
         """Clips the gradients and steps; returns their norm before clipping.
 
         Raises:
-            FloatingPointError: the norm is not finite; the weights are untouched.
+            FloatingPointError: loss or norm is not finite, and the weights are untouched; or a
+                weight is not finite after the step.
         """
+        step = number // self.algorithm.updates + 1
         limit = self.config.max_grad_norm or math.inf
         norm = full_tensor(
             torch.nn.utils.clip_grad_norm_(
                 self.policy.parameters(), limit, error_if_nonfinite=False
             )
         ).item()
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm} in update {number}")
+        require_finite(step, {"loss": loss, "gradient's norm": norm})
         total = self.total_steps * self.algorithm.updates
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, number, total)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        check_finite(self.policy, step)
         return norm
 
 

@@ -14,7 +14,7 @@ from tests.ranks import ROOT, Forked, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world
 
-from kill_resume import Plan  # noqa: E402
+from kill_resume import Plan, again  # noqa: E402
 
 
 def make_world(folder: Path, images: int = 20, videos: int = 12) -> Path:
@@ -86,6 +86,6 @@ class Quick(Plan):
 
     def start(self, folder: Path, resume: bool = False) -> Forked:
         words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
-        words += ["--resume"] if resume else []
+        words += again(folder, resume)
         log = folder.with_suffix(".log")
         return Forked("caprl_native.train", self.ranks, *words, log=log)

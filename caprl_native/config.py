@@ -73,6 +73,12 @@ class MediaConfig:
         12000 * 32 * 32 * 2,
         "At most this many pixels in all frames together, so that long videos fit.",
     )
+    decode_seconds: float = opt(
+        120.0, "A file that takes longer to decode is skipped; its decoder is ended."
+    )
+    decode_gib: float = opt(
+        4.0, "A file that needs more memory to decode, in GiB, is skipped; each decoder may have it."
+    )
 
 
 @dataclass

@@ -77,7 +77,7 @@ class MediaConfig:
         120.0, "A file that takes longer to decode is skipped; its decoder is ended."
     )
     decode_gib: float = opt(
-        4.0, "A file that needs more memory to decode, in GiB, is skipped; each decoder may have it."
+        4.0, "A file that needs more memory than this to decode, in GiB, is skipped."
     )
 
 

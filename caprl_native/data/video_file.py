@@ -8,6 +8,7 @@ groups of pictures that hold no wanted frame are not decoded; else all are, one 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _SEEKABLE_IN = {"mov", "matroska"}
 _SEEKABLE = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "mpeg4"}
 _DISCONTINUOUS = {"mpegts", "mpeg"}  # recordings whose clock may be set anew
 _JUMP = 10  # seconds, forwards, that are such a change and no gap
+_MADE_UP = 0.05  # the share of frames whose times do not grow, where none is to be believed
 _MAX_FAILED = 0.1  # the share of packets that may be undecodable
 _LOST = (0.02, 0.5)  # the share, and the seconds, by which a file may end early
 
@@ -76,7 +78,7 @@ class VideoFile:
             rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
             self.rates = tuple(Fraction(rate) for rate in rates if rate)
             self._packets = [_packet(p) for p in _demuxed(container, stream) if p.size]
-            self._check_whole(container, stream)
+            self._check_whole(stream)
         if not self._packets:
             raise Unusable("it has no frames")
         shown = [p for p in self._packets if p.shown]
@@ -120,22 +122,18 @@ class VideoFile:
             context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
             yield container, stream
 
-    def _check_whole(self, container: Any, stream: Any) -> None:
+    def _check_whole(self, stream: Any) -> None:
         """Refuses a file that was cut off: its index, or its header, tells of more."""
-        found = [p.time + p.duration for p in self._packets if p.time is not None]
-        length = (
-            (max(found) - min(p.time for p in self._packets if p.time is not None)) * (self.tick)
-            if found
-            else 0
-        )
-        if "mov" in self._formats and stream.frames > len(self._packets):
-            share = len(self._packets) / stream.frames
-            stated = float(length) / share if share else 0.0
-        else:
-            stated = _stated_length(container, stream)
-        lost = stated - float(length)
-        if found and lost > max(_LOST[0] * stated, _LOST[1]):
-            raise Unusable(f"the file ends after {float(length):.1f} s of {stated:.1f} s")
+        times = [p.time for p in self._packets if p.time is not None]
+        if not times:
+            return
+        found = float((max(times) + self._step) * self.tick)
+        stated = _stated_end(stream)
+        if "mov" in self._formats:
+            found = float((max(times) - min(times)) * self.tick)
+            stated = found * stream.frames / len(self._packets)
+        if stated - found > max(_LOST[0] * stated, _LOST[1]):
+            raise Unusable(f"the file ends after {found:.1f} s of {stated:.1f} s")
 
     # Times
 
@@ -308,18 +306,25 @@ def _decode(context: Any, packet: Any) -> list[av.VideoFrame]:
 
 
 def _true_times(stamps: Sequence[Stamp], step: int) -> list[int]:
-    """Ticks of frames in the order in which they are shown.
+    """Ticks of frames in the order in which they are shown, by the rule of ffmpeg.
 
     Some containers have no times of frames but of decoding, and what is made up from these goes
-    back and forth. Of the two, the one that fails to grow less often is taken.
+    back and forth. Of the two, the one that has failed to grow less often is taken.
     """
     shown, decoded = ([s[i] for s in stamps] for i in (0, 1))
-    best, other = (decoded, shown) if _faults(decoded) < _faults(shown) else (shown, decoded)
+    made_up = _faults(shown) > max(_MADE_UP * len(stamps), _faults(decoded))
     times: list[int] = []
-    for i, time in enumerate(best):
-        if time is None:
-            time = times[-1] + step if times else other[i]
-        times.append(0 if time is None else time)
+    last: list[int | None] = [None, None]
+    faults = [0, 0]
+    for pair in stamps:
+        for i, time in enumerate(pair):
+            faults[i] += None not in (time, last[i]) and time <= last[i]
+            last[i] = pair[1 - i] if time is None else time
+        order = (1, 0) if made_up or (faults[0] > faults[1] and pair[1] is not None) else (0, 1)
+        time = pair[order[0]]
+        if time is None and (made_up or pair[1] is None):
+            time = times[-1] + step if times else pair[order[1]]
+        times.append(pair[order[1]] or 0 if time is None else time)
     return times
 
 
@@ -368,12 +373,11 @@ def _not_a_video(source: BinaryIO) -> str:
     return "is not a video that can be decoded"
 
 
-def _stated_length(container: Any, stream: Any) -> float:
-    """Seconds, by the header; 0 where it does not say."""
-    tagged = next((v for k, v in stream.metadata.items() if k.upper().startswith("DURATION")), "")
-    try:
-        hours, minutes, seconds = tagged.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        pass
-    return 0.0
+def _stated_end(stream: Any) -> float:
+    """Seconds at which the video ends by its header; 0 where it does not say."""
+    stated = next((v for k, v in stream.metadata.items() if k.upper().startswith("DURATION")), "")
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stated)
+    if match is None:
+        return 0.0
+    hours, minutes, seconds = map(float, match.groups())
+    return 3600 * hours + 60 * minutes + seconds

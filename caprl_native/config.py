@@ -83,6 +83,12 @@ class MediaConfig:
         "At most this many pixels in all frames together, so that long videos fit.",
     )
     max_per_prompt: int = opt(8, "At most this many images, or videos, in one prompt.")
+    decode_seconds: float = opt(
+        120.0, "A file that takes longer to decode is skipped; its decoder is ended."
+    )
+    decode_gib: float = opt(
+        4.0, "A file that needs more memory than this to decode, in GiB, is skipped."
+    )
 
 
 @dataclass

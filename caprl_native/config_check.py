@@ -167,7 +167,8 @@ def _media(rules: Rules, media: MediaConfig) -> None:
         ("media.video_min_frames", "media.video_max_frames"),
     ):
         rules.require(rules.value(low) <= rules.value(high), high, f"{low} or more", low)
-    rules.above(0, "media.video_fps")
+    rules.above(0, "media.video_fps", "media.decode_seconds")
+    rules.at_least(0.5, "media.decode_gib")
 
 
 def _policy(rules: Rules, policy: PolicyConfig) -> None:

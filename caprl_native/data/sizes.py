@@ -1,0 +1,77 @@
+"""Which sizes of pictures are taken, and what they are reduced or enlarged to."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+MAX_ASPECT = 200  # the processors refuse more
+MAX_IMAGE_PIXELS = 178_956_970  # what Pillow takes for a decompression bomb
+MAX_VIDEO_PIXELS = 2**26  # 8192 x 8192: decoders keep up to 17 frames
+_PATCHES = (28, 32)  # the pixels of a side that become one token, by family
+
+
+class Unusable(Exception):
+    """Why a medium cannot be used, in words of our own."""
+
+
+def check_size(width: int, height: int, most: int = MAX_IMAGE_PIXELS) -> None:
+    """Raises `Unusable` for a size of a file that no model could be shown."""
+    if width < 1 or height < 1:
+        raise Unusable(f"its size is {width} x {height}")
+    if width * height > most:
+        raise Unusable(
+            f"Image size {width} x {height} is more than the {most:,} pixels that are decoded"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Unusable(f"size {width} x {height}: one side is over {MAX_ASPECT} times the other")
+
+
+def displayed(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """The size on a screen, of pixels that are `pixel_aspect` times as wide as high."""
+    if not pixel_aspect or pixel_aspect <= 0:
+        return width, height
+    return max(1, round(width * pixel_aspect)), height
+
+
+def fit(width: int, height: int, least: int, most: int) -> tuple[int, int]:
+    """The nearest size of the same aspect that has from `least` to `most` pixels.
+
+    The upper bound wins where rounding to whole pixels leaves no size between the two.
+    """
+    area = width * height
+    if area < least:
+        scale = math.sqrt(least / area)
+        width, height = math.ceil(width * scale), math.ceil(height * scale)
+    if width * height > most:
+        scale = math.sqrt(most / (width * height))
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    return width, height
+
+
+def fit_for_processors(width: int, height: int, least: int, most: int) -> tuple[int, int]:
+    """`fit`, the longer side cut where rounding would take the aspect over the processors' limit.
+
+    Raises `Unusable` where the aspect is over the limit before any rounding.
+    """
+    check_size(width, height, most=max(width * height, 1))
+    width, height = fit(width, height, least, most)
+    if _taken(width, height):
+        return width, height
+    short = min(width, height)
+    # The processors enlarge a video's short side to a patch, and may lose a pixel of it.
+    for factor in (MAX_ASPECT, MAX_ASPECT - MAX_ASPECT // min(_PATCHES) - 1):
+        size = (short, factor * short) if width < height else (factor * short, short)
+        if _taken(*size):
+            return size
+    raise Unusable(f"size {width} x {height}: one side is over {MAX_ASPECT} times the other")
+
+
+def _taken(width: int, height: int) -> bool:
+    """Whether the processors take this size: as it is, and enlarged to a patch as videos are."""
+    sizes = [(width, height)]
+    for patch in _PATCHES:
+        scale = max(patch / width, patch / height)
+        if scale > 1:
+            sizes.append((int(width * scale), int(height * scale)))
+    return all(max(size) <= MAX_ASPECT * min(size) for size in sizes)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from eval.scoring.cues import is_denied
 from eval.scoring.letters import choice_letter
+from eval.scoring.numerals import plain_digits
 from eval.scoring.words import (
     ARTICLES,
     NUMERALS,
@@ -27,7 +28,6 @@ from eval.scoring.words import (
 # counts and years, must be equal.
 TOLERANCE = 0.0025
 
-_SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _STATED = re.compile(r"\banswer(?:\s+(?:is|would be|should be)\b|\s*[:=])[\s:]*", re.IGNORECASE)
 _AROUND_OPERATOR = re.compile(r"\s*([=^/+<>(){}\[\]])\s*")
 _ARTICLE = re.compile(r"\b(?:an?|the)\s+(?=\w)")
@@ -88,7 +88,7 @@ def _forms(answer: str) -> list[str]:
 
 def _normal(text: str) -> str:
     """`text` in lower case, without articles, possessives and hyphens; numerals are digits."""
-    text = _SUPERSCRIPT.sub(lambda power: "^" + power.group(), text)
+    text = plain_digits(text)
     text = re.sub(r"'s\b", "", cleaned(_FRAC.sub(r"\1/\2", text)).casefold())
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
     text = _NUMERAL.sub(lambda numeral: NUMERALS[numeral.group()], text)

@@ -1,4 +1,4 @@
-"""Answers in languages beside English and Chinese, by both parsers: of evaluation, of the reward."""
+"""Answers in languages beside English and Chinese, by both parsers."""
 
 import pytest
 

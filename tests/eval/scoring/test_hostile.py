@@ -1,0 +1,140 @@
+"""No string hangs a scorer or breaks it; `tools/fuzz_scorers.py` tries ten thousand more."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from eval.scoring import symbolic
+from eval.scoring.anls import anls, edit_distance
+from eval.scoring.caprl_image import image_score
+from eval.scoring.grounding import parse_spans
+from eval.scoring.math_answer import math_equal
+from eval.scoring.relaxed import relaxed_accuracy
+from tools.fuzz_scorers import PIECES, calls, hostile, scorers, timed_calls
+
+LIMIT_S = 2.0
+TOWERS = [
+    "((x+1)^{20}+1)^{20}",
+    "[((3**600)**100)**900]",
+    "((3^{600})^{100})^{900}",
+    "9^{9^{9^{9}}}",
+    "(((((9!)!)!)!)!)",
+    "(1+" * 15 + "1" + ")" * 15,
+    "x_{" * 15 + "1" + "}" * 15,
+    "\\sin(" * 12 + "x" + ")" * 12,
+    "\\sqrt{" * 11 + "2" + "}" * 11,
+    "1:2:3" * 30,
+    "7" * 499,
+    "[" * 400 + "]" * 400,
+]
+WRAPPED = "<think>x</think><answer>\\boxed{%s}</answer>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """The process that compares mathematics starts with the first question."""
+    symbolic.parse_latex("1")
+
+
+def test_every_public_function_is_tried() -> None:
+    found = scorers()
+    assert len(found) > 60
+    for name, function in found.items():
+        calls(name, function, "some", "text")  # a new argument has to be made known there
+
+
+def _strings() -> Iterator[tuple[str, str]]:
+    rng = random.Random(1)
+    for text in islice(PIECES, 0, None, 5):
+        yield text * (2000 // len(text)), rng.choice(PIECES)
+    for _ in range(20):
+        yield hostile(rng, longest=20_000), hostile(rng, longest=500)
+
+
+def test_no_string_takes_long_or_breaks_a_scorer() -> None:
+    for seconds, name, text, failure in timed_calls(_strings()):
+        assert failure is None, (name, text[:200])
+        assert seconds < LIMIT_S, (name, text[:200])
+
+
+@pytest.mark.parametrize("text", TOWERS, ids=lambda text: text[:24])
+def test_mathematics_that_takes_for_ever_is_given_up(text: str) -> None:
+    start = time.monotonic()
+    assert image_score(WRAPPED % text, "42") == 0.0
+    assert time.monotonic() - start < LIMIT_S
+    start = time.monotonic()
+    assert not math_equal(f"The answer is {text}", "42")
+    assert time.monotonic() - start < LIMIT_S
+    start = time.monotonic()
+    assert not relaxed_accuracy("42", text)
+    assert time.monotonic() - start < LIMIT_S
+
+
+def test_a_text_beyond_the_bounds_still_equals_itself() -> None:
+    for text in TOWERS:
+        assert image_score(WRAPPED % text, text) == 1.0
+
+
+def test_the_process_is_replaced_when_it_is_killed_and_forgotten_by_forks() -> None:
+    assert math_equal("1/2", "0.50")
+    keeper = symbolic._PROCESS._running
+    assert keeper is not None
+    os.kill(keeper.pid, signal.SIGKILL)
+    keeper.wait()
+    assert math_equal("3/4", "0.750") and symbolic._PROCESS._running is not keeper
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if math_equal("5/4", "1.250") else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert math_equal("7/4", "1.750")
+
+
+def test_the_process_ends_with_its_parent() -> None:
+    program = (
+        "import os, signal; from eval.scoring import symbolic; symbolic.parse_latex('1');"
+        "print(symbolic._PROCESS._running.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    keeper, until = int(ended.stdout), time.monotonic() + 20
+    while os.path.exists(f"/proc/{keeper}") and _state(keeper) != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _state(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_digits_and_long_texts_take_linear_time() -> None:
+    start = time.process_time()
+    for text in ("7" * 100_000, "7 " * 50_000, "7.7" * 30_000, "1 - " * 25_000):
+        parse_spans(text)
+    anls("x" * 19_000, ["y" * 19_000, "x" * 9_000, "z" * 1_000_000])
+    assert time.process_time() - start < LIMIT_S
+
+
+def test_the_edit_distance_is_that_of_the_table() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        left, right = ("".join(rng.choices("abc", k=rng.randrange(12))) for _ in range(2))
+        row = list(range(len(right) + 1))
+        for i, wanted in enumerate(left, 1):
+            above, row[0] = row[0], i
+            for j, given in enumerate(right, 1):
+                above, row[j] = row[j], min(above + (wanted != given), row[j] + 1, row[j - 1] + 1)
+        assert edit_distance(left, right) == row[-1]
+    with pytest.raises(ValueError, match="not compared"):
+        edit_distance("x" * 30_000, "y")

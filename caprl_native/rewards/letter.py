@@ -30,7 +30,8 @@ _CUED = re.compile(
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
-    r"(?:(?:\bnot|n['\u2019]t|\bneither|\bnor|\bexcept|\brather than|\binstead of)\s+|\u4e0d\u662f\s*)"
+    r"(?:(?:\bnot|n['\u2019]t|\bneither|\bnor|\bexcept|\brather than|\binstead of)\s+"
+    r"|\u4e0d\u662f\s*)"
     r"(?:(?:the\s+)?(?:answer|option|choice)\s+)?[\"'(*`]*"
     + _ALONE
     + r"(?:[\"')*`]*\s+n?or\s+[\"'(*`]*[A-Z]\b)*",

@@ -18,7 +18,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
 
 import eval.scoring
 from caprl_native.plain_text import bounded
@@ -55,6 +57,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@cache
 def scorers() -> dict[str, Callable[..., Any]]:
     """All public functions that are fuzzed, by module and name."""
     names = [f"eval.scoring.{m.name}" for m in pkgutil.iter_modules(eval.scoring.__path__)]
@@ -188,23 +191,31 @@ def hostile(rng: random.Random, longest: int = 200_000) -> str:
     return head + text[:longest] + tail
 
 
-def timed_calls(
-    texts: Iterator[tuple[str, str]],
-) -> Iterator[tuple[float, str, str, BaseException | None]]:
-    """Of every call: seconds, function, string, and what it raised that is no ValueError."""
-    functions = scorers()
-    for s, t in texts:
-        for name, function in functions.items():
-            for arguments in calls(name, function, s, t):
-                failure: BaseException | None = None
-                start = time.perf_counter()
-                try:
-                    function(*arguments)
-                except ValueError:
-                    pass  # documented: of golds, choices and settings that cannot be used
-                except Exception as error:
-                    failure = error
-                yield time.perf_counter() - start, name, s, failure
+class Call(NamedTuple):
+    """A call of a scorer: how long it took, and what it raised that is no ValueError."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    seconds: float
+    failure: Exception | None
+
+
+def timed_call(name: str, arguments: tuple[Any, ...]) -> Call:
+    """Calls one scorer."""
+    function, failure, start = scorers()[name], None, time.perf_counter()
+    try:
+        with suppress(ValueError):  # documented: of golds and choices that cannot be used
+            function(*arguments)
+    except Exception as error:
+        failure = error
+    return Call(name, arguments, time.perf_counter() - start, failure)
+
+
+def timed_calls(s: str, t: str) -> Iterator[Call]:
+    """All scorers on two strings."""
+    for name, function in scorers().items():
+        for arguments in calls(name, function, s, t):
+            yield timed_call(name, arguments)
 
 
 def main() -> int:
@@ -214,17 +225,19 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=2.0, help="seconds for a call")
     given = parser.parse_args()
     rng = random.Random(given.seed)
-    texts = ((hostile(rng), hostile(rng)) for _ in range(given.count))
     slowest: dict[str, tuple[float, str]] = {}
     failures: Counter[str] = Counter()
     number = slow = 0
-    for seconds, name, text, failure in timed_calls(texts):
-        number += 1
-        slow += seconds > given.limit
-        slowest[name] = max(slowest.get(name, (0.0, "")), (seconds, f"{text!r:.80} ({len(text)})"))
-        if failure is not None:
-            failures[f"{name}: {type(failure).__name__}: {failure!s:.100}"] += 1
-            print(f"! {name} {failure!r:.200} on {text!r:.200}", flush=True)
+    for _ in range(given.count):
+        text = hostile(rng)
+        for call in timed_calls(text, hostile(rng)):
+            number += 1
+            slow += call.seconds > given.limit
+            about = f"{call.arguments!r:.120} ({sum(len(str(a)) for a in call.arguments)})"
+            slowest[call.name] = max(slowest.get(call.name, (0.0, "")), (call.seconds, about))
+            if call.failure is not None:
+                failures[f"{call.name}: {call.failure!r:.120}"] += 1
+                print(f"! {call.name} {call.failure!r:.200} on {call.arguments!r:.200}", flush=True)
     print(f"{given.count} strings, {len(slowest)} functions, {number} calls")
     print(f"{slow} calls over {given.limit} s, {sum(failures.values())} exceptions")
     for name, (seconds, text) in sorted(slowest.items(), key=lambda pair: -pair[1][0])[:12]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import eval.scoring
 from eval.benchmarks import benchmarks
 from eval.items import ToJudge
 from eval.scoring import symbolic
@@ -169,3 +171,15 @@ def test_the_edit_distance_is_that_of_the_table() -> None:
         assert edit_distance(left, right) == row[-1]
     with pytest.raises(ValueError, match="not compared"):
         edit_distance("x" * 30_000, "y")
+
+
+def test_rules_import_the_standard_library_and_words_that_the_trainer_shares() -> None:
+    shared = {"caprl_native.answer_words", "caprl_native.plain_text", "caprl_native.thoughts"}
+    for file in Path(eval.scoring.__path__[0]).glob("*.py"):
+        allowed = {"_sympy_process": {"math_verify", "sympy"}, "stats": {"numpy"}}.get(file.stem)
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                known = name.partition(".")[0] in sys.stdlib_module_names | (allowed or set())
+                assert known or name in shared or name.startswith("eval.scoring."), (file, name)

@@ -10,13 +10,14 @@ import fcntl
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from caprl_native.config_io import ConfigError
+from caprl_native.thoughts import CUT_OFF, said
 from eval.config import ModelConfig, PrismConfig
 from eval.items import Item, ToJudge, Verdict
 from eval.models import Model, Picture, Request, Result, build_model
@@ -169,7 +170,8 @@ class Evaluation:
     # --- what is known ------------------------------------------------------------------------
 
     def caption_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
-        return self.captions.get(self.unit(loaded, item).caption_key(number))
+        """What the captioner said outside its thoughts; missing where it said nothing else."""
+        return _without_thoughts(self.captions.get(self.unit(loaded, item).caption_key(number)))
 
     def _question(self, loaded: Loaded, item: Item, number: int) -> Request:
         """What the reader is asked about a caption that there is."""
@@ -188,8 +190,14 @@ class Evaluation:
         return self._answer_keys[name]
 
     def answer_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
+        """The reader's reply; missing where its thoughts were cut off (a zero by rule caprl)."""
         key = self.answer_key(loaded, item, number)
-        return self.answers.get(key) if key else None
+        reply = self.answers.get(key) if key else None
+        if reply is None or reply.text is None or self.config.run.rule == "caprl":
+            return reply
+        cut_off = said(reply.text).cut_off
+        failure = f"answer: {CUT_OFF}; raise reader.max_tokens"
+        return replace(reply, text=None, failure=failure) if cut_off else reply
 
     def score(self, loaded: Loaded, item: Item, number: int) -> Scored | None:
         """What the rule says of an answer; None where there is no answer."""
@@ -227,6 +235,17 @@ class Evaluation:
         for store in (self.captions, self.answers, self.judgements, self.pictures):
             store.close()
         self._lock.close()
+
+
+def _without_thoughts(reply: Reply | None) -> Reply | None:
+    """A caption's reply as the reader gets it; the store keeps all that the captioner wrote."""
+    if reply is None or reply.text is None:
+        return reply
+    caption = said(reply.text)
+    if reply.text.strip() and not caption.text.strip():
+        reason = CUT_OFF if caption.cut_off else "the reply holds thoughts and nothing else"
+        return replace(reply, text=None, failure=f"caption: {reason}; raise captioner.max_tokens")
+    return reply if caption.text == reply.text else replace(reply, text=caption.text.strip())
 
 
 class Pictures:

@@ -12,6 +12,7 @@ from caprl_native.rewards.prompts import CANNOT_ANSWER, reader_messages
 from caprl_native.rewards.questions import ShownQuestion, draw, read_answer
 from caprl_native.rewards.reader import Answer, Ask, Reader
 from caprl_native.seeds import rng_of, seed_of
+from caprl_native.thoughts import CUT_OFF, said
 
 
 @dataclass
@@ -69,6 +70,8 @@ def _score(answered: list[tuple[ShownQuestion, Answer]]) -> Score:
     for question, answer in answered:
         if answer.text is None:
             return Score(None, failure=answer.failure)
+        if said(answer.text).cut_off:
+            return Score(None, failure=f"answer: {CUT_OFF}; raise reward.reader.max_tokens")
         letter = read_answer(answer.text, question)
         right += letter == question.answer
         reading.append(

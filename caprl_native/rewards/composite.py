@@ -13,6 +13,7 @@ from caprl_native.rewards.base import Caption, Score
 from caprl_native.rewards.length import length_reward
 from caprl_native.rewards.reader import Reader
 from caprl_native.rewards.timestamps import timestamp_reward
+from caprl_native.thoughts import without_thoughts
 from caprl_native.types import Group, Rollout, Sample
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,12 @@ class Scoring:
     _open: list[tuple[Rollout, Caption, Reading | None]] = field(default_factory=list)
 
     def add(self, sample: Sample, index: int, rollout: Rollout) -> None:
-        """Takes rollout `index` of a sample; with `reward.overlap` its questions are asked now."""
+        """Takes rollout `index` of a sample; with `reward.overlap` its questions are asked now.
+
+        The reader gets what the policy said outside its thoughts; its length counts them.
+        """
         key = (self.rewards.seed, self.step, sample.id, index)
-        caption = Caption(sample, rollout.text, len(rollout.token_ids), key)
+        caption = Caption(sample, without_thoughts(rollout.text), len(rollout.token_ids), key)
         overlap = self.rewards.config.overlap
         self._open.append((rollout, caption, self.accuracy.ask(caption) if overlap else None))
 

@@ -30,14 +30,23 @@ _CUED = re.compile(
     re.IGNORECASE,
 )
 _REFUSED = re.compile(
-    r"(?:\bnot|n['\u2019]t|\bneither|\bnor|\bexcept|\brather than|\binstead of)\s+"
-    r"(?:(?:the\s+)?(?:answer|option|choice)\s+)?[\"'(*`]*" + _ALONE,
+    r"(?:(?:\bnot|n['\u2019]t|\bneither|\bnor|\bexcept|\brather than|\binstead of)\s+"
+    r"|\u4e0d\u662f\s*)"
+    r"(?:(?:the\s+)?(?:answer|option|choice)\s+)?[\"'(*`]*"
+    + _ALONE
+    + r"(?:[\"')*`]*\s+n?or\s+[\"'(*`]*[A-Z]\b)*",
     re.IGNORECASE,
 )
 _WRONG = re.compile(
-    _ALONE + r"[\"')*`]*\s+(?:(?:and|or)\s+[A-Z]\s+)?(?:is|are|was|were|seems|looks)\s+"
-    r"(?:(?:clearly|obviously|definitely|both|also)\s+)?"
+    r"(?:\b[A-Z]\b\s*(?:,\s*(?:and|or)|,|and|or)\s+){0,9}" + _ALONE + r"[\"')*`]*\s+"
+    r"(?:is|are|was|were|seems|looks)\s+(?:(?:clearly|obviously|definitely|both|also|all)\s+)?"
     r"(?:wrong|incorrect|false|impossible|not\b|ruled out|excluded)",
+    re.IGNORECASE,
+)
+# At the end: "so C", "no, C", "but most likely C".
+_CONCLUDED = re.compile(
+    r"\b(?:so|hence|thus|therefore|but|no)\b[\s,:]*(?:(?:the answer|it|it's|is|must be|most likely|"
+    r"probably|more likely|rather|i say|i'd say|i choose|i think)\b\W*){0,4}" + _ALONE + r"\W*$",
     re.IGNORECASE,
 )
 _MORE = re.compile(
@@ -85,6 +94,8 @@ def _stated(text: str, allowed: set[str]) -> str | None:
     if cued:
         more = [join.match(kept, m.end(1)) for m in cued for join in joins]
         return _only({m.group(1).upper() for m in [*cued, *more] if m}, allowed)
+    if (last := _CONCLUDED.search(kept)) and (letter := _only({last.group(1).upper()}, allowed)):
+        return letter
     loose = [
         m for m in _LETTER.finditer(kept) if m.group(1).isupper() and not _is_word(kept, m, foreign)
     ]

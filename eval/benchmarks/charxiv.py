@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from eval.benchmarks.base import Row
 from eval.benchmarks.judging import same_answer, yes_or_no
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, ToJudge, Verdict
 from eval.scoring.caprl_image import image_score
 from eval.scoring.math_answer import final_answer, math_equal
+from eval.scoring.numerals import numeral
 
 ANSWERS = {  # by `inst_category`
     "1": "text in chart",
@@ -17,7 +16,6 @@ ANSWERS = {  # by `inst_category`
     "3": "number in chart",
     "4": "number in general",
 }
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
 class CharXiv(Released):
@@ -48,7 +46,7 @@ class CharXiv(Released):
 
     def official(self, item: Item, output: str) -> Verdict | ToJudge:
         said, gold = final_answer(output), " or ".join(golds_of(item))
-        if _NUMBER.fullmatch(said) and _NUMBER.fullmatch(gold):
+        if numeral(said) and numeral(gold):
             return Verdict(float(math_equal(said, gold)), said)
         return same_answer(item.question, gold, output)
 

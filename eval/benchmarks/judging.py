@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from eval.items import ToJudge, Verdict
+from eval.scoring.verdicts import contradicts, stated_number
 from eval.scoring.words import answer_parts
 
 SAME = (
@@ -15,7 +14,6 @@ SAME = (
     "is missing, if several answers are offered, or if the model does not answer. Reply with 1 if "
     "it is the same and with 0 if it is not, and with nothing else."
 )
-_DIGITS = re.compile(r"(?<![\d-])(?<!\d[.,/])(?:[01](?![\d%/]|[.,]\d)|[01]\.0\b)")
 
 
 def same_answer(question: str, gold: str, output: str) -> Verdict | ToJudge:
@@ -36,6 +34,11 @@ def compared(instruction: str, question: str, gold: str, output: str) -> Verdict
 
 
 def yes_or_no(reply: str) -> Verdict | None:
-    """The verdict of a reply with a 1 or a 0; None where it has neither or both."""
-    digits = set(map(float, _DIGITS.findall(answer_parts(reply)[-1])))
-    return Verdict(digits.pop()) if len(digits) == 1 else None
+    """The verdict of a reply that states 1 or 0; None where it does not, or contradicts itself.
+
+    "1. ... 2. ... They are not the same" numbers its reasons; it states nothing.
+    """
+    number = stated_number(reply, (0, 1))
+    if number is None or contradicts(reply, same=bool(number)):
+        return None
+    return Verdict(float(number))

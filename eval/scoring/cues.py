@@ -17,7 +17,7 @@ _LINK = (
     r"[是为為应應该該选選项項])*$"
 )
 _FINAL = re.compile(
-    r"(?:(?<![a-z])(?:answers?|ans)(?: to (?:the|this) question)?"
+    r"(?:(?<![a-z])(?:answer(?:s|'s)?|ans)(?: to (?:the|this) question)?"
     r"|\b(?:correct|right|best|final|closest)\s+(?:option|choice|one|letter|statement|selection)"
     r"|\b(?:choose|choosing|chose|pick|select|go with|going with|opt for|settle on|would say"
     r"|'d say)\b|答案|选择|[选選])" + _LINK,

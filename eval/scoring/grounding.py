@@ -6,19 +6,23 @@ two spans without any extent overlap by 0, where TimeLens divides by zero.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+
+from caprl_native.plain_text import bounded
 
 Span = tuple[float, float]
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 
 _CLOCK = re.compile(r"\b(?:(\d{1,2}):(?=\d\d:))?(\d{1,2}):(\d{2}(?:\.\d+)?)\b")
-_RANGES = (
-    re.compile(r"(\d+\.?\d*)\s*-\s*(\d+\.?\d*)"),
-    re.compile(r"(\d+\.?\d*)\s+to\s+(\d+\.?\d*)"),
-)
+# A number is taken whole or not at all (possessively), and none begins within another: tried from
+# every digit, a thousand digits would take cubic time.
+_TIME = r"(?<!\d)(\d++(?:\.\d*+)?)"
+_RANGES = (re.compile(rf"{_TIME}\s*+-\s*+{_TIME}"), re.compile(rf"{_TIME}\s++to\s++{_TIME}"))
 _NUMBER = re.compile(r"\b(?:\d+\.\d+|\d+)\b")
+MAX_CHARS = 20_000  # of a reply that are read
 
 
 def parse_spans(text: str) -> list[Span]:
@@ -27,9 +31,10 @@ def parse_spans(text: str) -> list[Span]:
     The first of these that finds anything: clock times (h:mm:ss or mm:ss) in pairs; "a - b";
     "a to b"; plain numbers in pairs. A last one without partner is dropped. Spans may run
     backwards. The rule's limits: "12.5s - 20.3s" reads as 12 to 20 and "12s to 20s" as nothing,
-    minus signs are not seen, and numbers that belong to something else are taken as times.
+    minus signs are not seen, and numbers that belong to something else are taken as times. Of a
+    text beyond `MAX_CHARS` its beginning and its end are read.
     """
-    text = text.lower()
+    text = bounded(text, MAX_CHARS).lower()
     clocks = [_seconds(*found) for found in _CLOCK.findall(text)]
     if len(clocks) > 1:
         return _pairs(clocks)
@@ -43,8 +48,11 @@ def span_iou(first: Span, second: Span) -> float:
     """Intersection over the hull of both spans, 0..1; 0 if the hull has no extent.
 
     The hull is the union where the spans overlap, and where they do not the value is 0 anyway. A
-    span that runs backwards overlaps with nothing.
+    span that runs backwards overlaps with nothing, and one without end ("9" four hundred times) is
+    none.
     """
+    if not all(map(math.isfinite, (*first, *second))):
+        return 0.0
     hull = max(first[1], second[1]) - min(first[0], second[0])
     shared = min(first[1], second[1]) - max(first[0], second[0])
     return max(shared, 0.0) / hull if hull > 0 else 0.0

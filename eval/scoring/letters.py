@@ -141,7 +141,7 @@ _LIST = re.compile(
     re.IGNORECASE,
 )
 _CONJUNCTION = re.compile(r"\b(?:and|or|nor)\b|[和或与與及跟同并並有]", re.IGNORECASE)
-_DASH = re.compile(r"\s+[-\u2013\u2014]\s+")
+_DASH = re.compile(r"\s+[-\u2013\u2014]\s+|\s*\(")
 _THEN = re.compile(r"\bthen\b", re.IGNORECASE)
 
 
@@ -174,7 +174,7 @@ def _joins(text: str, group: Sequence[Mention], mention: Mention) -> bool:
     ):
         return False  # "Between A and B, B is better", "Between A and C, B"
     if _DASH.fullmatch(between) and is_denied(text, mention.start, mention.end, by_letter=True):
-        return False  # "B - A is wrong"
+        return False  # "B - A is wrong", "B (A is wrong)"
     if _THEN.search(between) and is_tentative(text, group[0].start, group[0].end):
         return False  # "At first A, then C"
     # "Not A, C" denies A alone; "not A, B or C" denies all of them.

@@ -23,7 +23,7 @@ _LEAD_WORDS = (
     "suggest suggests indicate indicates it"
 )
 _LEAD = re.compile(
-    rf"(?:^|\n|[^\w\s]|\b(?:{'|'.join(_LEAD_WORDS.split())}|\w+ly|it's|that's|isn't|(?-i:[A-Z]))\s|"
+    rf"(?:^|\n|[^\w\s]|\b(?:{'|'.join(_LEAD_WORDS.split())}|\w+ly|it's|that's|answer's|isn't|(?-i:[A-Z]))\s|"
     r"(?:based on|according to) the \w+\s|"
     r"[选選择擇是为為案项項和或者跟同并並有与與及不非即故以此应應到])\s*$",
     re.IGNORECASE,

@@ -5,8 +5,9 @@ Dimensions and means as in VLMEvalKit (vlmeval/dataset/utils/mmbench_video.py).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+
+from eval.scoring.verdicts import stated_number
 
 FINE = {
     "CP": ("Video Topic", "Video Emotion", "Video Scene", "Video Style"),
@@ -38,18 +39,14 @@ COARSE = {
 }
 LABELS = tuple(label for labels in FINE.values() for label in labels)
 
-_NUMBER = re.compile(r"[-−]?\d+(?:[.,]\d+)*")
-
 
 def judge_score(reply: str) -> int | None:
-    """The rating 0, 1, 2 or 3 in the judge's reply; None unless it is the only number there.
+    """The rating 0, 1, 2 or 3 that the judge's reply states; None unless it is beyond doubt.
 
     The judge is asked for a single integer. A reply that repeats the same digit still counts;
-    "2 or 3", "2/3", "2.5", "-1" and a reply in words do not.
+    "2 or 3", "2/3", "2.5", "-1", "2 objects and", and a reply in words do not (see `verdicts`).
     """
-    numbers = set(_NUMBER.findall(reply))
-    rating = numbers.pop() if len(numbers) == 1 else ""
-    return int(rating) if rating in ("0", "1", "2", "3") else None
+    return stated_number(reply, (0, 1, 2, 3))
 
 
 def dimension_means(

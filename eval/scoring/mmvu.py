@@ -12,10 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from caprl_native.plain_text import bounded
 from eval.scoring.cues import is_denied
 from eval.scoring.letters import choice_letter
+from eval.scoring.numerals import plain_digits
 from eval.scoring.words import (
     ARTICLES,
+    MAX_CHARS,
     NUMERALS,
     answer_parts,
     cleaned,
@@ -27,7 +30,6 @@ from eval.scoring.words import (
 # counts and years, must be equal.
 TOLERANCE = 0.0025
 
-_SUPERSCRIPT = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _STATED = re.compile(r"\banswer(?:\s+(?:is|would be|should be)\b|\s*[:=])[\s:]*", re.IGNORECASE)
 _AROUND_OPERATOR = re.compile(r"\s*([=^/+<>(){}\[\]])\s*")
 _ARTICLE = re.compile(r"\b(?:an?|the)\s+(?=\w)")
@@ -82,14 +84,15 @@ def mmvu_correct(prediction: str, answer: str, choices: Mapping[str, str] | None
 
 def _forms(answer: str) -> list[str]:
     """`answer`, and each of the two where it ends in its acronym or its formula."""
+    answer = _one_line(answer)
     parts = [answer, _ACRONYM.sub("", answer), *_ACRONYM.findall(answer)]
     return [form for part in parts if (form := _normal(part))]
 
 
 def _normal(text: str) -> str:
     """`text` in lower case, without articles, possessives and hyphens; numerals are digits."""
-    text = _SUPERSCRIPT.sub(lambda power: "^" + power.group(), text)
-    text = re.sub(r"'s\b", "", cleaned(_FRAC.sub(r"\1/\2", text)).casefold())
+    text = _FRAC.sub(r"\1/\2", plain_digits(_one_line(text)))
+    text = re.sub(r"'s\b", "", _one_line(cleaned(text)).casefold())
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
     text = _NUMERAL.sub(lambda numeral: NUMERALS[numeral.group()], text)
     text = _ORDINAL.sub(lambda ordinal: _ORDINALS[ordinal.group()], text)
@@ -97,6 +100,14 @@ def _normal(text: str) -> str:
     text = _REPEATED.sub(r"\1", _BRACED_POWER.sub(r"^\1", _PERCENT.sub("%", text)))
     text = _FRACTION.sub(_decimal, _SCIENTIFIC.sub(r"e\1", text))
     return " ".join(text.split()).strip(" .,;:!?\"'")
+
+
+def _one_line(text: str) -> str:
+    """`text` with one blank for every run of white space, of no more than MAX_CHARS characters.
+
+    Patterns that begin with blanks take quadratic time in a run of them.
+    """
+    return " ".join(bounded(text, MAX_CHARS).split())
 
 
 def _decimal(fraction: re.Match[str]) -> str:

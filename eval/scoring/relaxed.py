@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,10 @@ _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-MAX_EXPONENT, MAX_BITS = 1000, 100_000  # of what an answer works out
+# Of what an answer works out: integers of more bits cannot be written in digits (Python's limit is
+# 4,300 digits), and powers of powers would take for ever.
+MAX_EXPONENT, MAX_BITS = 1000, 14_000
+MAX_LIST_CHARS = 20_000  # a longer text is no list
 
 
 def relaxed_match(prediction: str, answer: str) -> bool:
@@ -63,11 +67,27 @@ def accepted(answers: str | Sequence[Any]) -> list[str]:
 def computed_list(text: str) -> list[Any] | None:
     """As `literal_list`, arithmetic on numbers worked out; None where a result is too large."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        value = _computed(tree)
+        value = _computed(_parsed(text.strip()))
     except (*_UNREADABLE, ArithmeticError):
         return None
-    return value if isinstance(value, list) else None
+    return _writable(value)
+
+
+def _parsed(text: str) -> ast.expr:
+    """Raises ValueError for a text that cannot be a list, and what `ast.parse` does."""
+    if len(text) > MAX_LIST_CHARS or "[" not in text:
+        raise ValueError("no list")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Python thinks of a text as a program
+        return ast.parse(text, mode="eval").body
+
+
+def _writable(value: Any) -> list[Any] | None:
+    """A list whose elements can be written as texts; None for anything else."""
+    try:
+        return value if isinstance(value, list) and str(value) else None
+    except ValueError:  # an integer of thousands of digits, given in hexadecimal
+        return None
 
 
 def _computed(node: ast.expr) -> Any:
@@ -77,13 +97,21 @@ def _computed(node: ast.expr) -> Any:
         return _SIGNS[type(node.op)](_number_of(node.operand))
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
         left, right = _number_of(node.left), _number_of(node.right)
-        if isinstance(node.op, ast.Pow) and abs(right) > MAX_EXPONENT:
-            raise OverflowError(f"{right} is too large an exponent")
+        if isinstance(node.op, ast.Pow):
+            _check_power(left, right)
         value = _OPERATIONS[type(node.op)](left, right)
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise OverflowError(f"a number of {value.bit_length()} bits")
         return value
     return ast.literal_eval(node)
+
+
+def _check_power(base: float, exponent: float) -> None:
+    """Raises OverflowError for a power that is too large to work out."""
+    if abs(exponent) > MAX_EXPONENT:
+        raise OverflowError(f"{exponent} is too large an exponent")
+    if isinstance(base, int) and base.bit_length() * abs(exponent) > MAX_BITS:
+        raise OverflowError("too large a power")
 
 
 def _number_of(node: ast.expr) -> int | float:
@@ -96,10 +124,10 @@ def _number_of(node: ast.expr) -> int | float:
 def literal_list(text: str) -> list[Any] | None:
     """The list that `text` spells out in Python's literals; None if it spells no list."""
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(_parsed(text.lstrip(" \t")))
     except _UNREADABLE:
         return None
-    return value if isinstance(value, list) else None
+    return _writable(value)
 
 
 def _number(text: str) -> float | None:

@@ -3,7 +3,7 @@
 math-verify stops a long computation by SIGALRM, which works on the main thread only, takes the
 alarm from whoever else set one, and cannot interrupt a large integer power. Here its work is done
 in a process of its own (`_sympy_process`), which is killed where a question takes it more than
-0.7 seconds of processor time; the expression is then compared as text only, which is logged. What
+0.5 seconds of processor time; the expression is then compared as text only, which is logged. What
 can be refused before any work is: texts beyond `MAX_CHARS`, deep nesting, many powers, long
 numbers.
 """
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -180,7 +181,8 @@ class _Process:
             self._running.wait()
             for pipe in (self._running.stdin, self._running.stdout):
                 assert pipe is not None
-                pipe.close()
+                with suppress(BrokenPipeError):  # a question that it did not live to read
+                    pipe.close()
         self._running = None
 
 

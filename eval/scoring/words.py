@@ -15,7 +15,7 @@ _TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelv
 NUMERALS = {word: str(number) for number, word in enumerate(_TO_TWELVE.split())}
 _SAME = NUMERALS | {"percent": "%", "grey": "gray"}
 
-MAX_CHARS = 8000  # of an answer that are read; of a longer one its beginning and its end
+MAX_CHARS = 6000  # of an answer that are read; of a longer one its beginning and its end
 
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\boxed\s*\{")
@@ -95,8 +95,11 @@ def _untagged(text: str) -> str:
 
 
 def words(text: str) -> list[Word]:
-    """The words and numbers of `text` in order; every _CJK character is a word."""
-    return [Word(stem(m.group()), *m.span()) for m in _WORD.finditer(text)]
+    """The words and numbers of `text` in order; every _CJK character is a word.
+
+    Of a text that is longer than three answers may be, what is beyond that is not read.
+    """
+    return [Word(stem(m.group()), *m.span()) for m in _WORD.finditer(text, 0, 3 * MAX_CHARS)]
 
 
 def stem(word: str) -> str:

@@ -88,3 +88,13 @@ def test_shuffled_rewards_are_the_same_totals_on_other_captions() -> None:
     assert set(first["after"]) & set(second["before"]) - {None}  # they cross between ranks
     for rank in (first, second):
         assert rank["again"] == rank["after"] != rank["other step"]
+
+
+def test_the_reader_gets_no_thoughts_and_a_thought_of_its_own_is_no_answer() -> None:
+    reader = ListeningReader(lambda a: "<think>The answer is" if "nine" in str(a) else " A")
+    scored = group(["<think>blue? no</think>a red circle", "[THINK]six?[/THINK]nine"])
+    model(0.0, 0.0, reader).score([scored], step=1)
+    assert all("blue?" not in text and "six?" not in text for text, _ in reader.heard)
+    first, second = scored.rollouts
+    assert first.total is not None
+    assert second.total is None and "cut off" in second.failure

@@ -36,6 +36,9 @@ class RunConfig:
         1, "Copies of each in-process model, as Ray actors where there are several."
     )
     ray: str = opt("", "Address of a Ray cluster for them; empty: this machine.")
+    allow_outside: bool = opt(
+        False, "Annotation files may name media outside of the folder that media paths start from."
+    )
     progress: bool = opt(True, "Show progress.")
 
 

@@ -64,7 +64,7 @@ class EndpointModel:
         if isinstance(decoded, DecodedImage):
             return [_image_part(decoded.image, "PNG")]
         whole = medium.start is None and medium.end is None and medium.fps is None
-        if self.video_as == "file" and whole and medium.path:
+        if self.video_as == "file" and whole and medium.path and Path(medium.path).is_file():
             kind = mimetypes.guess_type(medium.path)[0] or "video/mp4"
             url = _data_url(kind, Path(medium.path).read_bytes())
             return [{"type": "video_url", "video_url": {"url": url}}]

@@ -253,10 +253,12 @@ class Pictures:
 
     def __init__(self, path: Path) -> None:
         self._log = JsonLog(path)
-        self.found: dict[str, list[Picture]] = {
-            record["key"]: [Picture(**p) for p in record["pictures"]]
-            for record in self._log.records()
-        }
+        self.found: dict[str, list[Picture]] = {}
+        for number, record in enumerate(self._log.records(), 1):
+            try:
+                self.found[record["key"]] = [Picture(**p) for p in record["pictures"]]
+            except (KeyError, TypeError) as error:
+                raise self._log.damaged(number, "it holds no pictures") from error
 
     def add(self, key: str, pictures: tuple[Picture, ...]) -> None:
         if pictures and key not in self.found:

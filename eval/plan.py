@@ -42,7 +42,7 @@ def load_benchmarks(config: PrismConfig) -> list[Loaded]:
     found = []
     for name, given in chosen(config).items():
         benchmark = benchmarks()[name]
-        rows = _limited(benchmark.read(_files(given)), config.run.limit)
+        rows = _limited(benchmark.read(_files(given, config.run.allow_outside)), config.run.limit)
         items = [row for row in rows if isinstance(row, Item)]
         broken = tuple(row for row in rows if isinstance(row, Broken))
         if not items:
@@ -63,11 +63,12 @@ def _limited(rows: Iterable[Item | Broken], limit: int) -> list[Item | Broken]:
     return found
 
 
-def _files(given: BenchmarkConfig) -> Files:
+def _files(given: BenchmarkConfig, allow_outside: bool) -> Files:
     return Files(
         tuple(Path(name) for name in given.files),
         Path(given.media_root) if given.media_root else None,
         Path(given.subtitles) if given.subtitles else None,
+        allow_outside,
     )
 
 
@@ -84,11 +85,13 @@ def media_identity(medium: MediaRef) -> list[Any]:
         if path.is_dir():
             return [*part, [[f.name, _digest(f, whole=True)] for f in sorted(path.iterdir())]]
         return [*part, path.stat().st_size, _digest(path, whole=medium.kind == "image")]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that no file can have
         return [*part, str(path)]
 
 
 def _digest(path: Path, whole: bool) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError(f"{path} is no regular file")
     digest = hashlib.blake2b(digest_size=12)
     with path.open("rb") as file:
         digest.update(file.read() if whole else file.read(_EDGE))

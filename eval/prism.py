@@ -45,6 +45,7 @@ VALUES = {
 SWITCHES = {
     "--skip-judge": "run.skip_judge",
     "--keep-failed": "run.keep_failed",
+    "--allow-outside": "run.allow_outside",
     "--reference-layout": "report.reference_layout",
 }
 LISTS = {"--compare": "report.compare"}
@@ -66,6 +67,7 @@ usage: python {prog} --config FILE ... [--table.key value ...]
   --replicas N           copies of each in-process model (--run.replicas)
   --skip-judge           ask no judge
   --keep-failed          leave what failed instead of trying it again
+  --allow-outside        annotation files may name media outside of --image-root
   --reference-layout     also write the reference's files
   --compare FOLDER ...   other runs to show beside this one
   --dry-run              print the resolved config, and stop

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from caprl_native.data.records import DataError
+
 _BLOCK, _BLOCKS = 1 << 16, 16  # of a weight file, in a fingerprint
 
 
@@ -51,22 +53,52 @@ class Reply:
     failure: str | None = None
 
 
+def _reply(record: dict[str, Any]) -> Reply:
+    """The reply that a line holds. Raises ValueError where it holds something else."""
+    kinds = {"text": str, "tokens": int, "finish": str, "failure": str}
+    for name, value in record.items():
+        if type(value) is not kinds.get(name):
+            raise ValueError(f"{name!r:.40} is none of a reply's fields, or holds no such value")
+    if ("text" in record) == ("failure" in record):
+        raise ValueError("it holds neither a text nor a failure, or both")
+    return Reply(**record)
+
+
 class JsonLog:
     """A file of JSON lines that only grows; a last line that a kill cut short is dropped."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        self.path, self._file = path, path.open("ab+")
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is there, once, before anything is added."""
+        """What is there, once, before anything is added.
+
+        Raises DataError for a line inside the file that is none of ours.
+        """
         self._file.seek(0)
         whole = 0
-        for line in self._file:
+        for number, line in enumerate(self._file, 1):
             if line.endswith(b"\n"):
                 whole += len(line)
-                yield json.loads(line)
+                yield self._record(line, number)
         self._file.truncate(whole)
+
+    def _record(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(number, f"it is not JSON ({error})") from error
+        if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+            raise self.damaged(number, 'it is no object with a "key"')
+        return record
+
+    def damaged(self, number: int, why: str) -> DataError:
+        """The error for a line that is not as it was written."""
+        return DataError(
+            f"{self.path}:{number}: a damaged line: {why}; remove the line, and what it held is "
+            "made again"
+        )
 
     def add(self, record: dict[str, Any]) -> None:
         """Adds a line; it is in the file when this returns."""
@@ -82,7 +114,13 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._log = JsonLog(path)
-        self.replies = {r.pop("key"): Reply(**r) for r in self._log.records()}
+        self.replies = {}
+        for number, record in enumerate(self._log.records(), 1):
+            key = record.pop("key")
+            try:
+                self.replies[key] = _reply(record)
+            except ValueError as error:
+                raise self._log.damaged(number, str(error)) from error
 
     def get(self, key: str) -> Reply | None:
         return self.replies.get(key)

@@ -7,6 +7,7 @@ itself, and `[benchmarks.<name>]` in the config gives it its files.
 from __future__ import annotations
 
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -43,16 +44,47 @@ class Files:
     paths: tuple[Path, ...]
     media_root: Path | None
     subtitles: Path | None = None
+    allow_outside: bool = False
 
     def medium(self, file: Path, *names: str) -> str:
         """The path of a medium that `file` names: of several names the first that exists.
 
         Several are given where the authors' archives and common copies lie in other folders.
-        Without a media root they start at the file's folder, or at the one above it.
+        Without a media root they start at the file's folder, or at the one above it. Raises
+        `FieldError` for a name that leads out of them.
         """
-        roots = [self.media_root] if self.media_root else [file.parent, file.parent.parent]
-        paths = [root / name for root in roots for name in names]
+        for name in names:
+            self.check_inside(file, name)
+        paths = [root / name for root in self._roots(file) for name in names]
         return str(next((path for path in paths if path.exists()), paths[0]))
+
+    def check_inside(self, file: Path, name: str) -> None:
+        """Raises `FieldError` for a medium's name that leads out of the folders of media.
+
+        Data that somebody else wrote may name any file of this machine; a link that lies in the
+        folders was put there by whoever filled them.
+        """
+        roots = self._roots(file)
+        if not (self.allow_outside or any(_is_inside(root, name, roots) for root in roots)):
+            where = " or ".join(str(root) for root in dict.fromkeys(roots))
+            raise FieldError(
+                "path",
+                f"{name!r:.200} leads out of {where}",
+                "move the medium there, or allow it with --allow-outside",
+            )
+
+    def _roots(self, file: Path) -> list[Path]:
+        return [self.media_root] if self.media_root else [file.parent, file.parent.parent]
+
+
+def _is_inside(root: Path, name: str, roots: Sequence[Path]) -> bool:
+    """Whether `name`, seen from `root`, lies in one of `roots`."""
+    if ".." not in Path(name).parts:
+        plain = Path(os.path.abspath(root / name))
+        if any(plain.is_relative_to(os.path.abspath(folder)) for folder in roots):
+            return True
+    real = (root / name).resolve()  # "link/.." is not where it seems to be
+    return any(real.is_relative_to(folder.resolve()) for folder in roots)
 
 
 @dataclass(frozen=True)

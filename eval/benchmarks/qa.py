@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from caprl_native.data.choices import LETTERS
 from caprl_native.data.formats import parse_record
 from caprl_native.rewards.questions import ShownQuestion, draw, read_answer
@@ -31,6 +33,9 @@ class Qa(Benchmark):
             default_id=row.name,
             media_root=str(root),
         )
+        for medium in sample.media:
+            if medium.path:
+                files.check_inside(row.file, medium.path.removeprefix(os.path.join(root, "")))
         return [_item(sample, i, question) for i, question in enumerate(sample.questions)]
 
     def score(self, item: Item, output: str, rule: Rule) -> Verdict:

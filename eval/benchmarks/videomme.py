@@ -65,7 +65,7 @@ def read_subtitles(path: Path) -> str:
 
     Raises `FieldError` for a file that is not UTF-8.
     """
-    if not path.exists():
+    if not path.is_file():
         return ""
     try:
         text = path.read_text("utf-8-sig")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from caprl_native import checkpoint
 from caprl_native.config import SftConfig
 from caprl_native.config_io import dump
 from caprl_native.data.records import DataError
@@ -16,7 +20,7 @@ from caprl_native.policy.prompt import PromptBuilder, text_prompt
 from caprl_native.sft import IGNORED, Example, ExampleBuilder, chat_tokens, collate
 from caprl_native.tiny import build_tokenizer, chat_template
 from tests.media_files import write_noise
-from tests.ranks import run_module
+from tests.ranks import Forked, run_module
 from tests.samples import MEDIA, noise_image, sample
 
 TURNS = [
@@ -63,10 +67,8 @@ def test_media_for_a_model_that_reads_text_are_an_error(tiny_reader: Path) -> No
         build(seen, [noise_image(0)])
 
 
-def train(
-    folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1, *settings: str
-) -> list[dict]:
-    """A run on `rows`; returns its lines of metrics."""
+def write_run(folder: Path, model: Path, rows: list[dict], steps: int) -> Path:
+    """The config of a run on `rows`, written beside them."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SftConfig()
@@ -75,7 +77,15 @@ def train(
     config.policy.path, config.policy.dtype, config.policy.lr = str(model), "float32", 1e-2
     config.log.progress = False
     (folder / "sft.toml").write_text(dump(config))
-    arguments = ["--config", folder / "sft.toml", *settings]
+    return folder / "sft.toml"
+
+
+def train(
+    folder: Path, model: Path, rows: list[dict], steps: int, ranks: int = 1, *settings: str
+) -> list[dict]:
+    """A run on `rows`; returns its lines of metrics."""
+    file = write_run(folder, model, rows, steps)
+    arguments = ["--config", file, *settings]
     code, output = run_module("caprl_native.sft", ranks, *arguments, timeout=300)
     assert code == 0, output[-6000:]
     return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
@@ -125,3 +135,36 @@ def test_a_captioner_learns_the_same_on_one_rank_and_on_two(
         losses.append([line["policy/loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_a_run_that_is_stopped_is_not_lost_or_taken_for_done(
+    tiny_reader: Path, tmp_path: Path
+) -> None:
+    """One signal; then it goes on, with other settings, to a step that ruins the weights."""
+    rows = [{"prompt": "What is it?", "response": text} for text in ["a", "the", "it", "is"]]
+    file, folder = write_run(tmp_path, tiny_reader, rows, 100_000), tmp_path / "run"
+    metrics, saved = folder / "metrics.jsonl", folder / "checkpoints"
+    given = ["--config", file, "--run.save_every=100000", "--log.wandb=disabled"]
+    process = Forked("caprl_native.sft", 1, *given, log=tmp_path / "log")
+    try:
+        while not metrics.exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()[-4000:]
+            time.sleep(0.02)
+        (rank,) = psutil.Process(process.pid).children()
+        rank.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 128 + signal.SIGUSR1
+    finally:
+        process.end()
+    (step,) = checkpoint.steps(saved)
+    assert len(metrics.read_text().splitlines()) == step
+    said = f"stopped: SIGUSR1 came, and step {step} of 100000 is done and saved in {saved}"
+    assert said in (tmp_path / "log").read_text()
+    changed = ["--resume", "--policy.lr=1e39", "--policy.weight_decay=0.5", "--run.save_every=1"]
+    code, output = run_module("caprl_native.sft", 1, *given, *changed)
+    assert code == 1 and "Traceback" not in output, output[-4000:]
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert f"step {step + 1}: " in error and "not finite after the optimizer's step" in error
+    assert "policy.lr: 0.01 -> 1e+39" in output and "policy.weight_decay: 0.0 -> 0.5" in output
+    assert (folder / f"config.step_{step:06d}.toml").exists()
+    assert checkpoint.steps(saved) == [step] and not (folder / "export").exists()
+    assert len(metrics.read_text().splitlines()) == step

@@ -6,7 +6,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -111,29 +111,48 @@ def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
 
 def loader_workers(process: subprocess.Popen) -> list[psutil.Process]:
     """The loader processes of all ranks: children of a fork server."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    servers = [p for p in family if "multiprocessing.forkserver" in " ".join(p.cmdline())]
+    servers: list[psutil.Process] = []
+    try:
+        for found in psutil.Process(process.pid).children(recursive=True):
+            if "multiprocessing.forkserver" in " ".join(found.cmdline()):
+                servers.append(found)
+    except psutil.Error:  # one that has ended meanwhile; the next look shows who is left
+        return []
     ids = {p.pid for p in servers}
-    return [p for p in servers if p.ppid() in ids]
+    return [p for p in servers if parent_of(p) in ids]
+
+
+def parent_of(process: psutil.Process) -> int:
+    """The parent's id; 0 for a process that has ended."""
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def write_world(folder: Path, records: int, sizes: Sequence[int]) -> Path:
+    """Pictures of these heights and widths in turn, with questions and responses: data.jsonl."""
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for i in range(records):
+        shape = (sizes[i % len(sizes)], sizes[i * 7 % len(sizes)], 3)
+        Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(folder / f"{i}.png")
+        asked = {"question": "Which?", "choices": ["red", "blue", "green"], "answer": "ABC"[i % 3]}
+        row = {"image": f"{i}.png", "prompt": "Describe it.", "questions": [asked]}
+        rows.append(row | {"response": ["a", "the picture", "an image of it"][i % 3]})
+    (folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder / "data.jsonl"
 
 
 def make_targets(out: Path, kinds: set[str]) -> dict[str, Target]:
     """The world, the tiny models, and an undisturbed run of each kind, "sft" or "rl"."""
-    (out / "world").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(RECORDS):
-        Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(out / f"world/{i}.png")
-        asked = {"question": "Which?", "choices": ["red", "blue", "green"], "answer": "ABC"[i % 3]}
-        row = {"image": f"{i}.png", "prompt": "Describe it.", "questions": [asked]}
-        rows.append(row | {"response": ["a", "the picture", "an image of it"][i % 3]})
-    (out / "world/data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_world(out / "world", RECORDS, [64])
     policy, reader = write_tiny_vlm(out / "policy"), write_tiny_reader(out / "reader")
     targets = {}
     if "sft" in kinds:
         targets["sft"] = _target(out, "sft", _sft_config(policy), "caprl_native.sft")
     if "rl" in kinds:
-        targets["rl"] = _target(out, "rl", _rl_config(policy, reader), "caprl_native.train")
+        targets["rl"] = _target(out, "rl", rl_config(policy, reader), "caprl_native.train")
     return targets
 
 
@@ -157,7 +176,8 @@ def _sft_config(policy: Path) -> SftConfig:
     return config
 
 
-def _rl_config(policy: Path, reader: Path) -> Config:
+def rl_config(policy: Path, reader: Path) -> Config:
+    """Six steps of four short captions a prompt, every part of the reward but time stamps on."""
     config = Config()
     config.policy.path, config.run.steps, config.run.save_every = str(policy), 6, 2
     rollout, reward = config.rollout, config.reward

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 from attack_world import Target, Wrong, ends, loader_workers, make_targets, ranks_of
 from kill_resume import ended, kill, steps_logged
 
@@ -76,7 +77,9 @@ def worker_killed(run: Target) -> str:
     process = run.start()
     with ended(process):
         run.at(1, process)
-        loader_workers(process)[0].kill()
+        while process.poll() is None and not (workers := loader_workers(process)):
+            time.sleep(0.01)
+        workers[0].kill()
         if code := ends(process):
             raise Wrong(f"ended with {code}:\n{run.log()[-3000:]}")
     if run.log().count("killed by signal 9 (SIGKILL): out of memory?") != 1:
@@ -91,7 +94,7 @@ def workers_killed(run: Target) -> str:
         run.at(1, process)
         while process.poll() is None:
             for worker in loader_workers(process)[:1]:
-                worker.kill()
+                os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.05)
         said = run.refused(process, "loader process", "killed by signal 9")
     anew = "latest" if steps(run.folder / "checkpoints") else ""
@@ -344,7 +347,7 @@ def trial(name: str, run: Target, what: Attack, folder: Path) -> bool:
     began = time.monotonic()
     try:
         verdict, good = what(run), True
-    except (Wrong, subprocess.SubprocessError, RuntimeError, OSError) as error:
+    except (Wrong, subprocess.SubprocessError, psutil.Error, RuntimeError, OSError) as error:
         verdict, good = f"WRONG: {error}", False
     print(f"{time.monotonic() - began:5.0f} s  {name}: {verdict}", flush=True)
     return good

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from caprl_native.config import PolicyConfig
+from caprl_native.config import AlgorithmConfig, PolicyConfig
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.optim import build_optimizer, learning_rate
+from caprl_native.policy.update import Updater
 from caprl_native.tiny import write_tiny_vlm
 from tests.ranks import run_ranks
 from tests.samples import relative
@@ -151,3 +152,36 @@ def test_biases_and_norms_have_no_weight_decay():
         parameter.requires_grad_(False)
     with pytest.raises(ValueError, match="leaves nothing to train"):
         build_optimizer(model, PolicyConfig(freeze=["language"]))
+
+
+@pytest.mark.parametrize(
+    ("lr", "gradient", "loss", "said"),
+    [
+        (1e39, 1.0, 0.5, "step 4: 2 of the weights are not finite after the optimizer's step, e.g"),
+        (1e-3, math.nan, 0.5, "step 4: the gradient's norm is nan; the weights are as they were"),
+        (1e-3, 1.0, math.inf, "step 4: the loss is inf; the weights are as they were"),
+        (1e-3, 1.0, 0.5, ""),
+    ],
+)
+def test_a_step_that_ruins_the_weights_ends_the_run(layout, lr, gradient, loss, said):
+    model, config = torch.nn.Linear(3, 3), PolicyConfig(lr=lr)
+    updater = Updater(
+        policy=model,
+        reference=None,
+        optimizer=build_optimizer(model, config),
+        config=config,
+        algorithm=AlgorithmConfig(updates=2),
+        temperature=1.0,
+        max_tokens=8,
+        total_steps=9,
+        layout=layout,
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    if not said:
+        assert updater._apply(7, loss) == pytest.approx(math.sqrt(12))
+        return
+    with pytest.raises(FloatingPointError, match=said):
+        updater._apply(7, loss)
+    finite = all(p.isfinite().all() for p in model.parameters())
+    assert finite == ("as they were" in said)

@@ -2,6 +2,7 @@
 
     python tools/fuzz.py configs --count 20000
     python tools/fuzz.py records --count 20000 --seed 1
+    python tools/fuzz.py benchmarks --count 20000   # annotation files of the evaluation
 
 Case i depends on seed and i alone. Exits with 1 and a listing where anything but `ConfigError`, or
 `DataError`, left the readers, where a message was long, or where a case took over two seconds.
@@ -10,6 +11,8 @@ Case i depends on seed and i alone. Exits with 1 and a listing where anything bu
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import random
 import sys
@@ -191,6 +194,50 @@ def read_one(rng: random.Random, folder: Path) -> str:
     return "read"
 
 
+# Annotation files of benchmarks
+
+
+@functools.cache
+def _annotations() -> tuple[tempfile.TemporaryDirectory[str], dict[str, Any]]:
+    """A small file of every benchmark (the tests' examples), by name."""
+    from tests.eval.benchmark_files import EXAMPLES, write_files
+
+    root = tempfile.TemporaryDirectory()
+    for name in EXAMPLES:
+        Path(root.name, name).mkdir()
+    return root, {name: write_files(Path(root.name, name), name) for name in EXAMPLES}
+
+
+def benchmark_one(rng: random.Random, folder: Path) -> str:
+    """Reads a spoilt annotation file and asks its items' questions; returns what came of it."""
+    from caprl_native.data.records import DataError
+    from eval.benchmarks import benchmarks
+    from eval.items import Item
+
+    name = rng.choice(sorted(_annotations()[1]))
+    files = _annotations()[1][name]
+    source = rng.choice(files.paths)
+    file, data = folder / f"d{source.suffix}", source.read_bytes()
+    if source.suffix in (".json", ".jsonl") and rng.random() < 0.8:
+        lines = data.decode().splitlines() if source.suffix == ".jsonl" else [data.decode()]
+        i = rng.randrange(len(lines))
+        lines[i] = json.dumps(spoilt(rng, json.loads(lines[i])))
+        data = "\n".join(lines).encode("utf-8")
+    else:
+        data = spoilt_bytes(rng, data)
+    file.write_bytes(data)
+    benchmark = benchmarks()[name]
+    try:
+        items = list(benchmark.read(dataclasses.replace(files, paths=(file,))))
+    except DataError as error:
+        return f"DataError: {error}"
+    for item in items:
+        if isinstance(item, Item):
+            benchmark.chat(item, "A caption.")
+            benchmark.prefix(item)
+    return "read"
+
+
 # Configs
 
 
@@ -267,6 +314,7 @@ def fuzz(one: Callable[[random.Random, Path], str], kind: str, count: int, seed:
     wrong: list[str] = []
     ends: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
+        _warm_up(kind)
         for i in range(count):
             began = time.perf_counter()
             try:
@@ -284,9 +332,19 @@ def fuzz(one: Callable[[random.Random, Path], str], kind: str, count: int, seed:
     return wrong
 
 
+def _warm_up(kind: str) -> None:
+    """Imports what the first case would be charged for."""
+    import caprl_native.data.records
+    import caprl_native.plan  # noqa: F401
+
+    if kind == "benchmarks":
+        _annotations()
+
+
 CASES: dict[str, Callable[[random.Random, Path], str]] = {
     "configs": configure_one,
     "records": read_one,
+    "benchmarks": benchmark_one,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from caprl_native.config import Config
 from caprl_native.config_io import ConfigError, load, load_with_origins, parse_cli
 from caprl_native.plan import check_world, plan
+from eval.config import PrismConfig
+from eval.plan import load_benchmarks
 
 MINIMAL = """\
 [data]
@@ -126,6 +129,25 @@ def test_home_means_the_same_in_every_path(write, tmp_path, monkeypatch):
         assert getattr(found, name) == f"{tmp_path}/x y", key
     assert config.data.files == [f"{tmp_path}/*.jsonl", str(tmp_path)]
     assert config.data.eval_files == [f"{tmp_path}/e.jsonl"] and config.run.name == "~"
+
+
+def test_home_means_the_same_in_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = ["run.dir", "captioner.path", "reader.path", "judge.path", "benchmarks.qa.media_root"]
+    overrides = [f"--{key}=~/x" for key in [*keys, "benchmarks.videomme.subtitles"]]
+    overrides += ["--benchmarks.qa.files", '["~/*.jsonl"]', "--report.compare", '["~/old"]']
+    config = load(PrismConfig, [], overrides)
+    assert {config.run.dir, config.captioner.path, config.reader.path, config.judge.path} == {
+        config.benchmarks.qa.media_root
+    }
+    assert config.benchmarks.videomme.subtitles == config.run.dir == f"{tmp_path}/x"
+    assert config.report.compare == [f"{tmp_path}/old"]
+    question = {"question": "Which?", "choices": ["Red", "Blue"], "answer": "A"}
+    for name in "ab":
+        record = {"id": name, "image": "i.png", "questions": [question]}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(record))
+    (loaded,) = load_benchmarks(config)
+    assert [item.id for item in loaded.items] == ["a#0", "b#0"]
 
 
 def test_the_plan_counts_what_patterns_match(write, tmp_path):

@@ -241,10 +241,19 @@ def benchmark_one(rng: random.Random, folder: Path) -> str:
 # Configs
 
 
-def valid_configs() -> list[str]:
-    """The recipes."""
+@functools.cache
+def valid_configs() -> list[tuple[str, Any]]:
+    """The recipes, each with its schema."""
+    from caprl_native.config import Config, SftConfig
+    from eval.config import PrismConfig
+
     folder = Path(__file__).resolve().parent.parent / "train_configs"
-    return [f.read_text() for f in sorted(folder.glob("[!p]*.toml"))]
+    files = sorted(folder.glob("*.toml"))
+    kinds = [
+        PrismConfig if f.stem.startswith("prism") else SftConfig if "sft" in f.stem else Config
+        for f in files
+    ]
+    return [(f.read_text(), kind) for f, kind in zip(files, kinds, strict=True)]
 
 
 def spoilt_toml(rng: random.Random, text: str) -> bytes:
@@ -282,17 +291,18 @@ def configure_one(rng: random.Random, folder: Path) -> str:
     from caprl_native.config import Config, SftConfig
     from caprl_native.config_io import ConfigError, check, check_sft, dump, load, load_with_origins
     from caprl_native.plan import check_machine, plan
+    from eval.config import check as check_prism
 
     file = folder / "a.toml"
-    file.write_bytes(spoilt_toml(rng, rng.choice(valid_configs())))
-    schema: Any = rng.choice([Config, Config, SftConfig])
+    recipe, schema = rng.choice(valid_configs())
+    file.write_bytes(spoilt_toml(rng, recipe))
     overrides = []
     if rng.random() < 0.3:
         key = rng.choice(["policy.lr", "rollout.n", "data.files", "run.seed", "run.name", "x.y"])
         overrides = [f"--{key}={rng.choice([*map(str, TEXTS), _toml_value(rng)])}"]
     try:
         config, origins = load_with_origins(schema, [file], overrides)
-        (check if schema is Config else check_sft)(config, origins)
+        {Config: check, SftConfig: check_sft}.get(schema, check_prism)(config, origins)
         if schema is Config:
             plan(config, rng.choice([1, 2, 8]), origins)
         written = folder / "b.toml"
@@ -336,6 +346,7 @@ def _warm_up(kind: str) -> None:
     """Imports what the first case would be charged for."""
     import caprl_native.data.records
     import caprl_native.plan  # noqa: F401
+    import eval.config  # noqa: F401
 
     if kind == "benchmarks":
         _annotations()

@@ -137,18 +137,10 @@ def count_rows(file: str | Path) -> int | None:
         return None
 
 
-def _files(config: Config, origins: Origins | None) -> list[str]:
-    """The training files, patterns expanded."""
-    found: list[str] = []
-    for name in config.data.files:
-        if not (matched := matching(name)):
-            Rules(config, origins or Origins()).fail("data.files", f"{name}: no file matches")
-        found += matched
-    return found
-
-
 def _steps(config: Config, origins: Origins | None) -> list[str]:
-    counts = {file: count_rows(file) for file in _files(config, origins)}
+    counts = {
+        file: count_rows(file) for name in config.data.files for file in matching(name) or [name]
+    }
     lines = [
         _row("data", f"{cut(file)}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
         for file, rows in counts.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from caprl_native.config import Config
-from caprl_native.config_io import ConfigError, load, load_with_origins, parse_cli
+from caprl_native.config_io import load, load_with_origins, parse_cli
 from caprl_native.plan import check_world, plan
 from eval.config import PrismConfig
 from eval.plan import load_benchmarks
@@ -160,8 +160,7 @@ def test_the_plan_counts_what_patterns_match(write, tmp_path):
     assert "a.jsonl: 2 records" in text and "b.json: 3 records" in text
     assert "6: 2 per epoch x 3" in text
     config.data.files = [str(tmp_path / "c*.jsonl")]
-    with pytest.raises(ConfigError, match="data.files: .*no file matches"):
-        plan(config, 1)
+    assert "c*.jsonl: not found here" in plan(config, 1)
     config.data.files = ["x" * 5000, str(tmp_path)]
     assert plan(config, 1).count("not found here") >= 2
     check_world(config, 1)

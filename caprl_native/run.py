@@ -293,7 +293,7 @@ class Run:
                 "more than algorithm.mismatch_alarm%s",
                 step,
                 gap,
-                _cut_distribution(self.config.rollout),
+                named_cuts(self.config.rollout),
             )
 
     def evaluate(self, step: int) -> None:
@@ -359,7 +359,7 @@ class Run:
         self.engine.close()
 
 
-def _cut_distribution(rollout: RolloutConfig) -> str:
+def named_cuts(rollout: RolloutConfig) -> str:
     """The settings by which the engine draws from other probabilities than the trainer's."""
     cuts = {"top_k": rollout.top_k > 0, "top_p": rollout.top_p < 1}
     named = [f"rollout.{k} = {getattr(rollout, k)}" for k, cuts_off in cuts.items() if cuts_off]

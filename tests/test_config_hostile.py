@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config import Config
+from caprl_native.config import Config, RolloutConfig
 from caprl_native.config_io import load, load_with_origins, parse_cli
 from caprl_native.plan import check_world, plan
+from caprl_native.run import named_cuts
 from eval.config import PrismConfig
 from eval.plan import load_benchmarks
 
@@ -113,6 +114,12 @@ def test_a_cut_distribution_may_be_sampled_from_without_the_correction(write):
     for cut in ("--rollout.top_k=5", "--rollout.top_p=0.8"):
         argv = ["--config", write(MINIMAL), cut, "--algorithm.tis_cap=0"]
         assert parse_cli(Config, argv, "x").config.algorithm.tis_cap == 0
+
+
+def test_the_mismatch_warning_names_what_cuts_the_distribution():
+    assert named_cuts(RolloutConfig()) == ""
+    told = named_cuts(RolloutConfig(top_k=5, top_p=0.8))
+    assert told.startswith("; rollout.top_k = 5 and rollout.top_p = 0.8 cut off")
 
 
 def test_home_means_the_same_in_every_path(write, tmp_path, monkeypatch):

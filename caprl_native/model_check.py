@@ -132,6 +132,8 @@ def check_directory(path: str | Path, *, chat: bool = True, processor: bool = Fa
         raise ModelError(f"{folder}: has no weights (*.safetensors)")
     if _ties(config):
         _check_tied(folder, found)
+    elif config.get("tie_word_embeddings") is False:
+        _check_untied(folder, found)
     if chat and not has_chat_template(folder, processor=processor):
         raise ModelError(
             f"{folder}: has no chat template; add the chat_template.jinja that the model was "
@@ -183,6 +185,17 @@ def _check_tied(folder: Path, found: dict[str, TensorEntry]) -> None:
             f"{_named(folder / 'config.json')}: tie_word_embeddings is true, but "
             f"{head.file.name} holds another {heads[0]} than {embeds[0]}; set it to false, or "
             "remove that tensor"
+        )
+
+
+def _check_untied(folder: Path, found: dict[str, TensorEntry]) -> None:
+    """A model that shares no matrix needs one for its output; loaders would fill in noise."""
+    embeds = [n for n in found if n.endswith("embed_tokens.weight")]
+    if embeds and not any("lm_head" in n or n.startswith("output") for n in found):
+        raise ModelError(
+            f"{_named(folder / 'config.json')}: tie_word_embeddings is false, but "
+            f"{found[embeds[0]].file.name} holds no lm_head.weight; the weights were not written "
+            "whole, or it should be true"
         )
 
 

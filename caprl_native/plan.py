@@ -14,9 +14,10 @@ import torch
 from caprl_native.config import Config, SftConfig
 from caprl_native.config_check import Rules
 from caprl_native.config_toml import ConfigError, Origins
+from caprl_native.data.records import DataError, open_file
 from caprl_native.endpoint import key_problem
 from caprl_native.files import matching
-from caprl_native.messages import shown
+from caprl_native.messages import cut, shown
 from caprl_native.model_check import ModelError, check_directory, check_reference
 from caprl_native.model_size import ModelSize, read_model_size
 from caprl_native.policy.families import family_of
@@ -169,20 +170,13 @@ def _layout(config: Config, world: int) -> list[str]:
 
 
 def count_rows(file: str | Path) -> int | None:
-    """Records of a JSONL or Parquet file; None if it is not there or not readable as such."""
-    path = Path(file)
-    if not path.is_file():
+    """Records of a data file; None if it is not there or not readable as such."""
+    if not os.path.isfile(file):
         return None
-    if path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            return parquet.read_metadata(path).num_rows
-        except (OSError, pyarrow.ArrowException):
-            return None
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+    try:
+        return len(open_file(os.fspath(file)))
+    except DataError:
+        return None
 
 
 def _steps(config: Config, origins: Origins | None) -> list[str]:
@@ -190,7 +184,7 @@ def _steps(config: Config, origins: Origins | None) -> list[str]:
         file: count_rows(file) for name in config.data.files for file in matching(name) or [name]
     }
     lines = [
-        _row("data", f"{file}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
+        _row("data", f"{cut(file)}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
         for file, rows in counts.items()
     ]
     text = _step_count(config, None if None in counts.values() else sum(counts.values()), origins)

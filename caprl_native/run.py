@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from caprl_native import checkpoint
 from caprl_native.algorithm.advantages import flat_groups, group_advantages
-from caprl_native.config import Config
+from caprl_native.config import Config, RolloutConfig
 from caprl_native.config_io import dump
 from caprl_native.data.loader import Item, SkipLedger, TooManySkipped, build_loader, eval_batches
 from caprl_native.data.records import DataError, read_records
@@ -287,9 +287,10 @@ class Run:
         if gap > self.config.algorithm.mismatch_alarm and self.layout.is_main:
             log.warning(
                 "step %d: trainer and engine differ by %.4f nats per token on average, "
-                "more than algorithm.mismatch_alarm",
+                "more than algorithm.mismatch_alarm%s",
                 step,
                 gap,
+                named_cuts(self.config.rollout),
             )
 
     def evaluate(self, step: int) -> None:
@@ -361,6 +362,13 @@ class Run:
         self.reader.close()
         self.engine.close()
         self.place.close()
+
+
+def named_cuts(rollout: RolloutConfig) -> str:
+    """The settings by which the engine draws from other probabilities than the trainer's."""
+    cuts = {"top_k": rollout.top_k > 0, "top_p": rollout.top_p < 1}
+    named = [f"rollout.{k} = {getattr(rollout, k)}" for k, cuts_off in cuts.items() if cuts_off]
+    return f"; {' and '.join(named)} cut off what the engine draws from" if named else ""
 
 
 def _sum_counts(counts: list[int]) -> list[int]:

@@ -21,7 +21,7 @@ STAGES = ("caption", "answer", "judge", "report")
 @dataclass
 class RunConfig:
     name: str = opt("prism", "Name of the run; the column it gets in comparisons.")
-    dir: str = opt("", "Where everything is kept; empty: outputs/prism/<name>.")
+    dir: str = opt("", "Where everything is kept; empty: outputs/prism/<name>.", path=True)
     seed: int = opt(0, "Seed of captions and answers that are sampled.")
     stage: Literal["all", "caption", "answer", "judge", "report"] = opt(
         "all", "Run one stage alone, on what the others have left."
@@ -46,7 +46,7 @@ class RunConfig:
 class ModelConfig:
     """A model: a directory that vLLM runs in process, or an OpenAI-compatible endpoint."""
 
-    path: str = opt("", "Hugging Face directory of the model, run in process.")
+    path: str = opt("", "Hugging Face directory of the model, run in process.", path=True)
     endpoint: str = opt("", "Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
     model: str = opt("", "Model name at the endpoint.")
     revision: str = opt(
@@ -95,16 +95,18 @@ class CaptionerConfig(ModelConfig):
 
 @dataclass
 class BenchmarkConfig:
-    files: list[str] = opt([], "Annotation files; none: the benchmark is not run.")
+    files: list[str] = opt([], "Annotation files; none: the benchmark is not run.", path=True)
     media_root: str = opt(
-        "", "Folder that media paths start from; empty: the file's, or its parent."
+        "", "Folder that media paths start from; empty: the file's, or its parent.", path=True
     )
-    subtitles: str = opt("", "Folder of subtitles, for benchmarks that have any; empty: none.")
+    subtitles: str = opt(
+        "", "Folder of subtitles, for benchmarks that have any; empty: none.", path=True
+    )
 
 
 @dataclass
 class ReportConfig:
-    compare: list[str] = opt([], "Folders of other runs, shown side by side.")
+    compare: list[str] = opt([], "Folders of other runs, shown side by side.", path=True)
     reference_layout: bool = opt(False, "Also write the reference's files and record layout.")
     html: bool = opt(True, "Write report.html.")
     confidence: float = opt(0.95, "Of the bootstrap intervals.")

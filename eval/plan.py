@@ -11,6 +11,7 @@ from typing import Any
 
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
+from caprl_native.files import matching
 from caprl_native.redact import without_userinfo
 from caprl_native.rewards.prompts import PROMPT_VERSION
 from caprl_native.seeds import seed_of
@@ -65,7 +66,7 @@ def _limited(rows: Iterable[Item | Broken], limit: int) -> list[Item | Broken]:
 
 def _files(given: BenchmarkConfig, allow_outside: bool) -> Files:
     return Files(
-        tuple(Path(name) for name in given.files),
+        tuple(Path(file) for name in given.files for file in matching(name) or [name]),
         Path(given.media_root) if given.media_root else None,
         Path(given.subtitles) if given.subtitles else None,
         allow_outside,

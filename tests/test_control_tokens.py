@@ -120,6 +120,13 @@ def test_marks_in_a_response_make_it_a_named_skip(tiny_reader):
     assert build(Sample("a", (), messages, response="B"), []).response
 
 
+def test_more_media_than_the_engine_takes_are_a_named_skip(tiny_policy):
+    build = PromptBuilder(str(tiny_policy), MEDIA)
+    nine = sample(*["image"] * 9)
+    with pytest.raises(SampleSkipped, match="it has 9 media, media.max_per_prompt is 8"):
+        build.for_engine(nine, [noise_image(i) for i in range(9)])
+
+
 def test_whatever_the_processor_refuses_is_a_named_skip(tiny_policy):
     build = PromptBuilder(str(tiny_policy), MEDIA)
     with pytest.raises(SampleSkipped, match="processor refuses it .ValueError: absolute aspect"):

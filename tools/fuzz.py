@@ -2,6 +2,7 @@
 
     python tools/fuzz.py configs --count 20000
     python tools/fuzz.py records --count 20000 --seed 1
+    python tools/fuzz.py benchmarks --count 20000   # annotation files of the evaluation
 
 Case i depends on seed and i alone. Exits with 1 and a listing where anything but `ConfigError`, or
 `DataError`, left the readers, where a message was long, or where a case took over two seconds.
@@ -10,6 +11,8 @@ Case i depends on seed and i alone. Exits with 1 and a listing where anything bu
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import random
 import sys
@@ -191,13 +194,66 @@ def read_one(rng: random.Random, folder: Path) -> str:
     return "read"
 
 
+# Annotation files of benchmarks
+
+
+@functools.cache
+def _annotations() -> tuple[tempfile.TemporaryDirectory[str], dict[str, Any]]:
+    """A small file of every benchmark (the tests' examples), by name."""
+    from tests.eval.benchmark_files import EXAMPLES, write_files
+
+    root = tempfile.TemporaryDirectory()
+    for name in EXAMPLES:
+        Path(root.name, name).mkdir()
+    return root, {name: write_files(Path(root.name, name), name) for name in EXAMPLES}
+
+
+def benchmark_one(rng: random.Random, folder: Path) -> str:
+    """Reads a spoilt annotation file and asks its items' questions; returns what came of it."""
+    from caprl_native.data.records import DataError
+    from eval.benchmarks import benchmarks
+    from eval.items import Item
+
+    name = rng.choice(sorted(_annotations()[1]))
+    files = _annotations()[1][name]
+    source = rng.choice(files.paths)
+    file, data = folder / f"d{source.suffix}", source.read_bytes()
+    if source.suffix in (".json", ".jsonl") and rng.random() < 0.8:
+        lines = data.decode().splitlines() if source.suffix == ".jsonl" else [data.decode()]
+        i = rng.randrange(len(lines))
+        lines[i] = json.dumps(spoilt(rng, json.loads(lines[i])))
+        data = "\n".join(lines).encode("utf-8")
+    else:
+        data = spoilt_bytes(rng, data)
+    file.write_bytes(data)
+    benchmark = benchmarks()[name]
+    try:
+        items = list(benchmark.read(dataclasses.replace(files, paths=(file,))))
+    except DataError as error:
+        return f"DataError: {error}"
+    for item in items:
+        if isinstance(item, Item):
+            benchmark.chat(item, "A caption.")
+            benchmark.prefix(item)
+    return "read"
+
+
 # Configs
 
 
-def valid_configs() -> list[str]:
-    """The recipes."""
+@functools.cache
+def valid_configs() -> list[tuple[str, Any]]:
+    """The recipes, each with its schema."""
+    from caprl_native.config import Config, SftConfig
+    from eval.config import PrismConfig
+
     folder = Path(__file__).resolve().parent.parent / "train_configs"
-    return [f.read_text() for f in sorted(folder.glob("[!p]*.toml"))]
+    files = sorted(folder.glob("*.toml"))
+    kinds = [
+        PrismConfig if f.stem.startswith("prism") else SftConfig if "sft" in f.stem else Config
+        for f in files
+    ]
+    return [(f.read_text(), kind) for f, kind in zip(files, kinds, strict=True)]
 
 
 def spoilt_toml(rng: random.Random, text: str) -> bytes:
@@ -235,17 +291,18 @@ def configure_one(rng: random.Random, folder: Path) -> str:
     from caprl_native.config import Config, SftConfig
     from caprl_native.config_io import ConfigError, check, check_sft, dump, load, load_with_origins
     from caprl_native.plan import check_machine, plan
+    from eval.config import check as check_prism
 
     file = folder / "a.toml"
-    file.write_bytes(spoilt_toml(rng, rng.choice(valid_configs())))
-    schema: Any = rng.choice([Config, Config, SftConfig])
+    recipe, schema = rng.choice(valid_configs())
+    file.write_bytes(spoilt_toml(rng, recipe))
     overrides = []
     if rng.random() < 0.3:
         key = rng.choice(["policy.lr", "rollout.n", "data.files", "run.seed", "run.name", "x.y"])
         overrides = [f"--{key}={rng.choice([*map(str, TEXTS), _toml_value(rng)])}"]
     try:
         config, origins = load_with_origins(schema, [file], overrides)
-        (check if schema is Config else check_sft)(config, origins)
+        {Config: check, SftConfig: check_sft}.get(schema, check_prism)(config, origins)
         if schema is Config:
             plan(config, rng.choice([1, 2, 8]), origins)
         written = folder / "b.toml"
@@ -267,6 +324,7 @@ def fuzz(one: Callable[[random.Random, Path], str], kind: str, count: int, seed:
     wrong: list[str] = []
     ends: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
+        _warm_up(kind)
         for i in range(count):
             began = time.perf_counter()
             try:
@@ -284,9 +342,20 @@ def fuzz(one: Callable[[random.Random, Path], str], kind: str, count: int, seed:
     return wrong
 
 
+def _warm_up(kind: str) -> None:
+    """Imports what the first case would be charged for."""
+    import caprl_native.data.records
+    import caprl_native.plan  # noqa: F401
+    import eval.config  # noqa: F401
+
+    if kind == "benchmarks":
+        _annotations()
+
+
 CASES: dict[str, Callable[[random.Random, Path], str]] = {
     "configs": configure_one,
     "records": read_one,
+    "benchmarks": benchmark_one,
 }
 
 

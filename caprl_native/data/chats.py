@@ -2,7 +2,7 @@
 
 - `prompt`: a chat, a JSON text of one, or a plain text;
 - `messages`: an OpenAI-style chat; its parts may name their files themselves;
-- `conversations`: LLaVA's turns, `{"from": "human" | "gpt" | "system", "value": ...}`;
+- `conversations`: the same, or LLaVA's turns, `{"from": "human" | "gpt", "value": ...}`;
 - `problem`: a plain text, as TRL's and R1-V's sets have it.
 
 A record has one of them or none; then it gets the default prompt of its medium.
@@ -131,9 +131,8 @@ def _chat(raw: dict[str, Any], media: list[MediaRef], overridden: bool, medium: 
     if not isinstance(value, list) or not value:
         raise FieldError(name, "missing or empty", "give a text or a list of messages")
     chat = Chat(name, [])
-    read = _spoken if name == "conversations" else _message
     for i, message in enumerate(value):
-        read(message, f"{name}[{i}]", chat, medium)
+        _message(message, f"{name}[{i}]", chat, medium)
     return chat
 
 
@@ -151,29 +150,18 @@ def _default(raw: dict[str, Any], media: list[MediaRef], overridden: bool) -> st
     return DEFAULT_PROMPTS["video" if "video" in {m.kind for m in media} else "image"]
 
 
-def _spoken(message: Any, where: str, chat: Chat, medium: Medium) -> None:
-    """One of LLaVA's turns."""
-    if not isinstance(message, dict):
-        raise FieldError(where, f"expected a turn, got {kind_of(message)}", "give from, value")
-    speaker = message.get("from")
-    if not isinstance(speaker, str) or speaker not in _ROLE_OF:
-        raise FieldError(
-            f"{where}.from", f"{kind_of(speaker)} is no speaker", "one of human, gpt, system"
-        )
-    turn = {"role": _ROLE_OF[speaker], "content": message.get("value")}
-    _message(turn, where, chat, medium, content="value")
-
-
-def _message(
-    message: Any, where: str, chat: Chat, medium: Medium, content: str = "content"
-) -> None:
-    """One of a chat's turns; `content`: what the field is called in the record."""
+def _message(message: Any, where: str, chat: Chat, medium: Medium) -> None:
+    """One turn: `role` and `content`, or LLaVA's `from` and `value`."""
     if not isinstance(message, dict):
         raise FieldError(where, f"expected a message, got {kind_of(message)}", "give role, content")
-    role, value = message.get("role"), message.get("content")
-    if not isinstance(role, str) or role not in _ROLES:
-        said = f"{role!r:.60}" if isinstance(role, str) else kind_of(role)
-        raise FieldError(f"{where}.role", f"{said} is no role", f"one of {', '.join(_ROLES)}")
+    llava = message.get("role") is None and message.get("from") is not None
+    speaker, content = ("from", "value") if llava else ("role", "content")
+    named, value = message.get(speaker), message.get(content)
+    role = _ROLE_OF.get(named) if isinstance(named, str) else None
+    if role is None:
+        said = f"{named!r:.60}" if isinstance(named, str) else kind_of(named)
+        known = "human, gpt, system" if llava else ", ".join(_ROLES)
+        raise FieldError(f"{where}.{speaker}", f"{said} is no role", f"one of {known}")
     parts: list[Part] = []
     if isinstance(value, str):
         parts = _parts(value)

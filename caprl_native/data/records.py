@@ -225,7 +225,7 @@ def read_records(
         )
         for path in paths
     ]
-    records = Records([_open(path) for path in paths], parsers, paths)
+    records = Records([open_file(path) for path in paths], parsers, paths)
     _check(records)
     return records
 
@@ -236,7 +236,8 @@ def _expanded(name: str) -> list[str]:
     return found
 
 
-def _open(path: str) -> Rows:
+def open_file(path: str) -> Rows:
+    """The records of a data file, told apart by its content. Raises `DataError`."""
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)  # reading from a pipe would wait for ever
         with open(path if regular else os.devnull, "rb") as file:
@@ -253,6 +254,8 @@ def _open(path: str) -> Rows:
             return ParquetRows(path)
         except UNREADABLE as error:
             raise DataError(f"{path}: damaged Parquet file: {error}") from error
+    if path.endswith(".parquet"):
+        raise DataError(f"{path}: damaged Parquet file: it does not begin as one")
     if start[:2] == b"\x1f\x8b" or start[:4] == b"\x28\xb5\x2f\xfd":
         raise DataError(f"{path}: is compressed; unpack it first")
     is_list = start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")

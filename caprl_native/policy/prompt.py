@@ -112,6 +112,10 @@ class PromptBuilder:
         self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
     ) -> dict[str, Any]:
         """The prompt in vLLM's form: the chat as a text, media decoded."""
+        if len(decoded) > self.media.max_per_prompt:
+            raise SampleSkipped(
+                f"it has {len(decoded)} media, media.max_per_prompt is {self.media.max_per_prompt}"
+            )
         processor = _processor(self.path)
         for message in sample.messages:
             for part in message["content"]:

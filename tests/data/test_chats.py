@@ -62,6 +62,7 @@ def test_parts_name_videos_and_images_in_their_order(tmp_path):
     [
         {"messages": [{"role": "user", "content": "<image>\nGo."}], "images": ["a.png"]},
         {"conversations": [{"from": "human", "value": "<image>\nGo."}], "image": "a.png"},
+        {"conversations": [{"role": "user", "content": "<image>\nGo."}], "image": "a.png"},
         {"problem": "<image>\nGo.", "image": "a.png"},
         {"prompt": "<image>\nGo.", "image": "a.png"},
         {"messages": json.dumps([{"role": "user", "content": "<image>\nGo."}]), "image": "a.png"},
@@ -113,9 +114,12 @@ def test_in_supervised_data_the_last_turn_is_the_response(tmp_path, field):
         ({"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, "messages: .*has prompt"),
         ({"problem": "a", "conversations": [{}]}, "problem: the record has conversations, too"),
         ({"problem": ""}, "problem: missing or empty"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, r"conversations\[0\].from: a text is"),
+        (
+            {"conversations": [{"from": "bot", "value": "x"}]},
+            r"conversations\[0\].from: 'bot' is no role",
+        ),
         ({"conversations": [{"from": "human"}]}, r"conversations\[0\].value: missing or empty"),
-        ({"conversations": ["x"]}, r"conversations\[0\]: expected a turn, got a text"),
+        ({"conversations": ["x"]}, r"conversations\[0\]: expected a message, got a text"),
         ({"conversations": "Count."}, "conversations: missing or empty"),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "unknown part"),
         (

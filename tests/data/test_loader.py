@@ -202,6 +202,18 @@ def test_a_mistake_in_the_program_is_not_a_skip(records, workers):
         next(loader_of(records, prepare=fail, workers=workers))
 
 
+def stop(sample, decoded):
+    return next(iter(()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_that_ends_does_not_end_the_data(records, workers):
+    """`yield from` takes a StopIteration for the end: two of ten samples were evaluated."""
+    config = DataConfig(batch_size=6, workers=workers)
+    with pytest.raises(RuntimeError, match=r"d.jsonl: line 1: StopIteration"):
+        list(eval_batches(records, config, MEDIA, shard=0, num_shards=1, prepare=stop))
+
+
 PROGRAM = """
 import os, signal, sys, time
 import caprl_native

@@ -52,18 +52,37 @@ def bad_files(config: Config) -> list[str]:
 
 def test_files_that_cannot_be_used_are_skipped(spoilt: Config, tmp_path: Path) -> None:
     spoilt.data.max_skipped_share = 0.5
+    data = Path(spoilt.data.files[0])
+    records = rows(data)
+    records[4]["prompt"] = "<image>Describe <|image_pad|> it."  # a mark of the model's own
+    write_rows(data, records)
+    held_out_misses_an_image(spoilt)
     code, output = train(write_config(spoilt, tmp_path / "run.toml"))
     assert code == 0, output[-6000:]
     folder = Path(spoilt.run.dir)
-    assert [m["data/skipped"] for m in rows(folder / "metrics.jsonl")] == [3, 3]
+    metrics = rows(folder / "metrics.jsonl")
+    assert [m["data/skipped"] for m in metrics if "data/skipped" in m] == [4, 4]
+    assert [m["eval/data/skipped"] for m in metrics if "eval/time_s" in m] == [1, 1]
+    assert f"({data}:5): the prompt contains <|image_pad|>, a mark of the model's own" in output
+    assert output.count("gone.png: No such file") == 1
     for name in bad_files(spoilt):
         lines = [line for line in output.splitlines() if "skipped" in line and name in line]
         assert 1 <= len(lines) <= 2  # once on each rank that met it
         assert len(lines[0].split(name)[1]) > 5  # the reason follows
     for step in (1, 2):
         logged = rows(folder / f"rollouts/step_{step:06d}.jsonl")
-        assert len(logged) == 5 * 4
+        assert len(logged) == 4 * 4
+        assert all(r["prompt"].startswith(("<image>", "<video>")) for r in logged)
         assert not any(name in r["media"][0] for r in logged for name in bad_files(spoilt))
+
+
+def held_out_misses_an_image(config: Config) -> None:
+    """Evaluation before the first step and after the last, with three of four samples."""
+    file = Path(config.data.files[0]).with_name("heldout.jsonl")
+    records = rows(file)
+    next(r for r in records if "image" in r)["image"] = "gone.png"
+    write_rows(file, records)
+    config.data.eval_files, config.eval.every = [str(file)], 2
 
 
 def test_too_many_of_them_end_the_run(spoilt: Config, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ METRICS = [
     "time/sync",
 ]
 EVAL = ["eval/reward/total/mean", "eval/reward/accuracy/mean", "eval/completion/length_mean"]
+EVAL += ["eval/data/skipped"]
 
 
 def steps(folder: Path) -> list[dict[str, float]]:

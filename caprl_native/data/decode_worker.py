@@ -89,7 +89,7 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
     limit = int(config.decode_gib * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     try:
-        pixels, metadata = _decoded(medium, config)
+        pixels, metadata = decoded(medium, config)
         return Answer(pixels.shape, metadata), pixels
     except MemoryError:
         pass
@@ -100,7 +100,7 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
     return Answer(reason=f"needs over {config.decode_gib:g} GiB to be decoded", broken=True), None
 
 
-def _decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:
+def decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:
     if medium.kind == "video":
         return read_video(medium, config)
     with open_medium(medium) as source:

@@ -40,8 +40,16 @@ def run_decoder(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, Answ
 
     Raises `DecodeFailed`; `RuntimeError` where no decoder can be started.
     """
-    with _borrowed() as decoder:
-        return decoder.decode(medium, config)
+    try:
+        with _borrowed() as decoder:
+            return decoder.decode(medium, config)
+    except _Killed:  # by the machine, or someone: not for the file's sake, or not for its alone
+        with _borrowed() as decoder:
+            return decoder.decode(medium, config)
+
+
+class _Killed(DecodeFailed):
+    """Something else has ended the process."""
 
 
 class _Ended(Exception):
@@ -101,7 +109,7 @@ class Decoder:
         except _Late:
             raise DecodeFailed(f"took over {config.decode_seconds:g} s to decode") from None
         except _Ended:
-            raise DecodeFailed(self._death()) from None
+            raise self._death() from None
         self.usable = not answer.broken
         if answer.reason:
             raise DecodeFailed(answer.reason)
@@ -139,17 +147,17 @@ class Decoder:
         if left <= 0 or not poll.poll(1000 * left):
             raise _Late
 
-    def _death(self) -> str:
+    def _death(self) -> DecodeFailed:
         """How the process ended, in words about the file."""
         try:
             code = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return "the decoder stopped answering"
+            return DecodeFailed("the decoder stopped answering")
         if code == -signal.SIGKILL:
-            return "the decoder was killed (signal 9): the machine may be short of memory"
+            return _Killed("the decoder was killed twice: the machine may be short of memory")
         if code < 0:
-            return f"the decoder crashed on it (signal {-code})"
-        return f"the decoder ended on it (exit code {code})"
+            return DecodeFailed(f"the decoder crashed on it (signal {-code})")
+        return DecodeFailed(f"the decoder ended on it (exit code {code})")
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""

@@ -117,6 +117,9 @@ class VideoFile:
             context = stream.codec_context
             if context is None:
                 raise Unusable("its codec is not known")
+            if not context.width * context.height:
+                limit = f"or over the limit of {MAX_VIDEO_PIXELS:,} pixels to decode"
+                raise Unusable(f"Frame size is not known, {limit}")
             check_size(context.width, context.height, MAX_VIDEO_PIXELS)
             context.thread_count = 1
             context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}

@@ -141,7 +141,10 @@ class Captions:
     def _settings(self) -> list[Any]:
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
-        return [model_identity(model), asdict(self.config.media), shown, self.config.run.seed]
+        media = asdict(self.config.media)
+        for limit in ("decode_seconds", "decode_gib"):  # with others the pixels are the same
+            del media[limit]
+        return [model_identity(model), media, shown, self.config.run.seed]
 
     def unit(self, item: Item) -> Unit:
         """What must be captioned for an item."""

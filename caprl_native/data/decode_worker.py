@@ -117,13 +117,15 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line that says what is wrong with the file."""
+    """One line that says what is wrong with the file, and nothing of a decoder's insides."""
     if isinstance(error, Unusable):
-        text = str(error)
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    elif type(error).__module__.startswith("av."):
-        text = "it is damaged: its video cannot be decoded"
-    else:
-        text = f"it is damaged: {str(error) or type(error).__name__}"
-    return (text.strip().splitlines() or ["cannot be decoded"])[0][:300]
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and not _of_library(error):
+        return error.strerror
+    if "truncated" in str(error).lower():
+        return "the file is truncated"
+    return "it is damaged and cannot be decoded"
+
+
+def _of_library(error: Exception) -> bool:
+    return type(error).__module__.startswith("av.")

@@ -25,6 +25,7 @@ from caprl_native.config import MediaConfig
 from caprl_native.data.decode_worker import LENGTH, READY, Answer
 from caprl_native.types import MediaRef
 
+_MEDIA = 1000  # that a process decodes: libraries do not give all of their memory back
 _START_SECONDS = 120  # to import what it needs; a slow disk is no fault of a file
 # Not `-m`: what the module defines would be pickled as the main program's.
 _PROGRAM = "from caprl_native.data.decode_worker import main; main()"
@@ -81,7 +82,7 @@ class Decoder:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         for pipe in (self._in, self._out):
             os.set_blocking(pipe, False)
-        self.usable = True
+        self.usable, self._decoded = True, 0
         try:
             self._receive(bytearray(len(READY)), time.monotonic() + _START_SECONDS)
         except (_Ended, _Late):
@@ -110,7 +111,8 @@ class Decoder:
             raise DecodeFailed(f"took over {config.decode_seconds:g} s to decode") from None
         except _Ended:
             raise self._death() from None
-        self.usable = not answer.broken
+        self._decoded += 1
+        self.usable = not answer.broken and self._decoded < _MEDIA
         if answer.reason:
             raise DecodeFailed(answer.reason)
         return pixels, answer

@@ -147,7 +147,9 @@ class Captions:
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
         media = asdict(self.config.media)
-        del media["max_per_prompt"]  # whether a prompt is taken, not what is said to it
+        # Whether a file or a prompt is taken, not what is made of it.
+        for limit in ("max_per_prompt", "decode_seconds", "decode_gib"):
+            del media[limit]
         return [model_identity(model), media, shown, self.config.run.seed]
 
     def unit(self, item: Item) -> Unit:

@@ -89,7 +89,7 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
     limit = int(config.decode_gib * GIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     try:
-        pixels, metadata = _decoded(medium, config)
+        pixels, metadata = decoded(medium, config)
         return Answer(pixels.shape, metadata), pixels
     except MemoryError:
         pass
@@ -100,7 +100,7 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
     return Answer(reason=f"needs over {config.decode_gib:g} GiB to be decoded", broken=True), None
 
 
-def _decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:
+def decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:
     if medium.kind == "video":
         return read_video(medium, config)
     with open_medium(medium) as source:
@@ -117,13 +117,15 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line that says what is wrong with the file."""
+    """One line that says what is wrong with the file, and nothing of a decoder's insides."""
     if isinstance(error, Unusable):
-        text = str(error)
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    elif type(error).__module__.startswith("av."):
-        text = "it is damaged: its video cannot be decoded"
-    else:
-        text = f"it is damaged: {str(error) or type(error).__name__}"
-    return (text.strip().splitlines() or ["cannot be decoded"])[0][:300]
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and not _of_library(error):
+        return error.strerror
+    if "truncated" in str(error).lower():
+        return "the file is truncated"
+    return "it is damaged and cannot be decoded"
+
+
+def _of_library(error: Exception) -> bool:
+    return type(error).__module__.startswith("av.")

@@ -25,6 +25,7 @@ from caprl_native.config import MediaConfig
 from caprl_native.data.decode_worker import LENGTH, READY, Answer
 from caprl_native.types import MediaRef
 
+_MEDIA = 1000  # that a process decodes: libraries do not give all of their memory back
 _START_SECONDS = 120  # to import what it needs; a slow disk is no fault of a file
 # Not `-m`: what the module defines would be pickled as the main program's.
 _PROGRAM = "from caprl_native.data.decode_worker import main; main()"
@@ -40,8 +41,16 @@ def run_decoder(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, Answ
 
     Raises `DecodeFailed`; `RuntimeError` where no decoder can be started.
     """
-    with _borrowed() as decoder:
-        return decoder.decode(medium, config)
+    try:
+        with _borrowed() as decoder:
+            return decoder.decode(medium, config)
+    except _Killed:  # by the machine, or someone: not for the file's sake, or not for its alone
+        with _borrowed() as decoder:
+            return decoder.decode(medium, config)
+
+
+class _Killed(DecodeFailed):
+    """Something else has ended the process."""
 
 
 class _Ended(Exception):
@@ -73,7 +82,7 @@ class Decoder:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         for pipe in (self._in, self._out):
             os.set_blocking(pipe, False)
-        self.usable = True
+        self.usable, self._decoded = True, 0
         try:
             self._receive(bytearray(len(READY)), time.monotonic() + _START_SECONDS)
         except (_Ended, _Late):
@@ -101,8 +110,9 @@ class Decoder:
         except _Late:
             raise DecodeFailed(f"took over {config.decode_seconds:g} s to decode") from None
         except _Ended:
-            raise DecodeFailed(self._death()) from None
-        self.usable = not answer.broken
+            raise self._death() from None
+        self._decoded += 1
+        self.usable = not answer.broken and self._decoded < _MEDIA
         if answer.reason:
             raise DecodeFailed(answer.reason)
         return pixels, answer
@@ -139,17 +149,17 @@ class Decoder:
         if left <= 0 or not poll.poll(1000 * left):
             raise _Late
 
-    def _death(self) -> str:
+    def _death(self) -> DecodeFailed:
         """How the process ended, in words about the file."""
         try:
             code = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return "the decoder stopped answering"
+            return DecodeFailed("the decoder stopped answering")
         if code == -signal.SIGKILL:
-            return "the decoder was killed (signal 9): the machine may be short of memory"
+            return _Killed("the decoder was killed twice: the machine may be short of memory")
         if code < 0:
-            return f"the decoder crashed on it (signal {-code})"
-        return f"the decoder ended on it (exit code {code})"
+            return DecodeFailed(f"the decoder crashed on it (signal {-code})")
+        return DecodeFailed(f"the decoder ended on it (exit code {code})")
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""

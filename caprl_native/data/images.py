@@ -150,14 +150,14 @@ def _grey(values: np.ndarray) -> np.ndarray:
     Whatever lies outside of these is scaled from its least to its largest value.
     """
     real = values.dtype.kind == "f"
-    values = values.astype(np.float64 if real else np.int64)
-    if not np.isfinite(values).all():
+    if real and not np.isfinite(values).all():
         raise Unusable("some of its pixels are not finite numbers")
-    low, high = values.min(), values.max()
+    low, high = values.min().item(), values.max().item()
     if real and low >= 0 and high <= 1:
         return (values * 255).round().astype(np.uint8)
     if not real and low >= 0 and high < 2**16:
         return (values >> 8 if high > 255 else values).astype(np.uint8)
     if low == high:
         raise Unusable(f"all of its pixels are {low:g}, of no known range")
-    return ((values - low) * (255 / (high - low))).round().astype(np.uint8)
+    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    return scaled.round().astype(np.uint8)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from caprl_native.config import DataConfig, MediaConfig
+from caprl_native.data.decoders import close_decoders
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.records import DataError, Records
 from caprl_native.data.supervise import SupervisedBatches
@@ -203,6 +204,7 @@ class Loader:
         """Ends the worker processes; prefetched batches are lost, the position is not."""
         self._batches.close()
         self._batches = self._supervised()
+        close_decoders()  # those of this process; a worker's end with it
 
 
 def build_loader(

@@ -16,13 +16,19 @@ class Unusable(Exception):
 
 
 def check_size(width: int, height: int, most: int = MAX_IMAGE_PIXELS) -> None:
-    """Raises `Unusable` for a size of a file that no model could be shown."""
+    """Raises `Unusable` for a size that cannot be decoded, or that no model could be shown."""
+    what = "Image" if most == MAX_IMAGE_PIXELS else "Frame"
     if width < 1 or height < 1:
-        raise Unusable(f"its size is {width} x {height}")
+        raise Unusable(f"{what} size {width} x {height}: it has no pixels")
     if width * height > most:
         raise Unusable(
-            f"Image size {width} x {height} is more than the {most:,} pixels that are decoded"
+            f"{what} size {width} x {height} is over the limit of {most:,} pixels to decode"
         )
+    check_aspect(width, height)
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Raises `Unusable` for a picture that is too long for the processors."""
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Unusable(f"size {width} x {height}: one side is over {MAX_ASPECT} times the other")
 
@@ -54,7 +60,7 @@ def fit_for_processors(width: int, height: int, least: int, most: int) -> tuple[
 
     Raises `Unusable` where the aspect is over the limit before any rounding.
     """
-    check_size(width, height, most=max(width * height, 1))
+    check_aspect(width, height)
     width, height = fit(width, height, least, most)
     if _taken(width, height):
         return width, height

@@ -117,6 +117,9 @@ class VideoFile:
             context = stream.codec_context
             if context is None:
                 raise Unusable("its codec is not known")
+            if not context.width * context.height:
+                limit = f"or over the limit of {MAX_VIDEO_PIXELS:,} pixels to decode"
+                raise Unusable(f"Frame size is not known, {limit}")
             check_size(context.width, context.height, MAX_VIDEO_PIXELS)
             context.thread_count = 1
             context.options = {"max_pixels": str(MAX_VIDEO_PIXELS)}
@@ -256,7 +259,7 @@ def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
         now = packet.dts if packet.dts is not None else packet.pts
         if jumps and now is not None and packet.size:
             second = 1 / stream.time_base
-            off = now + shift - (now + shift if expected is None else expected)
+            off = 0 if expected is None else now + shift - expected
             if off > _JUMP * second or off < -second / 10:
                 shift -= off
             expected = now + shift + (packet.duration or 0)
@@ -339,7 +342,8 @@ def _faults(times: Sequence[int | None]) -> int:
 
 def _picture(frame: av.VideoFrame, stream: Any) -> Frame:
     size = displayed(frame.width, frame.height, stream.sample_aspect_ratio)
-    pixels = frame.to_ndarray(format="rgb24")
+    # One thread: others would be started, and ended, for every frame.
+    pixels = frame.reformat(format="rgb24", threads=1).to_ndarray()
     matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
     if matrix is not None:
         pixels, swapped = _upright(pixels, np.frombuffer(bytes(matrix), np.int32))

@@ -285,6 +285,27 @@ def test_unusable_media_are_skipped_with_their_reason(tmp_path, workers):
     assert all(item.reason for item in batch[5:])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_media_that_would_never_end_are_skipped(tmp_path, workers):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{ } loop\n")
+    write_png(tmp_path / "good.png", (8, 8))
+    media = [
+        {"image": "pipe.png"},
+        {"video": "pipe.png"},
+        {"image": "a.png"},
+        {"image": "good.png"},
+    ]
+    lines = [json.dumps({"questions": QUESTIONS} | m) for m in media]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    records = read_records([str(tmp_path / "d.jsonl")])
+    loader = loader_of(records, batch_size=4, shuffle=False, workers=workers)
+    pipe, clip, postscript, good = next(loader)
+    loader.close()
+    assert pipe.reason == clip.reason == "is a pipe, not a file"
+    assert "cannot identify an image" in postscript.reason and isinstance(good, Loaded)
+
+
 def test_embedded_bytes_do_not_travel(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -39,6 +39,8 @@ _MARK = re.compile(
 )
 # The channels of a server that drops the marks: "analysisThe user asks ... assistantfinalB".
 _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[^\s\w]|[A-Z]).*assistantfinal", re.DOTALL)
+# What such models put around the rest.
+_SOLUTION = re.compile(r"<\|(?:(?:begin|end)_of_solution|(?:start|end)_response)\|>", re.IGNORECASE)
 _KINDS = ("tag", "bracket", "triangle", "token", "channel", "gemma", "inner", "unused")
 
 
@@ -91,7 +93,7 @@ def said(output: str) -> Said:
 
 
 def _joined(parts: list[str]) -> str:
-    return " ".join(part for part in parts if part.strip())
+    return _SOLUTION.sub("", " ".join(part for part in parts if part.strip()))
 
 
 def without_thoughts(output: str) -> str:

@@ -57,6 +57,10 @@ def test_what_is_said_is_what_stands_outside(opening: str, closing: str) -> None
         ("<think>as [THINK] says</think>B", "B"),
         ("analysisThe user asks. A?assistantfinalB", "B"),
         ("B<|end|>", "B"),
+        (
+            "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>B<|end_of_solution|>",
+            "B",
+        ),
         ("A <thinker> is shown", "A <thinker> is shown"),
         ("[thinking] a man smiles", "[thinking] a man smiles"),
         ("analysis of the picture", "analysis of the picture"),

@@ -35,7 +35,8 @@ def parse_choices(raw: Sequence[str | None] | str | Mapping[str, str | None]) ->
         texts = _from_mapping(raw)
     else:
         lines = [line for line in raw.splitlines() if line.strip()] if isinstance(raw, str) else raw
-        texts = _without_labels([_text(item) for item in lines])
+        texts = [_text(item) for item in lines]
+        texts = _without_labels(texts) if MIN_CHOICES <= len(texts) <= MAX_CHOICES else texts
     if not MIN_CHOICES <= len(texts) <= MAX_CHOICES:
         raise ValueError(f"{len(texts)} choices; valid: {MIN_CHOICES} to {MAX_CHOICES}")
     return tuple(texts)

@@ -6,7 +6,7 @@ Nothing interrupts Python while it works out a large integer, and math-verify's 
 main thread. So a keeper (this program) loads sympy once and forks a worker; a question that takes
 the worker longer than `CPU_S` of processor time, or `WALL_S` in all, or more memory than `MEMORY`,
 ends the worker, and the next question gets a new one. Questions and answers are JSON, one a line;
-null is the answer to what was given up.
+null is the answer to what was given up, and {"failure": reason} to what the libraries failed on.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ def _answer(question: str) -> str:
     asked = json.loads(question)
     try:
         return json.dumps(_ANSWERS[asked.pop("op")](**asked))
-    except (MemoryError, RecursionError):
-        return "null"
+    except Exception as error:  # of a library that was given anything at all; `symbolic` logs it
+        return json.dumps({"failure": f"{type(error).__name__}: {error}"[:200]})
 
 
 def _work(questions: int, answers: int) -> None:

@@ -14,7 +14,7 @@ _UNIT = re.compile(
     r"(?:\s?\^\s?\{?-?\d\}?|[²³])?"
     r"(?:\s?(?:/|\bper\b)\s?[A-Za-z\u00b5\u03bc]{1,20}(?:\s?\^\s?\{?-?\d\}?|[²³])?)?)\.?$"
 )
-_MAX_UNIT = 60  # characters
+_MAX_UNIT, _MAX_TAIL = 60, 120  # characters
 # Behind a number within a sentence: "2 hours long"; "2 in all" has no inches.
 _UNIT_WITHIN = re.compile(
     r"\s?(°?[A-Za-z\u00b5\u03bcΩ]+(?:\^\d|[²³])?(?:/[A-Za-z]+(?:\^\d|[²³])?)?)"
@@ -43,8 +43,9 @@ _BARE_POWER = re.compile(r"(?<=[\w)}])\s?\^\s?(?:\(([-+]?\d{1,4})\)|([-+]\d{1,4}
 
 def without_unit(text: str) -> tuple[str, Unit | None]:
     """The value, and the unit that stands behind it, if one does: "16 cm^2", "24 km/h"."""
-    text = _DEGREE.sub("°", _NO_UNIT.sub("", text.strip()))
-    text = _TEXT.sub(r" \1\2", text)
+    text = text.strip()
+    head, tail_text = text[:-_MAX_TAIL], text[-_MAX_TAIL:]
+    text = head + _TEXT.sub(r" \1\2", _DEGREE.sub("°", _NO_UNIT.sub("", tail_text)))
     tail = max(0, len(text) - _MAX_UNIT)
     for found in _UNIT.finditer(text, tail):
         name = found["unit"].replace("²", "^2").replace("³", "^3")

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_CHARS = 500
 MAX_DEPTH = 12  # of brackets
-MAX_POWERS = 12
+MAX_POWERS = 30
 MAX_DIGITS = 200  # of one number
 START_S, ANSWER_S = 120.0, 10.0  # the process ends what is too slow long before that
 
@@ -131,8 +131,10 @@ def _ask(question: dict[str, Any]) -> dict[str, Any] | None:
 @lru_cache(maxsize=4096)
 def _asked(question: str) -> dict[str, Any] | None:
     answer = _PROCESS.ask(question)
-    if answer is None:
-        log.warning("compared as text only, since its mathematics takes too long: %.300s", question)
+    reason = "it takes too long" if answer is None else answer.get("failure")
+    if reason:
+        log.warning("mathematics is compared as text only (%s): %.300s", reason, question)
+        return None
     return answer
 
 

@@ -71,6 +71,8 @@ _OTHERS = (
 )
 _LITERS = ("liter", "litre")
 
+MAX_CHARS = 80  # of a unit's name
+
 _POWER = r"(?:\s?\^\s?\{?(-?\d)\}?)"
 _TERM = re.compile(
     rf"(?:(sq(?:uare)?\.?|cubic)\s)?(°?[A-Za-z\u00b5Ω]+(?:[ -][A-Za-z]+)?|°)\s?{_POWER}?",
@@ -109,6 +111,8 @@ def _folded() -> dict[str, Unit]:
 
 def unit_of(text: str) -> Unit | None:
     """The unit that `text` names ("cm", "square feet", "km/h", "m^3", "µs"); None if it is none."""
+    if len(text) > MAX_CHARS:
+        return None
     over, per, under = re.sub(
         r"\s+per\s+", "/", text.strip().replace("\u03bc", "\u00b5")
     ).partition("/")

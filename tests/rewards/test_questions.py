@@ -198,6 +198,7 @@ def test_what_only_looks_like_a_label_stays() -> None:
         (["A) x", "C) y"], "labelled A, C; valid: A to B"),
         (["x"], "1 choices; valid: 2 to 26"),
         (["x"] * 27, "27 choices"),
+        (["A) x", "A) y"] * 20, "40 choices"),
         ([], "0 choices"),
         ({"A": "x", "C": "y"}, "valid: the letters A, B"),
         ([["x"], ["y"]], "a choice must be a text, not list"),

@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests' examples, too
+
 LIMIT_S = 2.0  # of one case
 LONGEST = 12_000  # characters of an error message: 20 problems, each cut
 

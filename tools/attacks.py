@@ -96,7 +96,7 @@ def workers_killed(run: Target) -> str:
             for worker in loader_workers(process)[:1]:
                 os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.05)
-        said = run.refused(process, "loader process", "killed by signal 9")
+        said = run.refused(process, "out of memory?")  # in words for a start, or for later
     anew = "latest" if steps(run.folder / "checkpoints") else ""
     return f"{run.exact('--run.overwrite=true', resume=anew)}, after: {said}"
 

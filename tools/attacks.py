@@ -366,7 +366,7 @@ def main() -> None:
     targets = make_targets(out, {target for target, _ in chosen.values()})
     good = 0
     for i, (name, (target, what)) in enumerate(chosen.items()):
-        good += trial(name, targets[target], what, out / target / f"attack_{i}")
+        good += trial(name, targets[target], what, out / target / f"Nacht {i} ✓")
     print(f"{good} of {len(chosen)} attacks ended as they should")
     raise SystemExit(0 if good == len(chosen) else 1)
 

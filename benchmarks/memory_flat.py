@@ -38,7 +38,8 @@ def start(out: Path, steps: int) -> subprocess.Popen:
     config.data.batch_size, config.data.workers, config.data.max_prompt_tokens = 4, 0, 200
     config.media.image_min_pixels, config.media.image_max_pixels = 32 * 32, 160 * 160
     config.rollout.max_tokens, config.rollout.max_model_len = 48, 256
-    config.run.steps, config.run.save_every, config.run.export = steps, 0, False
+    config.run.steps, config.run.epochs = steps, 0
+    config.run.save_every, config.run.export = 0, False
     config.log.wandb, config.log.progress, config.policy.lr = "disabled", False, 1e-6
     (out / "run.toml").write_text(dump(config))
     return Plan((str(out / "run.toml"),), ranks=1).start(out / "run")

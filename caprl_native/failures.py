@@ -66,8 +66,13 @@ def reason(error: BaseException) -> str:
         return reason(next(iter(failures.values()))[0])
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    for cause in (error.__cause__, error.__context__):
+        if isinstance(cause, OSError):
+            return reason(cause)
+    text = str(error).strip()
+    if "inline_container" in text:  # torch's writer of archives says no more than this
+        return "a write failed (no space left on the device, or over a quota?)"
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _is_first(store: dist.Store) -> bool:

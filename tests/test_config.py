@@ -230,6 +230,8 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
         (["--data.batch_size=0"], ["data.batch_size", "1 or more", "found 0"]),
         (["--run.epochs=0"], ["run.epochs", "run.steps"]),
         (["--run.resume=newest"], ["run.resume", '"latest"']),
+        (["--rollout.temperature=2.5"], ["rollout.temperature", "0 to 2", "2.5"]),
+        (["--reward.reader.temperature=2.1"], ["reward.reader.temperature", "0 to 2", "2.1"]),
         (["--run.name=a/b"], ["run.name", "slash"]),
         (["--data.max_skipped_share=2"], ["data.max_skipped_share", "between 0 and 1"]),
         (["--media.video_max_frames=2"], ["media.video_max_frames", "video_min_frames = 4"]),

@@ -96,7 +96,7 @@ def workers_killed(run: Target) -> str:
             for worker in loader_workers(process)[:1]:
                 os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.05)
-        said = run.refused(process, "loader process", "killed by signal 9")
+        said = run.refused(process, "out of memory?")  # in words for a start, or for later
     anew = "latest" if steps(run.folder / "checkpoints") else ""
     return f"{run.exact('--run.overwrite=true', resume=anew)}, after: {said}"
 
@@ -366,7 +366,7 @@ def main() -> None:
     targets = make_targets(out, {target for target, _ in chosen.values()})
     good = 0
     for i, (name, (target, what)) in enumerate(chosen.items()):
-        good += trial(name, targets[target], what, out / target / f"attack_{i}")
+        good += trial(name, targets[target], what, out / target / f"Nacht {i} ✓")
     print(f"{good} of {len(chosen)} attacks ended as they should")
     raise SystemExit(0 if good == len(chosen) else 1)
 

@@ -59,6 +59,7 @@ def train(which: str, seed: int, *settings: str, stage: str = "") -> Path:
     """One core for each of the two, which are trained side by side; returns the model's folder."""
     command = ["-m", "caprl_native.sft", "--config", f"train_configs/demo_{which}_sft.toml"]
     folder = WORK / f"{which}_sft{stage}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier making
     subprocess.run(
         [sys.executable, *command, f"--run.dir={folder}", f"--run.seed={seed}", *settings],
         check=True,

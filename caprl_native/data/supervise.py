@@ -48,12 +48,13 @@ class SupervisedBatches(Generic[T]):
 
     def __next__(self) -> T:
         while True:
-            if not self._pumps:
-                self._pumps.append(_Pump(self._start(self._position)))
             try:
+                if not self._pumps:
+                    self._pumps.append(_Pump(self._begin()))
                 batch = self._pumps[0].next()
             except WorkersDied as death:
-                self._pumps.pop().abandon()
+                if self._pumps:
+                    self._pumps.pop().abandon()
                 if self._restarted:
                     raise
                 self._restarted = True
@@ -61,6 +62,15 @@ class SupervisedBatches(Generic[T]):
                 continue
             self._position += 1
             return batch
+
+    def _begin(self) -> Iterator[T]:
+        """The DataLoader's iterator. It waits for its workers to start, and sees when one dies."""
+        try:
+            return self._start(self._position)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error):
+                raise
+            raise WorkersDied(f"while it started, a {error}: out of memory?") from error
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -381,6 +382,31 @@ def test_a_killed_worker_is_noticed_and_started_again_once(records, caplog):
             next(loader)
     assert time.monotonic() - began < 20
     assert not any(alive(pid) for pid in pids)
+    loader.close()
+
+
+def test_a_worker_that_dies_while_it_starts(records, caplog):
+    """The fork server's next two children are killed as soon as they are there."""
+    first = loader_of(records, workers=1)
+    next(first)
+    server = psutil.Process(first._batches._pumps[0]._workers[0].pid).parent()
+    first.close()
+    loader, killed = loader_of(records, workers=1), []
+
+    def kill() -> None:
+        while len(killed) < 2:
+            for child in server.children():
+                if child.pid not in killed and child.status() != "zombie":
+                    os.kill(child.pid, signal.SIGKILL)
+                    killed.append(child.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with caplog.at_level(logging.WARNING), pytest.raises(WorkersDied, match="out of memory"):
+        for _ in range(9):
+            next(loader)
+    killer.join()
+    assert sum("started again (once)" in m for m in caplog.messages) == 1
     loader.close()
 
 

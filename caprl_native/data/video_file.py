@@ -32,8 +32,10 @@ CONTAINERS = (
     "webp_anim"
 )
 # Containers and codecs where a packet is a frame, has its time, and key frames are marked rightly.
-_SEEKABLE_IN = {"mov", "matroska"}
-_SEEKABLE = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "mpeg4"}
+_SEEKABLE_IN = {"mov", "matroska", "mpegts", "flv"}
+_SEEKABLE = {
+    *("h264", "hevc", "vp9", "av1", "libdav1d", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1"),
+}
 _DISCONTINUOUS = {"mpegts", "mpeg"}  # recordings whose clock may be set anew
 _JUMP = 10  # seconds, forwards, that are such a change and no gap
 _MADE_UP = 0.05  # the share of frames whose times do not grow, where none is to be believed

@@ -216,6 +216,13 @@ def _joined(path: Path) -> Path:
     return path
 
 
+def _looped(path: Path) -> Path:
+    """Copied twice into a container whose clock then ticks 24 times a frame."""
+    source = _plain(path.parent, "h264.mp4")
+    ffmpeg("-loglevel", "error", "-stream_loop", "1", "-i", source, "-c", "copy", path)
+    return path
+
+
 def _piped(path: Path) -> Path:
     """Written where nothing can be put into the header afterwards."""
     arguments = ("-i", _plain(path.parent, "h264.mkv"), "-c", "copy", "-f", "matroska", "-")
@@ -233,6 +240,7 @@ MADE = {
     "late.mkv": _late,
     "started_late.ts": _started_late,
     "joined.ts": _joined,
+    "looped.avi": _looped,
     "piped.mkv": _piped,
 }
 CASES = [*PLAIN, *(f"{rate}{end}" for rate in RATES for end in (".mp4", ".mkv")), *MADE]

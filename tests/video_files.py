@@ -120,6 +120,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "h264.mkv": (*_X264, "-g", "50"),
     "h264_gaps.mkv": ("-vf", _GAPS, "-fps_mode", "passthrough", *_X264),
     "h264.ts": (*_X264, "-g", "50"),
+    "h264_interlaced.ts": (*_X264, "-flags", "+ildct+ilme", "-x264-params", "tff=1:keyint=40"),
     "h264_open_gop.ts": (*_X264, "-g", "24", "-x264-params", "open-gop=1:bframes=3"),
     "h264.flv": (*_X264, "-g", "50"),
     "h264.avi": (*_X264, "-g", "50"),
@@ -129,6 +130,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "hevc_open_gop.mp4": (*_X265, "-x265-params", f"{_QUIET}:open-gop=1:keyint=40:bframes=4"),
     "hevc_open_gop.mkv": (*_X265, "-x265-params", f"{_QUIET}:open-gop=1:keyint=24:bframes=3"),
     "hevc_10_bits.mp4": (*_X265[:3], "yuv420p10le", *_X265[4:], "-x265-params", _QUIET),
+    "hevc_open_gop.ts": (*_X265, "-x265-params", f"{_QUIET}:open-gop=1:keyint=24:bframes=3"),
     "hevc.ts": (*_X265, "-x265-params", f"{_QUIET}:keyint=40"),
     "hevc_slower.mp4": ("-vf", _SLOWER, "-fps_mode", "passthrough", *_X265, "-x265-params", _QUIET),
     "av1.mp4": _AOM,
@@ -136,6 +138,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "av1.webm": _AOM,
     "vp9.webm": (*_VP9, "-auto-alt-ref", "1", "-lag-in-frames", "16"),
     "vp9.mp4": _VP9,
+    "vp8.ogv": ("-c:v", "libvpx", "-g", "40"),
     "vp8.webm": ("-c:v", "libvpx", "-g", "40", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
     "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "30", "-q:v", "3"),
     "mpeg4_b.mp4": ("-c:v", "mpeg4", "-g", "30", "-bf", "2", "-q:v", "3"),
@@ -149,6 +152,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "ffv1.mkv": ("-c:v", "ffv1"),
     "mpeg2.mpg": ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3"),
     "mpeg1.mpg": ("-c:v", "mpeg1video", "-g", "15", "-bf", "2", "-q:v", "3"),
+    "mpeg2_interlaced.ts": ("-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-bf", "2", "-q:v", "3"),
     "mpeg2.ts": ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3"),
     "mpeg2.mxf": ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-q:v", "3"),
     "wmv2.wmv": ("-c:v", "wmv2", "-g", "30", "-q:v", "3"),
@@ -212,6 +216,13 @@ def _joined(path: Path) -> Path:
     return path
 
 
+def _looped(path: Path) -> Path:
+    """Copied twice into a container whose clock then ticks 24 times a frame."""
+    source = _plain(path.parent, "h264.mp4")
+    ffmpeg("-loglevel", "error", "-stream_loop", "1", "-i", source, "-c", "copy", path)
+    return path
+
+
 def _piped(path: Path) -> Path:
     """Written where nothing can be put into the header afterwards."""
     arguments = ("-i", _plain(path.parent, "h264.mkv"), "-c", "copy", "-f", "matroska", "-")
@@ -229,6 +240,7 @@ MADE = {
     "late.mkv": _late,
     "started_late.ts": _started_late,
     "joined.ts": _joined,
+    "looped.avi": _looped,
     "piped.mkv": _piped,
 }
 CASES = [*PLAIN, *(f"{rate}{end}" for rate in RATES for end in (".mp4", ".mkv")), *MADE]

@@ -97,7 +97,8 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
         if not _is_of_memory(error):
             return Answer(reason=_reason(error)), None
     # Said here, where the memory that was tried for is free again.
-    return Answer(reason=f"needs over {config.decode_gib:g} GiB to be decoded", broken=True), None
+    limit = f"{config.decode_gib:g} GiB to be decoded (media.decode_gib)"
+    return Answer(reason=f"needs over {limit}", broken=True), None
 
 
 def decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:

@@ -108,7 +108,8 @@ class Decoder:
             pixels = np.empty(answer.shape if not answer.reason else 0, np.uint8)
             self._receive(pixels, until)
         except _Late:
-            raise DecodeFailed(f"took over {config.decode_seconds:g} s to decode") from None
+            limit = f"{config.decode_seconds:g} s to decode (media.decode_seconds)"
+            raise DecodeFailed(f"took over {limit}") from None
         except _Ended:
             raise self._death() from None
         self._decoded += 1

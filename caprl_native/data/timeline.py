@@ -7,8 +7,10 @@ time is its number / rate; otherwise every frame has its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,10 @@ from caprl_native.types import MediaRef
 
 _ROUNDING = 5e-4  # seconds: annotated times are rounded to milliseconds
 _MAX_FPS = 1000
+_MADE_UP = 0.05  # the share of frames whose times do not grow, where none is to be believed
 BACKEND = "decord"  # a name that the processors know; none of them reads it for chosen frames
+
+Stamp = tuple[int | None, int | None]  # ticks at which a frame is shown, and was decoded
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,44 @@ class Timeline:
             if error <= min(1.01 * float(self.tick), 0.25 / fps):
                 return fps
         return None
+
+
+def true_times(stamps: Sequence[Stamp], step: int) -> list[int]:
+    """Ticks of decoded frames in the order in which they are shown, by the rule of ffmpeg.
+
+    Some containers have no times of frames but of decoding, and what is made up from these goes
+    back and forth. Of the two, the one that has failed to grow less often is taken. A frame without
+    a time follows the one before as that did its own, or after `step` ticks.
+    """
+    made_up = _faults([s[0] for s in stamps]) > max(
+        _MADE_UP * len(stamps), _faults([s[1] for s in stamps])
+    )
+    times: list[int] = []
+    last: list[int | None] = [None, None]
+    faults = [0, 0]
+    for shown, decoded in stamps:
+        for i, (time, other) in enumerate(((shown, decoded), (decoded, shown))):
+            faults[i] += time is not None and last[i] is not None and time <= last[i]
+            last[i] = other if time is None else time
+        by_decoding = made_up or (faults[0] > faults[1] and decoded is not None)
+        time = decoded if by_decoding else shown
+        if time is None and not made_up:
+            time = decoded
+        if time is None:
+            time = _following(times, step) if times else shown or 0
+        times.append(time)
+    return times
+
+
+def _following(times: Sequence[int], step: int) -> int:
+    past = times[-1] - times[-2] if len(times) > 1 else 0
+    return times[-1] + (past if past > 0 else step)
+
+
+def _faults(times: Sequence[int | None]) -> int:
+    """How often times do not grow; all are faulty where none is known."""
+    known = [t for t in times if t is not None]
+    return sum(b <= a for a, b in pairwise(known)) if known else len(times)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ groups of pictures that hold no wanted frame are not decoded; else all are, one 
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,7 @@ from av.sidedata.sidedata import Type as SideData
 from av.stream import Discard, Disposition
 
 from caprl_native.data.sizes import MAX_VIDEO_PIXELS, Unusable, check_size, displayed
-from caprl_native.data.timeline import Timeline
-
-Stamp = tuple[int | None, int | None]  # ticks at which a frame is shown, and was decoded
+from caprl_native.data.timeline import Stamp, Timeline, true_times
 
 # Containers of one file: no playlists, and nothing that names other files or addresses.
 CONTAINERS = (
@@ -32,11 +29,12 @@ CONTAINERS = (
     "webp_anim"
 )
 # Containers and codecs where a packet is a frame, has its time, and key frames are marked rightly.
-_SEEKABLE_IN = {"mov", "matroska"}
-_SEEKABLE = {"h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "mpeg4"}
+_SEEKABLE_IN = {"mov", "matroska", "mpegts", "flv"}
+_SEEKABLE = {
+    *("h264", "hevc", "vp9", "av1", "libdav1d", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1"),
+}
 _DISCONTINUOUS = {"mpegts", "mpeg"}  # recordings whose clock may be set anew
 _JUMP = 10  # seconds, forwards, that are such a change and no gap
-_MADE_UP = 0.05  # the share of frames whose times do not grow, where none is to be believed
 _MAX_FAILED = 0.1  # the share of packets that may be undecodable
 _LOST = (0.02, 0.5)  # the share, and the seconds, by which a file may end early
 
@@ -82,16 +80,25 @@ class VideoFile:
         if not self._packets:
             raise Unusable("it has no frames")
         shown = [p for p in self._packets if p.shown]
-        times = [p.time for p in shown if p.time is not None]
+        times = {p.time for p in shown}
         self.seekable = (
             bool(self._formats & _SEEKABLE_IN)
             and self._codec in _SEEKABLE
             and self._packets[0].key
-            and 0 < len(times) == len(shown)
-            and len(set(times)) == len(times)
+            and None not in times
+            and len(times) == len(shown) > 0
         )
-        self._ticks = sorted(times) if len(times) == len(shown) else list(range(len(shown)))
-        self.guess = self._timeline(self._ticks or [0], self._last_duration(shown))
+        self._ticks = self._guessed(shown)
+        self.guess = self._timeline(self._ticks, self._last_duration(shown))
+
+    def _guessed(self, shown: Sequence[_Packet]) -> list[int]:
+        """The times of the frames, as far as packets tell: in AVI their own are made up."""
+        times = [p.time for p in shown]
+        if "avi" in self._formats or None in times:
+            times = [p.order for p in shown]
+        if None in times or not times:
+            return [i * self._step for i in range(max(1, len(shown)))]
+        return sorted(times)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -230,7 +237,7 @@ class VideoFile:
     def timeline(self, stamps: Sequence[Stamp]) -> Timeline:
         """Of what `play` has collected."""
         last = self._last_duration([p for p in self._packets if p.shown])
-        return self._timeline(_true_times(stamps, self._step), last)
+        return self._timeline(true_times(stamps, self._step), last)
 
 
 # Packets
@@ -306,35 +313,6 @@ def _decode(context: Any, packet: Any) -> list[av.VideoFrame]:
         return context.decode(packet)
     except (av.error.InvalidDataError, av.error.EOFError) as error:
         raise OutOfStep from error
-
-
-def _true_times(stamps: Sequence[Stamp], step: int) -> list[int]:
-    """Ticks of frames in the order in which they are shown, by the rule of ffmpeg.
-
-    Some containers have no times of frames but of decoding, and what is made up from these goes
-    back and forth. Of the two, the one that has failed to grow less often is taken.
-    """
-    shown, decoded = ([s[i] for s in stamps] for i in (0, 1))
-    made_up = _faults(shown) > max(_MADE_UP * len(stamps), _faults(decoded))
-    times: list[int] = []
-    last: list[int | None] = [None, None]
-    faults = [0, 0]
-    for pair in stamps:
-        for i, time in enumerate(pair):
-            faults[i] += None not in (time, last[i]) and time <= last[i]
-            last[i] = pair[1 - i] if time is None else time
-        order = (1, 0) if made_up or (faults[0] > faults[1] and pair[1] is not None) else (0, 1)
-        time = pair[order[0]]
-        if time is None and (made_up or pair[1] is None):
-            time = times[-1] + step if times else pair[order[1]]
-        times.append(pair[order[1]] or 0 if time is None else time)
-    return times
-
-
-def _faults(times: Sequence[int | None]) -> int:
-    """How often times do not grow; all are faulty where none is known."""
-    known = [t for t in times if t is not None]
-    return sum(b <= a for a, b in itertools.pairwise(known)) if known else len(times)
 
 
 # Pictures

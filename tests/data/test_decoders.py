@@ -112,13 +112,13 @@ def test_a_list_of_other_files_is_no_video(tmp_path, name):
 
 def test_a_decoder_that_takes_too_long_is_ended_and_the_next_file_is_decoded(tmp_path, large):
     began = time.monotonic()
-    assert reason(large, decode_seconds=0.05) == "took over 0.05 s to decode"
+    assert reason(large, decode_seconds=0.05) == "took over 0.05 s to decode (media.decode_seconds)"
     assert time.monotonic() - began < 5
     assert decoded(write_png(tmp_path / "a.png")).image.size == (64, 48)
 
 
 def test_a_file_that_needs_too_much_memory_is_named_and_the_next_is_decoded(tmp_path, large):
-    assert reason(large, decode_gib=0.5) == "needs over 0.5 GiB to be decoded"
+    assert reason(large, decode_gib=0.5) == "needs over 0.5 GiB to be decoded (media.decode_gib)"
     assert decoded(write_png(tmp_path / "a.png")).image.size == (64, 48)
     assert decoded(large).image.size == (1144, 1144)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from caprl_native.config import MediaConfig
+from caprl_native.data.loader import SampleSkipped
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rewards.reader import opened_chat
@@ -99,6 +100,8 @@ class EngineModel:
             decoded, pictures = decoded_media(request, self.media)
             prompt = self.builder.for_engine(request.sample, decoded)
             return _Ready(request, prompt, pictures)
+        except SampleSkipped as error:
+            return _Ready(request, failure=f"media: {error}")
         except Exception as error:
             return _Ready(request, failure=unprepared(error))
 

@@ -5,7 +5,8 @@
         --captioner.path /models/captioner --reader.path /models/reader
 
 Exits with 0 when every item has all its captions, answers and judgements, with 3 when some are
-missing (they are counted, and tried again by the next run), with 2 on a config that cannot be used.
+missing (they are counted, and tried again by the next run), with 2 on a config that cannot be used,
+with 1 when no copy of a model is left to go on with.
 """
 
 from __future__ import annotations

@@ -31,9 +31,10 @@ from eval.report.files import (
     write_reference,
     write_text,
 )
-from eval.results import missing, records, summary
+from eval.results import missing, reasons, records, summary
 
 INCOMPLETE, INTERRUPTED = 3, 130
+MOST_REASONS, REASON = 8, 240  # that the terminal lists; characters of each
 # Short forms of settings; those of the second table take no value.
 VALUES = {
     "--stage": "run.stage",
@@ -127,10 +128,9 @@ def _following(word: str, rest: list[str], most: int = sys.maxsize) -> list[str]
     return values
 
 
-def report(evaluation: Evaluation) -> Record:
-    """Writes all result files, and returns the summary."""
+def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
+    """Writes all result files, and prints the table."""
     config, folder = evaluation.config, evaluation.folder
-    found = list(records(evaluation))
     ours = summary(evaluation, found)
     write_lines(folder / "items.jsonl", found)
     write_text(folder / "summary.json", json.dumps(ours, indent=1) + "\n")
@@ -153,7 +153,6 @@ def report(evaluation: Evaluation) -> Record:
         }
         write_html(folder / "report.html", runs, found, pictures)
     print((folder / "table.md").read_text("utf-8"))
-    return ours
 
 
 def run(config: PrismConfig, resolved: str) -> int:
@@ -168,10 +167,12 @@ def run(config: PrismConfig, resolved: str) -> int:
             for broken in loaded.broken:
                 print(f"broken row: {broken.source}: {broken.reason}", file=sys.stderr)
         for stage in stages(config):
-            if stage == "report":
-                return exit_code(config, report(evaluation)["missing"])
-            getattr(evaluation, stage)()
-        return exit_code(config, missing(evaluation, list(records(evaluation))))
+            if stage != "report":
+                getattr(evaluation, stage)()
+        found = list(records(evaluation))
+        if stages(config)[-1] == "report":
+            report(evaluation, found)
+        return exit_code(config, missing(evaluation, found), reasons(evaluation, found))
     except KeyboardInterrupt:
         text = f"interrupted; what was written is in {evaluation.folder}, run again to go on"
         print(text, file=sys.stderr)
@@ -180,8 +181,13 @@ def run(config: PrismConfig, resolved: str) -> int:
         evaluation.close()
 
 
-def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
-    """0, or 3 and a line that says what is missing of what the stages up to the last one make."""
+def exit_code(
+    config: PrismConfig, lacking: Mapping[str, int], why: Sequence[tuple[str, int, str]]
+) -> int:
+    """0, or 3 and a line that says what is missing of what the stages up to the last one make.
+
+    The reasons follow, each with how often it was met.
+    """
     last = stages(config)[-1]
     counted = ["rows", "media", "captions"]
     counted += ["answers"] if last != "caption" else []
@@ -191,6 +197,12 @@ def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
     listed = ", ".join(f"{lacking[what]} {what}" for what in counted if lacking[what])
     left = [what for what in counted if lacking[what] and what != "rows"]
     print(f"incomplete: missing {listed}{_advice(config, left)}", file=sys.stderr)
+    told = [(what, count, example) for what, count, example in why if what in counted]
+    for what, count, example in told[:MOST_REASONS]:
+        print(f"  {count} {what}: {' '.join(example.split())[:REASON]}", file=sys.stderr)
+    if len(told) > MOST_REASONS:
+        rest = len(told) - MOST_REASONS
+        print(f"  and {rest} further reasons; items.jsonl has all", file=sys.stderr)
     return INCOMPLETE
 
 

@@ -96,10 +96,12 @@ class ReplicatedModel:
                     f"The last: {self.death}"
                 )
             yield from self._round(begun, _parts(lost, 1))  # one that kills takes no others along
-            for request in (lost := begun.unanswered()):
-                yield from begun.answer(failed(request, f"the process that had it died twice: "
-                                                        f"{self.death}"))  # fmt: skip
             lost = begun.unanswered()
+            if self.workers:  # it is not for want of one that these have no reply
+                why = f"the process that had it died twice: {self.death}"
+                for request in lost:
+                    yield from begun.answer(failed(request, why))
+                lost = []
 
     def _round(self, begun: _Begun, parts: Iterator[list[Request]]) -> Iterator[Result]:
         """Gives the actors all these requests, until those that live have answered theirs."""

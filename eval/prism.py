@@ -27,6 +27,7 @@ from eval.report.files import (
     compared,
     read_run,
     table,
+    with_others,
     write_lines,
     write_reference,
     write_text,
@@ -134,9 +135,10 @@ def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
     ours = summary(evaluation, found)
     write_lines(folder / "items.jsonl", found)
     write_text(folder / "summary.json", json.dumps(ours, indent=1) + "\n")
-    runs = [ours]
+    runs, others = [ours], []
     for name in config.report.compare:
         other, items = read_run(Path(name))
+        others.append(items)
         runs.append(compared(ours, found, other, items, config.report.confidence))
     write_text(folder / "table.md", table(runs))
     if config.report.reference_layout:
@@ -151,7 +153,7 @@ def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
             for i, picture in enumerate(of_unit)
             if (name := f"{key}-{i}") in shown
         }
-        write_html(folder / "report.html", runs, found, pictures)
+        write_html(folder / "report.html", runs, with_others(found, others), pictures)
     print((folder / "table.md").read_text("utf-8"))
 
 

@@ -333,6 +333,9 @@ def test_runs_side_by_side(world: Path, tmp_path: Path) -> None:
     ours, theirs = summary(second)["mean"], summary(first)["mean"]
     assert f"| {ours:.1f} (" in table and f"| {theirs:.1f} (" in table
     assert f"| {theirs - ours:+.1f} (" in table
+    page = (second / "report.html").read_text("utf-8")
+    assert '"others":[{"run":1,"captions":[{"text":' in page
+    assert "others" not in items(second)[0]
 
 
 @pytest.mark.parametrize(

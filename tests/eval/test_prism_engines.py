@@ -78,14 +78,15 @@ def descendants() -> list[psutil.Process]:
 
 def actors() -> list[psutil.Process]:
     """Processes of Ray actors that are at work on a model's requests."""
-    return [p for p in descendants() if is_running(p) and "_Worker.complete" in p.cmdline()[0]]
+    return [p for p in descendants() if "_Worker.complete" in title(p)]
 
 
-def is_running(process: psutil.Process) -> bool:
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; empty for one that is gone."""
     try:
-        return bool(process.cmdline())
+        return " ".join(process.cmdline())
     except psutil.Error:
-        return False
+        return ""
 
 
 def listening() -> set[str]:
@@ -93,7 +94,7 @@ def listening() -> set[str]:
     found = set()
     for process in descendants():
         with suppress(psutil.Error):
-            name, words = process.name(), " ".join(process.cmdline())
+            name, words = process.name(), title(process)
             if name in ("gcs_server", "raylet") or "/ray/" in words or words.startswith("ray::R"):
                 sockets = process.net_connections()
                 found |= {f"{name} {c.laddr.ip}" for c in sockets if c.status == "LISTEN"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from caprl_native.config import MediaConfig
 from caprl_native.control_tokens import tokenized_chats
+from caprl_native.data.loader import SampleSkipped
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
@@ -98,6 +99,8 @@ class EngineModel:
             decoded, pictures = decoded_media(request, self.media)
             prompt = self.builder.for_engine(request.sample, decoded)
             return _Ready(request, prompt, pictures)
+        except SampleSkipped as error:
+            return _Ready(request, failure=f"media: {error}")
         except Exception as error:
             return _Ready(request, failure=unprepared(error))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from caprl_native.config import MediaConfig
-from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.types import MediaRef, Sample
 from eval.config import ModelConfig
@@ -85,7 +84,7 @@ def failed(request: Request, reason: str) -> Iterator[Result]:
 
 def unprepared(error: Exception) -> str:
     """Why a request has no prompt: one odd record is one failure, whatever it makes raise."""
-    if isinstance(error, MediaError | SampleSkipped):
+    if isinstance(error, MediaError):
         return f"media: {error}"
     return f"prompt: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

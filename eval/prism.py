@@ -5,7 +5,8 @@
         --captioner.path /models/captioner --reader.path /models/reader
 
 Exits with 0 when every item has all its captions, answers and judgements, with 3 when some are
-missing (they are counted, and tried again by the next run), with 2 on a config that cannot be used.
+missing (they are counted, and tried again by the next run), with 2 on a config that cannot be used,
+with 1 when no copy of a model is left to go on with.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from eval.report.files import (
     compared,
     read_run,
     table,
+    with_others,
     write_lines,
     write_reference,
     write_text,
 )
-from eval.results import missing, records, summary
+from eval.results import missing, reasons, records, summary
 
 INCOMPLETE, INTERRUPTED = 3, 130
+MOST_REASONS, REASON = 8, 240  # that the terminal lists; characters of each
 # Short forms of settings; those of the second table take no value.
 VALUES = {
     "--stage": "run.stage",
@@ -126,16 +129,16 @@ def _following(word: str, rest: list[str], most: int = sys.maxsize) -> list[str]
     return values
 
 
-def report(evaluation: Evaluation) -> Record:
-    """Writes all result files, and returns the summary."""
+def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
+    """Writes all result files, and prints the table."""
     config, folder = evaluation.config, evaluation.folder
-    found = list(records(evaluation))
     ours = summary(evaluation, found)
     write_lines(folder / "items.jsonl", found)
     write_text(folder / "summary.json", json.dumps(ours, indent=1) + "\n")
-    runs = [ours]
+    runs, others = [ours], []
     for name in config.report.compare:
         other, items = read_run(Path(name))
+        others.append(items)
         runs.append(compared(ours, found, other, items, config.report.confidence))
     write_text(folder / "table.md", table(runs))
     if config.report.reference_layout:
@@ -150,9 +153,8 @@ def report(evaluation: Evaluation) -> Record:
             for i, picture in enumerate(of_unit)
             if (name := f"{key}-{i}") in shown
         }
-        write_html(folder / "report.html", runs, found, pictures)
+        write_html(folder / "report.html", runs, with_others(found, others), pictures)
     print((folder / "table.md").read_text("utf-8"))
-    return ours
 
 
 def run(config: PrismConfig, resolved: str) -> int:
@@ -167,10 +169,12 @@ def run(config: PrismConfig, resolved: str) -> int:
             for broken in loaded.broken:
                 print(f"broken row: {broken.source}: {broken.reason}", file=sys.stderr)
         for stage in stages(config):
-            if stage == "report":
-                return exit_code(config, report(evaluation)["missing"])
-            getattr(evaluation, stage)()
-        return exit_code(config, missing(evaluation, list(records(evaluation))))
+            if stage != "report":
+                getattr(evaluation, stage)()
+        found = list(records(evaluation))
+        if stages(config)[-1] == "report":
+            report(evaluation, found)
+        return exit_code(config, missing(evaluation, found), reasons(evaluation, found))
     except KeyboardInterrupt:
         text = f"interrupted; what was written is in {evaluation.folder}, run again to go on"
         print(text, file=sys.stderr)
@@ -179,8 +183,13 @@ def run(config: PrismConfig, resolved: str) -> int:
         evaluation.close()
 
 
-def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
-    """0, or 3 and a line that says what is missing of what the stages up to the last one make."""
+def exit_code(
+    config: PrismConfig, lacking: Mapping[str, int], why: Sequence[tuple[str, int, str]]
+) -> int:
+    """0, or 3 and a line that says what is missing of what the stages up to the last one make.
+
+    The reasons follow, each with how often it was met.
+    """
     last = stages(config)[-1]
     counted = ["rows", "media", "captions"]
     counted += ["answers"] if last != "caption" else []
@@ -190,6 +199,12 @@ def exit_code(config: PrismConfig, lacking: Mapping[str, int]) -> int:
     listed = ", ".join(f"{lacking[what]} {what}" for what in counted if lacking[what])
     left = [what for what in counted if lacking[what] and what != "rows"]
     print(f"incomplete: missing {listed}{_advice(config, left)}", file=sys.stderr)
+    told = [(what, count, example) for what, count, example in why if what in counted]
+    for what, count, example in told[:MOST_REASONS]:
+        print(f"  {count} {what}: {' '.join(example.split())[:REASON]}", file=sys.stderr)
+    if len(told) > MOST_REASONS:
+        rest = len(told) - MOST_REASONS
+        print(f"  and {rest} further reasons; items.jsonl has all", file=sys.stderr)
     return INCOMPLETE
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +18,8 @@ from eval.store import key_of
 
 MEDIA = "media: "  # opens the reason where a caption is missing for its media's sake
 DURATIONS = ((60, "0 to 1 min"), (180, "1 to 3 min"), (600, "3 to 10 min"))  # up to: seconds
+NOT_RUN = "not run"
+_VARYING = re.compile(r"\S*/\S*|'[^']*'|\d+")
 LONGEST = "10 min and more"
 Record = dict[str, Any]
 
@@ -109,7 +111,7 @@ def _caption(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) ->
 def _why(reply: Any) -> str | None:
     """Why there is no reply; None where there is one."""
     if reply is None:
-        return "not run"
+        return NOT_RUN
     return reply.failure if reply.text is None else None
 
 
@@ -230,6 +232,28 @@ def _missing(found: Sequence[Record], broken: int) -> dict[str, int]:
         "answers": sum(bool(not c["missing"] and c["answer"]["missing"]) for c in captions),
         "judgements": sum(bool(c["judge"] and c["judge"]["missing"]) for c in captions),
     }
+
+
+def reasons(evaluation: Evaluation, found: Sequence[Record]) -> list[tuple[str, int, str]]:
+    """Why there is not what is missing: (what, how often, an example), the most frequent first.
+
+    Reasons that differ in names of files and in numbers alone are one. What no stage has asked for
+    yet needs none.
+    """
+    units = {r["captioned"]: r["captions"] for r in found}
+    told = [("rows", b.reason) for loaded in evaluation.loaded for b in loaded.broken]
+    told += [("captions", c["missing"]) for of_unit in units.values() for c in of_unit]
+    captions = [c for r in found for c in r["captions"] if not c["missing"]]
+    told += [("answers", c["answer"]["missing"]) for c in captions]
+    told += [("judgements", c["judge"]["missing"]) for c in captions if c["judge"]]
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for what, why in told:
+        if why and why != NOT_RUN:
+            kind = what, _VARYING.sub("_", why)
+            counts[kind] += 1
+            examples.setdefault(kind, why)
+    return [(kind[0], count, examples[kind]) for kind, count in counts.most_common()]
 
 
 def _metrics(evaluation: Evaluation, loaded: Loaded) -> dict[str, float]:

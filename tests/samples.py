@@ -41,7 +41,7 @@ def noise_video(seed: int, frames: int = 6, size: tuple[int, int] = (64, 64)) ->
         "duration": frames / 2,
         "total_num_frames": 4 * frames,
         "frames_indices": list(range(0, 4 * frames, 4)),
-        "video_backend": "decord",
+        "video_backend": "pyav",
         "do_sample_frames": False,
     }
     return DecodedVideo(pixels, metadata)

@@ -22,7 +22,7 @@ from caprl_native.types import MediaRef
 _ROUNDING = 5e-4  # seconds: annotated times are rounded to milliseconds
 _MAX_FPS = 1000
 _MADE_UP = 0.05  # the share of frames whose times do not grow, where none is to be believed
-BACKEND = "decord"  # a name that the processors know; none of them reads it for chosen frames
+BACKEND = "pyav"
 
 Stamp = tuple[int | None, int | None]  # ticks at which a frame is shown, and was decoded
 

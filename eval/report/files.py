@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,22 @@ def compared(
         part["difference_ci"] = interval
         part["items_in_both"] = len(pairs)
     return found
+
+
+def with_others(ours: Iterable[Record], others: Sequence[Sequence[Record]]) -> Iterator[Record]:
+    """Our items with the other runs' captions of them, for the page: under `others`, by run.
+
+    Runs are numbered from 1, as in the list of all runs; those that lack an item are left out.
+    """
+    known = [{(r["benchmark"], r["id"]): r for r in items} for items in others]
+    for record in ours:
+        theirs = [items.get((record["benchmark"], record["id"])) for items in known]
+        found = [
+            {"run": number, "captions": r["captions"]}
+            for number, r in enumerate(theirs, 1)
+            if r is not None and _asked(r) == _asked(record)
+        ]
+        yield {**record, "others": found}
 
 
 def _incomparable(summary: Record, other: Record, name: str) -> str | None:

@@ -119,7 +119,7 @@ def test_metadata_is_what_engine_and_processor_take(tmp_path):
         "fps": 8.0,
         "duration": 5.0,
         "total_num_frames": 40,
-        "video_backend": "decord",
+        "video_backend": "pyav",
         "do_sample_frames": False,
     }
     assert len(indices) == 10 and indices[0] == 0 and indices[-1] == 39

@@ -231,7 +231,9 @@ def test_failures_are_counted_and_tried_again(world: Path, tmp_path: Path, capsy
     with serve(moody) as server:
         run = flags(world, server.url, out)
         assert main(run) == INCOMPLETE
-        assert "missing 6 captions; run again" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "missing 6 captions; run again" in said
+        assert f"\n  6 captions: {server.url}: InternalServerError" in said
         record = items(out)[-1]
         assert record["mean"] is None and record["best"] is None
         assert "InternalServerError" in record["captions"][0]["missing"]
@@ -269,6 +271,9 @@ def test_media_and_rows_that_cannot_be_used(tmp_path: Path, capsys) -> None:
     about = summary(tmp_path / "run")
     assert about["missing"] == {**dict.fromkeys(about["missing"], 0), "rows": 2, "media": 2,
                                 "captions": 4}  # fmt: skip
+    told = {line.split(": ")[0]: line for line in said.splitlines() if line.startswith("  ")}
+    assert set(told) == {"  2 captions", "  1 rows"} and "2 media" in said
+    assert len([line for line in said.splitlines() if line.startswith("  ")]) == 4
     assert [b["source"] for b in about["broken"]] == [f"{world}:6", f"{world}:7"]
     reasons = {r["id"]: r["captions"][0]["missing"] for r in items(tmp_path / "run")}
     assert "image0.png: No such file" in reasons["s0#0"] and "video3.mp4" in reasons["s3#1"]
@@ -328,6 +333,9 @@ def test_runs_side_by_side(world: Path, tmp_path: Path) -> None:
     ours, theirs = summary(second)["mean"], summary(first)["mean"]
     assert f"| {ours:.1f} (" in table and f"| {theirs:.1f} (" in table
     assert f"| {theirs - ours:+.1f} (" in table
+    page = (second / "report.html").read_text("utf-8")
+    assert '"others":[{"run":1,"captions":[{"text":' in page
+    assert "others" not in items(second)[0]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.ranks import ROOT, run_module
@@ -69,8 +72,57 @@ def test_a_captioner_that_says_more_is_worth_more(runs: Runs) -> None:
     assert f"{sparse['mean'] - full['mean']:+.1f} (" in table
 
 
-def test_two_replicas_give_the_same_items(runs: Runs, tmp_path: Path) -> None:
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def actors() -> list[psutil.Process]:
+    """Processes of Ray actors that are at work on a model's requests."""
+    return [p for p in descendants() if "_Worker.complete" in title(p)]
+
+
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; empty for one that is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def listening() -> set[str]:
+    """Where processes of Ray's own (not the models') listen: "name address"."""
+    found = set()
+    for process in descendants():
+        with suppress(psutil.Error):
+            name, words = process.name(), title(process)
+            if name in ("gcs_server", "raylet") or "/ray/" in words or words.startswith("ray::R"):
+                sockets = process.net_connections()
+                found |= {f"{name} {c.laddr.ip}" for c in sockets if c.status == "LISTEN"}
+    return found
+
+
+def watch(over: threading.Event, killed: list[int], heard: set[str]) -> None:
+    """Kills one of two actors as soon as both are at work, and hears who listens where."""
+    while not over.wait(0.05):
+        if killed or len(found := actors()) < 2:
+            continue
+        heard |= listening()
+        killed.append(found[0].pid)
+        found[0].kill()
+
+
+def test_two_replicas_give_the_same_items_though_one_is_killed(runs: Runs, tmp_path: Path) -> None:
     """And captions asked for together are those that were asked for one after the other."""
-    evaluate(runs.world, tmp_path / "run", *FULL, "--replicas", "2", "--stage", "caption")
+    over, killed, heard = threading.Event(), [], set()
+    watching = threading.Thread(target=watch, args=(over, killed, heard))
+    watching.start()
+    try:
+        evaluate(runs.world, tmp_path / "run", *FULL, "--replicas", "2", "--stage", "caption")
+    finally:
+        over.set()
+        watching.join()
+    assert len(killed) == 1
+    assert {one.split()[0] for one in heard} >= {"gcs_server", "raylet"}
+    assert {one.split()[1].removeprefix("::ffff:") for one in heard} == {"127.0.0.1"}
     evaluate(runs.world, tmp_path / "run", *FULL)
     assert items(tmp_path / "run") == items(runs.full)

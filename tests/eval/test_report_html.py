@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from eval.report.files import with_others
 from eval.report.html import write_html
 from tests.eval.report_data import HOSTILE, Record, make_items, pictures, summarise
 
@@ -400,3 +401,53 @@ def test_five_thousand_items_stay_quick(open_report: Open) -> None:
     page.locator("#rows").evaluate("rows => { rows.scrollTop = rows.scrollHeight }")
     expect(page.locator(".row").last).to_contain_text(items[-1]["id"])
     assert page.locator(".row").count() < 60
+
+
+# --- two runs ---------------------------------------------------------------------------------
+
+
+def two_runs(count: int) -> tuple[list[Record], list[Record]]:
+    """Items with another run's captions beside them, and both summaries."""
+    ours, theirs = make_items(count), make_items(count)
+    for record in theirs:
+        for caption in record["captions"]:
+            caption["text"] = caption["text"] and f"THEIRS {caption['text']}"
+    names = ("caprl-8b-grpo-of-some-length", "caprl-3b-baseline-of-2026")
+    sums = [summarise(ours, names[0]), summarise(theirs, names[1], 0.01)]
+    for part in sums[1]["benchmarks"].values():
+        part |= {"difference": -13.1, "difference_ci": [-24.2, -11.9], "items_in_both": 50}
+    sums[1]["benchmarks"]["clips"]["incomparable"] = "not the same reader and judge"
+    return list(with_others(ours, [theirs])), sums
+
+
+@needs_browser
+def test_the_summary_of_two_runs_fits_a_window_of_1300(open_report: Open) -> None:
+    page = open_report(*two_runs(200))
+    sheet, table = page.locator(".sheet"), page.locator("#summary-table")
+    assert sheet.evaluate("(e) => e.scrollWidth <= e.clientWidth")
+    assert table.bounding_box()["x"] + table.bounding_box()["width"] <= 1300
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1300
+    for cell in table.locator("td, th").all():
+        assert cell.evaluate("(e) => e.scrollWidth <= e.clientWidth + 1"), cell.inner_text()
+    expect(table).to_contain_text("not the same reader and judge")
+
+
+@needs_browser
+def test_an_item_shows_the_captions_of_both_runs(open_report: Open) -> None:
+    items, sums = two_runs(8)
+    items[1]["others"] = []  # an item that the other run lacks
+    page = open_report(items, sums)
+    open_item(page, items[0])
+    runs = page.locator(".of-run")
+    expect(runs).to_have_count(2)
+    for i, (run, texts) in enumerate(
+        [(sums[0]["run"], items[0]), (sums[1]["run"], items[0]["others"][0])]
+    ):
+        expect(runs.nth(i).locator(".run-name")).to_have_text(run)
+        expect(runs.nth(i).locator(".caption")).to_have_count(len(texts["captions"]))
+        first = texts["captions"][0]["text"].split(". ")[0]
+        expect(runs.nth(i).locator(".caption").first).to_contain_text(first)
+    assert items[0]["others"][0]["captions"][0]["text"].startswith("THEIRS")
+    open_item(page, items[1])
+    expect(runs).to_have_count(1)
+    expect(page.locator(".run-name")).to_have_count(0)

@@ -25,7 +25,17 @@ function itemView(entry) {
     el("div", { class: "premise" }, el("div", { class: "media" }, item.media.map(mediumView)),
       el("div", { class: "asked" },
         verbatim("p", item.question, { class: "question" }), choicesView(item), goldView(item))),
-    el("div", { class: "captions" }, item.captions.map((_, i) => captionView(entry, i))));
+    captionsOf(item, 0, item.captions),
+    (item.others ?? []).map(({ run, captions }) => captionsOf(item, run, captions)));
+}
+
+/** A run's captions; where the item has another run's, too, each under its run's name. */
+function captionsOf(item, r, captions) {
+  const run = item.others?.length ? runs[r].run : "";
+  const views = captions.map((caption, i) => captionView(item, caption, i, run));
+  return el("section", { class: "of-run", "aria-label": run ? `Captions of ${run}` : "Captions" },
+    run ? el("h4", { class: "run-name" }, swatch(r), run) : null,
+    el("div", { class: "captions" }, views));
 }
 
 function itemHead({ item }) {
@@ -99,13 +109,12 @@ function goldView(item) {
     el("span", { class: "gold-note" }, "Gold "), verbatim("span", asText(item.answer))));
 }
 
-function captionView(entry, index) {
-  const { item, marks } = entry;
-  const caption = item.captions[index];
-  const name = `caption ${index + 1}`;
+function captionView(item, caption, index, run) {
+  const name = `caption ${index + 1}${run && ` of ${run}`}`;
+  const kind = captionVerdict(caption, benchmarks.get(item.benchmark)?.full ?? 1);
   const timeline = timelineOf(caption.text ?? "", item);
   return el("section", { class: "caption", "aria-label": name },
-    el("header", {}, el("h4", {}, `Caption ${index + 1}`), verdictView(caption, marks[index]),
+    el("header", {}, el("h4", {}, `Caption ${index + 1}`), verdictView(caption, kind),
       el("span", { class: "muted" }, captionSize(caption)),
       caption.finish === "length" && el("span", { class: "cut" }, "cut at the length limit")),
     caption.text === null

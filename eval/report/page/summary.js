@@ -16,7 +16,7 @@ function runColumns(r) {
 
 /** To the first run: over the items that both have where that was worked out, else of the means. */
 function differenceCell(b, f) {
-  if (f.incomparable) return el("span", { class: "ci" }, f.incomparable);
+  if (f.incomparable) return el("span", { class: "ci words" }, f.incomparable);
   const first = b.inRuns[0]?.mean ?? null;
   const ofMeans = first === null || f.mean === null ? null : f.mean - first;
   const title = f.items_in_both === undefined ? null : `over ${plural(f.items_in_both, "item")}`;

@@ -26,6 +26,7 @@ from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.parallel import Layout, gather_objects, load_policy, sum_over_ranks
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.update import Updater
+from caprl_native.redact import redact
 from caprl_native.rewards.composite import RewardModel, Scoring, log_failures
 from caprl_native.rewards.reader import build_reader
 from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
@@ -82,7 +83,7 @@ class Run:
             config.log,
             main=layout.is_main,
             name=config.run.name,
-            resolved=dump(config),
+            resolved=redact(dump(config)),
         )
 
     def _load_data(self) -> None:

@@ -41,6 +41,7 @@ from caprl_native.policy.parallel import (
     sum_over_ranks,
 )
 from caprl_native.policy.prompt import Prompt, PromptBuilder, text_prompt
+from caprl_native.redact import redact
 from caprl_native.types import Sample
 
 IGNORED = -100  # the label of a position that is not learnt
@@ -231,7 +232,7 @@ class Sft:
             config.log,
             main=layout.is_main,
             name=config.run.name,
-            resolved=dump(config),
+            resolved=redact(dump(config)),
         )
 
     def begin(self) -> None:

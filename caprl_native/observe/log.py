@@ -15,7 +15,6 @@ from tqdm import tqdm
 from caprl_native.config import LogConfig
 from caprl_native.files import replaced
 from caprl_native.policy.parallel import gather_objects
-from caprl_native.redact import redact
 from caprl_native.types import Group
 
 
@@ -31,7 +30,7 @@ class RunLog:
         self._wandb: Any = None
         if main:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.toml").write_text(redact(resolved))
+            (folder / "config.toml").write_text(resolved)
             if config.wandb != "disabled":
                 self._wandb = _wandb_logger(config, name, folder)
 

@@ -31,12 +31,28 @@ def read_run(folder: Path) -> tuple[Record, list[Record]]:
     """Summary and items of another run. Raises ConfigError where there are none."""
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
-        with (folder / "items.jsonl").open(encoding="utf-8") as file:
-            return summary, [json.loads(line) for line in file]
-    except (OSError, json.JSONDecodeError) as error:
+        if not isinstance(summary, dict) or not isinstance(summary.get("benchmarks"), dict):
+            raise ValueError("summary.json is no summary of a run")
+        items = []
+        for number, line in enumerate((folder / "items.jsonl").read_bytes().splitlines(), 1):
+            items.append(_item(line, number))
+        return summary, items
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"report.compare: {folder}: expected the folder of a finished run: {error}"
         ) from error
+
+
+def _item(line: bytes, number: int) -> Record:
+    """The item of a line. Raises ValueError for a line that holds none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"items.jsonl:{number}: a damaged line ({error})") from error
+    needed = {"benchmark", "id", "question", "answer", "mean", "media", "captions"}
+    if not isinstance(record, dict) or not needed <= record.keys():
+        raise ValueError(f"items.jsonl:{number}: no item of a run")
+    return record
 
 
 def compared(

@@ -199,6 +199,30 @@ def test_a_damaged_line_names_its_file(
     assert (tmp_path / "run" / store).read_bytes().count(b"\n") == 3  # nothing was thrown away
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("items.jsonl", b'{"benchmark": "qa"\n', "items.jsonl:1: a damaged line"),
+        ("items.jsonl", b'{"benchmark": "qa"}\n', "items.jsonl:1: no item of a run"),
+        ("items.jsonl", b"\xff\n", "items.jsonl:1: a damaged line"),
+        ("summary.json", b"[]", "no summary of a run"),
+        ("summary.json", b"[" * 100_000, "expected the folder of a finished run"),
+    ],
+)
+def test_a_damaged_run_to_compare_with(
+    name: str, text: bytes, expected: str, world: Path, server: ChatServer, tmp_path: Path, capsys
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "summary.json").write_text('{"benchmarks": {}}')
+    (other / "items.jsonl").write_bytes(b"")
+    (other / name).write_bytes(text)
+    words = flags(world, server.url, tmp_path / "run", "--limit", "1", "--compare", str(other))
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    assert error.value.code == 2 and expected in capsys.readouterr().err
+
+
 # --- secrets ----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from tests.chat_server import Reply, Request, serve
 from tests.media_files import truncate
 from tests.train.world import Quick, rows, tiny_config, train, write_config, write_rows
 
+PASSWORD = "hunter2-pass"
+
 
 def said(output: str) -> str:
     """The one message of a run that failed, without a traceback of ours."""
@@ -210,13 +212,18 @@ def test_a_reader_that_dies_costs_no_caption_a_zero(
     old.mkdir(parents=True)
     (old / "state.json").write_text("{}")
     with serve(mood) as server:
-        config = endpoint_config(world, tiny_policy, server.url, folder)
+        url = server.url.replace("http://", f"http://me:{PASSWORD}@")
+        config = endpoint_config(world, tiny_policy, url, folder)
         file = write_config(config, tmp_path / "run.toml")
         process = Quick((str(file),)).start(folder)
         with ended(process):
             output = follow(process, folder, mood)
     assert process.returncode != 0
     message = said(output)
+    assert all(h["authorization"].startswith("Basic ") for h in server.headers)
+    assert PASSWORD not in output
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        assert PASSWORD.encode() not in file.read_bytes(), file
     assert "step 3: no group has two rewards" in message and "503" in message
     first, second = rows(folder / "metrics.jsonl")
     assert first["data/failed_rewards"] == 0

@@ -77,8 +77,8 @@ def descendants() -> list[psutil.Process]:
 
 
 def actors() -> list[psutil.Process]:
-    """Processes of Ray actors that are at work on a model's requests."""
-    return [p for p in descendants() if "_Worker.complete" in title(p)]
+    """Processes of Ray actors that hold a model, or begin to."""
+    return [p for p in descendants() if "ray::_Worker" in title(p)]
 
 
 def title(process: psutil.Process) -> str:
@@ -102,7 +102,7 @@ def listening() -> set[str]:
 
 
 def watch(over: threading.Event, killed: list[int], heard: set[str]) -> None:
-    """Kills one of two actors as soon as both are at work, and hears who listens where."""
+    """Kills one of two actors as soon as both are there, and hears who listens where."""
     while not over.wait(0.05):
         if killed or len(found := actors()) < 2:
             continue

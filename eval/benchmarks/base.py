@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow.parquet
 
 from caprl_native.data.choices import LETTERS
-from caprl_native.data.formats import FieldError
+from caprl_native.data.fields import FieldError, check_texts
 from caprl_native.data.records import DataError, JsonLines
 from caprl_native.rewards.prompts import ANSWER_PREFIX, CAPTION_OF, reader_messages
 from eval.benchmarks.tables import is_quoted, rows_of
@@ -32,7 +31,6 @@ SYSTEM = (
     "caption."
 )
 SUBTITLES = "Subtitles:"
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _PARQUET_ROWS = 256  # that are in memory at one time, with their images
 BRIEFLY = "Answer from the caption alone, with the answer itself and nothing else."
 
@@ -150,7 +148,7 @@ class Benchmark(ABC):
         try:
             if not isinstance(row.value, dict):
                 raise FieldError("record", f"expected an object, got {row.value!r:.60}")
-            _check_texts(row.value)
+            check_texts(row.value)
             found = self.item(row, files)
         except FieldError as error:
             return [Broken(row.source, str(error))]
@@ -216,21 +214,6 @@ def by_letter(item: Item, output: str) -> Verdict:
     """1 for the gold letter, 0 for another one or none."""
     said = choice_letter(output, dict(zip(LETTERS, item.choices, strict=False)))
     return Verdict(float(said == item.answer), said)
-
-
-def _check_texts(record: dict[str, Any]) -> None:
-    """Raises FieldError for a text that no file and no tokenizer takes, wherever it stands."""
-    waiting: list[tuple[str, Any]] = [(str(name), value) for name, value in record.items()]
-    waiting += [("record", name) for name in record]
-    while waiting:
-        field, value = waiting.pop()
-        if isinstance(value, str) and (found := _UNUSABLE.search(value)):
-            what = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
-            raise FieldError(field, f"the text holds {what}", "remove it, or write the text anew")
-        if isinstance(value, dict):
-            waiting += [(field, inner) for pair in value.items() for inner in pair]
-        elif isinstance(value, list):
-            waiting += [(field, inner) for inner in value]
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from caprl_native.data.loader import Item, SkipLedger, TooManySkipped, build_loa
 from caprl_native.data.records import DataError, read_records
 from caprl_native.failures import RunError
 from caprl_native.interrupt import Interrupts
+from caprl_native.memory import give_back_freed_memory
 from caprl_native.model_check import ModelError
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.metrics import group_metrics
@@ -269,6 +270,8 @@ class Run:
         Rewards are those of all that was sampled, groups that were replaced included.
         """
         self.step = step
+        if self.layout.device.type == "cpu":
+            give_back_freed_memory()
         groups = [*groups, *self.replaced]
         metrics = group_metrics(groups) | update
         metrics["data/skipped"] = self.skipped

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import eval.scoring
 from caprl_native.plain_text import bounded
-from caprl_native.rewards.questions import ShownQuestion
 from eval.scoring.mentions import Mention
 from eval.scoring.words import MAX_CHARS, Word
 
@@ -38,7 +37,6 @@ OTHERS = (
     "eval.benchmarks.judging",
 )
 COLOURS = {"A": "Red", "B": "Blue", "C": "Green", "D": "Yellow"}
-SHOWN = ShownQuestion("?", tuple(COLOURS.values()), "ABCD", "B", None)
 
 # What is repeated, nested and joined to hostile strings.
 PIECES = (

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data import decode_worker
 from caprl_native.data.media import DecodedVideo, decode
+from caprl_native.testing.media_files import write_noise
+from caprl_native.testing.video_files import ffmpeg
 from caprl_native.types import MediaRef, Sample
-from tests.media_files import write_noise
-from tests.video_files import ffmpeg
 
 CONFIG = MediaConfig()
 CHUNK = 16  # frames of full size that decord gives at one time

@@ -23,8 +23,8 @@ import psutil  # noqa: E402
 from attack_world import ranks_of, rl_config, write_world  # noqa: E402
 from kill_resume import Plan, ended, steps_logged  # noqa: E402
 
-from caprl_native.config_io import dump  # noqa: E402
-from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
+from caprl_native.config.cli import dump  # noqa: E402
+from caprl_native.testing.tiny_models import write_tiny_reader, write_tiny_vlm  # noqa: E402
 
 SETTLED, BOUND = 50, 1.05
 POLL_S = 0.05

@@ -27,12 +27,12 @@ from common import ROOT, summary
 from launch import free_port
 from tqdm import tqdm
 
-from caprl_native.config import Config
-from caprl_native.config_io import parse_cli
-from caprl_native.policy.parallel import init_distributed
-from caprl_native.run import Run
-from tests.chat_server import Reply, serve
-from tests.train.world import make_world
+from caprl_native.config.cli import parse_cli
+from caprl_native.config.schema import Config
+from caprl_native.distributed.world import init_distributed
+from caprl_native.testing.chat_server import Reply, serve
+from caprl_native.testing.demo_world.datasets import write_world
+from caprl_native.trainer import Trainer
 
 REPEATS = 5
 READER = ROOT / "demo_models" / "reader"
@@ -98,27 +98,26 @@ def config_of(folder: Path, endpoint: str) -> Config:
 def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
     """Seconds from prompts to rewards, and what captions and the rest of the reading take alone."""
     config = config_of(folder, endpoint)
-    layout = init_distributed(threads=1)
-    run = Run(config, layout)
+    trainer = Trainer(config, init_distributed(threads=1))
     seconds: dict[bool, list[float]] = {True: [], False: []}
     times: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    run.begin()
+    trainer.begin()
     for i in tqdm(range(1 + REPEATS), desc="overlap"):
-        items = run.next_prompts()
+        items = trainer.next_prompts()
         for overlap in (True, False) if i % 2 else (False, True):
-            run.config.reward.overlap = overlap
-            run.log.take_times()
+            trainer.config.reward.overlap = overlap
+            trainer.log.take_times()
             began = time.perf_counter()
-            groups = run.write_captions(items, step=i)
-            run.score(groups, step=i)
+            groups = trainer.write_captions(items, step=i)
+            trainer.score(groups, step=i)
             taken = time.perf_counter() - began
             failures = [r.failure for g in groups for r in g.rollouts if r.failure]
             if failures:
                 raise RuntimeError(f"{len(failures)} captions without a reward: {failures[0]}")
             if i:
                 seconds[overlap].append(taken)
-                times[overlap].append(run.log.take_times())
-    run.close()
+                times[overlap].append(trainer.log.take_times())
+    trainer.close()
     if dist.is_initialized():
         dist.destroy_process_group()
     on, off = seconds[True], seconds[False]
@@ -135,7 +134,8 @@ def main() -> None:
     (where,) = sys.argv[1:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_world(folder / "world", images=96, videos=32)
+        (folder / "world").mkdir()
+        write_world(folder / "world", "train", images=96, videos=32, seed=0)
         if where == "process":
             print(json.dumps(measure(folder)))
         elif where == "elsewhere":

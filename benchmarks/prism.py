@@ -20,13 +20,13 @@ from typing import Any
 
 from common import ROOT
 
+from caprl_native.inference.engine_model import EngineModel
 from caprl_native.rollout.engine import Engine
-from eval.engine_model import EngineModel
 from eval.prism import main as evaluate
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from demo_world.datasets import write_world  # noqa: E402
+from caprl_native.testing.demo_world.datasets import write_world  # noqa: E402
 
 ITEMS = 2000
 IMAGES, VIDEOS = 220, 60  # with seven questions or more on each

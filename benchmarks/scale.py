@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from caprl_native.policy.balance import Costs
-from caprl_native.tiny import write_tiny_vlm
+from caprl_native.testing.tiny_models import write_tiny_vlm
 
 LONG = Shape("video", 1000, frames=128, size=(320, 384))
 REPEATS = 3

@@ -22,7 +22,7 @@ from typing import Any
 from common import MODEL, ROOT, SHAPES, summary
 from tqdm import tqdm
 
-from caprl_native.tiny import write_tiny_vlm
+from caprl_native.testing.tiny_models import write_tiny_vlm
 
 
 class Side:

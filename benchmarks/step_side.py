@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from common import MEDIA, PROMPTS, SHAPES, N, Shape, Watch
 
-from tests.samples import noise_image
+from caprl_native.testing.samples import noise_image
 
 TEXT = f"Describe the {' '.join(['picture'] * 24)}."
 
@@ -49,12 +49,13 @@ class Ours:
     def __init__(self, path: str, shape: Shape, checkpointing: bool = False) -> None:
         from transformers import GenerationConfig
 
-        from caprl_native.config import AlgorithmConfig, PolicyConfig
+        from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+        from caprl_native.distributed.world import init_distributed
+        from caprl_native.policy.fsdp import load_policy
+        from caprl_native.policy.learner import Learner
         from caprl_native.policy.optim import build_optimizer
-        from caprl_native.policy.parallel import init_distributed, load_policy
         from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
-        from caprl_native.policy.update import Updater
-        from caprl_native.rollout.captions import Captioner
+        from caprl_native.rollout.captioner import Captioner
         from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
         from caprl_native.rollout.weight_sync import sync
         from caprl_native.types import MediaRef, Sample
@@ -95,7 +96,7 @@ class Ours:
             banned=(*self.policy.banned, *ends),  # so captions have one length
         )
         self.captioner = Captioner(self.engine, sampling, seed=0)
-        self.updater = Updater(
+        self.updater = Learner(
             policy=self.policy,
             reference=None,
             optimizer=build_optimizer(self.policy, config),
@@ -126,11 +127,13 @@ class Ours:
 
     def step(self) -> None:
         from caprl_native.algorithm.advantages import group_advantages
-        from caprl_native.data.loader import Loaded
+        from caprl_native.data.loader import LoadedSample
 
         self.step_number += 1
         with self._timed("prompts"):
-            items = [Loaded(self.samples[i][0], self._prompt(i), index=i) for i in range(PROMPTS)]
+            items = [
+                LoadedSample(self.samples[i][0], self._prompt(i), index=i) for i in range(PROMPTS)
+            ]
         with self._timed("rollout"):
             groups = self.captioner.write(items, self.step_number)
         for group in groups:

@@ -19,12 +19,13 @@ import torch
 import torch.distributed as dist
 from common import Watch, summary
 
-from caprl_native.config import PolicyConfig
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.model import Policy
-from caprl_native.policy.parallel import init_distributed, load_policy
 from caprl_native.rollout.engine import Engine, EngineSettings
 from caprl_native.rollout.weight_sync import stream, sync
-from caprl_native.tiny import write_tiny_vlm
+from caprl_native.testing.tiny_models import write_tiny_vlm
 
 MODEL = {"hidden": 1024, "layers": 24, "vision": 256, "vocab_size": 151_936}
 REPEATS = 5

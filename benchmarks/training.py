@@ -30,12 +30,13 @@ from common import (
 )
 from tqdm import tqdm
 
-from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.balance import Costs
+from caprl_native.policy.fsdp import load_policy
+from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import build_optimizer
-from caprl_native.policy.parallel import init_distributed, load_policy
-from caprl_native.policy.update import Updater
-from caprl_native.tiny import write_tiny_vlm
+from caprl_native.testing.tiny_models import write_tiny_vlm
 from caprl_native.types import Group
 
 
@@ -49,7 +50,7 @@ class Bench:
         self.config = PolicyConfig(path=self.path, dtype=dtype, activation_checkpointing=False)
         self.policy = load_policy(self.config, layout)
         self.vocabulary = self.policy.config.get_text_config().vocab_size
-        self.updater = Updater(
+        self.updater = Learner(
             policy=self.policy,
             reference=None,
             optimizer=build_optimizer(self.policy, self.config),

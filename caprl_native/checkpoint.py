@@ -37,16 +37,16 @@ from caprl_native.checkpoint_files import (
     verify,
     write_manifest,
 )
-from caprl_native.failures import RunError, reason
+from caprl_native.distributed.errors import RunError, reason
 from caprl_native.files import unused
+from caprl_native.policy.fsdp import DTYPES, model_files
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.optim import not_finite
-from caprl_native.policy.parallel import DTYPES, model_files
 from caprl_native.rollout.weight_sync import stream
 
 __all__ = [
     "CheckpointError",
-    "abandon",
+    "archive_newer",
     "begin",
     "directory",
     "export",
@@ -122,14 +122,14 @@ def begin(
     `parts`: what else keeps a state, under the names that it was saved with.
     """
     if not step:
-        abandon(root, 0)
+        archive_newer(root, 0)
         return
     state = load(root, step, policy, optimizer)
     for name, part in parts.items():
         part.load_state_dict(state[name])
 
 
-def abandon(root: Path, after: int) -> None:
+def archive_newer(root: Path, after: int) -> None:
     """Renames the checkpoints later than step `after` to `*.abandoned` (a collective).
 
     The run goes on from `after` on another course. Left in place, they would be the "latest" ones,
@@ -151,7 +151,7 @@ def load(
     """Loads a checkpoint in place, on any number of ranks; returns the state saved with it.
 
     The optimizer keeps its own settings (weight decay, betas, epsilon): those of the config that
-    resumes. Checkpoints of later steps are set aside, see `abandon`.
+    resumes. Checkpoints of later steps are set aside, see `archive_newer`.
 
     Raises:
         CheckpointError: it is damaged, or of another model, or its weights are not finite.
@@ -179,7 +179,7 @@ def load(
             f"{folder}: {len(names)} of its weights are not finite, e.g. {names[0]}; "
             "go on from an older checkpoint (--resume STEP)"
         )
-    abandon(root, step)
+    archive_newer(root, step)
     return json.loads((folder / STATE).read_text())
 
 

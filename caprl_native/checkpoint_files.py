@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from caprl_native.failures import RunError
+from caprl_native.distributed.errors import RunError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"

@@ -36,7 +36,7 @@ def is_lfs_pointer(path: str | Path) -> bool:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[TextIO]:
+def atomic_write(path: Path) -> Iterator[TextIO]:
     """A text file to write; it takes the place of `path` at the end, unless the block fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -18,9 +18,9 @@ import tomli
 import torch.distributed as dist
 
 from caprl_native.checkpoint_files import find, named
-from caprl_native.config import RunConfig
-from caprl_native.failures import RunError, Stopped, writing
-from caprl_native.files import replaced, unused
+from caprl_native.config.schema import RunConfig
+from caprl_native.distributed.errors import RunError, Stopped, writing
+from caprl_native.files import atomic_write, unused
 
 LOCK = ".lock"
 CONFIG = "config.toml"
@@ -97,7 +97,7 @@ class RunFolder:
                 "; ".join(changed),
                 kept.name,
             )
-        with writing(file), replaced(file) as opened:
+        with writing(file), atomic_write(file) as opened:
             opened.write(resolved)
 
     def stop(self, step: int, steps: int, number: int) -> NoReturn:

@@ -23,30 +23,25 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from caprl_native import checkpoint
-from caprl_native.config import SftConfig
-from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli, print_once
-from caprl_native.data.loader import Loaded, SkipLedger, TooManySkipped, build_loader
+from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.schema import SftConfig
+from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.records import DataError, read_records
-from caprl_native.failures import RunError, one_voice
-from caprl_native.interrupt import Interrupts, die_with_launcher
-from caprl_native.model_check import ModelError, read_config
+from caprl_native.distributed.errors import RunError, report_failure_once
+from caprl_native.distributed.signals import Interrupts, set_parent_death_signal
+from caprl_native.distributed.world import ParallelDims, init_distributed, sum_over_ranks
+from caprl_native.dry_run import check_sft_machine
 from caprl_native.observe.log import RunLog
-from caprl_native.plan import check_sft_machine
 from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.fsdp import full_tensor, model_files
 from caprl_native.policy.model import load_whole
+from caprl_native.policy.model_check import ModelError, read_config
 from caprl_native.policy.optim import (
     build_optimizer,
     check_finite,
     learning_rate,
     require_finite,
-)
-from caprl_native.policy.parallel import (
-    Layout,
-    full_tensor,
-    init_distributed,
-    model_files,
-    sum_over_ranks,
 )
 from caprl_native.policy.prompt import (
     Prompt,
@@ -209,10 +204,10 @@ def _media(examples: Sequence[Example]) -> dict[str, Tensor]:
 class Sft:
     """A supervised run: data, model, optimizer, log. Close it at the end."""
 
-    def __init__(self, config: SftConfig, layout: Layout) -> None:
-        self.config, self.layout = config, layout
+    def __init__(self, config: SftConfig, dims: ParallelDims) -> None:
+        self.config, self.dims = config, dims
         self.interrupts, self.stopping = Interrupts(), 0
-        self.place = RunFolder(config.run, main=layout.is_main)
+        self.place = RunFolder(config.run, main=dims.is_main)
         self.folder, self.step = self.place.path, self.place.step
         path = config.policy.path
         torch.manual_seed(config.run.seed)
@@ -231,13 +226,13 @@ class Sft:
             config.data,
             config.media,
             seed=config.run.seed,
-            shard=layout.rank,
-            num_shards=layout.world,
+            shard=dims.rank,
+            num_shards=dims.world,
             prepare=ExampleBuilder(prompts, text_only),
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
-        self.model = load_model(path, text_only).to(layout.device)
-        if layout.world > 1:
+        self.model = load_model(path, text_only).to(dims.device)
+        if dims.world > 1:
             fully_shard(self.model)
         self.optimizer = build_optimizer(self.model, config.policy)
         epochs = config.run.epochs * self.loader.batches_per_epoch
@@ -245,7 +240,7 @@ class Sft:
         resolved = redact(dump(config))
         self.place.write_config(resolved)
         self.log = RunLog(
-            self.folder, config.log, main=layout.is_main, name=config.run.name, resolved=resolved
+            self.folder, config.log, main=dims.is_main, name=config.run.name, resolved=resolved
         )
 
     def begin(self) -> None:
@@ -263,7 +258,7 @@ class Sft:
             began = time.perf_counter()
             items = next(self.loader)
             self.ledger.update(items, reduce=self._sum)
-            examples = [i.prepared for i in items if isinstance(i, Loaded)]
+            examples = [i.prepared for i in items if isinstance(i, LoadedSample)]
             metrics = self.update(examples, self.step)
             self.step += 1
             seconds = time.perf_counter() - began
@@ -301,7 +296,7 @@ class Sft:
         would drown a short answer: 1 token in 60 of a question that nobody could have guessed.
         """
         inputs, labels, spoken = collate(examples, self.config.data.loss_on, self.pad)
-        device = self.layout.device
+        device = self.dims.device
         labels = labels.to(device)[:, 1:]
         logits = self.model(**{k: v.to(device) for k, v in inputs.items()}).logits[:, :-1]
         response = spoken.to(device)[:, 1:] & (labels != IGNORED)
@@ -314,7 +309,7 @@ class Sft:
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), config.max_grad_norm or float("inf")
         )
-        loss_of_all = float(sum_over_ranks(loss.detach().clone())) / self.layout.world
+        loss_of_all = float(sum_over_ranks(loss.detach().clone())) / self.dims.world
         require_finite(step + 1, {"loss": loss_of_all, "gradient's norm": float(full_tensor(norm))})
         lr = learning_rate(config, step, self.steps)
         for group in self.optimizer.param_groups:
@@ -335,7 +330,7 @@ class Sft:
         """Cross-entropy over the positions `where` `[B, L]`, so scaled that ranks' gradients, once
         averaged, are those of the mean over all ranks' positions."""
         total = nn.functional.cross_entropy(logits[where].float(), labels[where], reduction="sum")
-        return total * self.layout.world / max(self._sum([int(where.sum())])[0], 1)
+        return total * self.dims.world / max(self._sum([int(where.sum())])[0], 1)
 
     def export(self, target: Path) -> None:
         """A Hugging Face directory with everything that the source has beside its weights."""
@@ -352,7 +347,7 @@ class Sft:
             described["dtype"] = self.config.policy.dtype
             (folder / "config.json").write_text(json.dumps(described, indent=2))
 
-        if self.layout.is_main:
+        if self.dims.is_main:
             checkpoint.write_export(target, write)
 
     def _sum(self, values: list[int]) -> list[int]:
@@ -370,15 +365,15 @@ def main(argv: list[str] | None = None) -> None:
         check_sft_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)
-    die_with_launcher()
+    set_parent_death_signal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    layout = init_distributed(threads=args.config.run.threads)
+    dims = init_distributed(threads=args.config.run.threads)
     run = None
     try:
-        with one_voice(
+        with report_failure_once(
             DataError, TooManySkipped, FileNotFoundError, FloatingPointError, ModelError, RunError
         ):
-            run = Sft(args.config, layout)
+            run = Sft(args.config, dims)
             run.train()
     finally:
         if run is not None:

@@ -10,32 +10,32 @@ import sys
 
 import torch.distributed as dist
 
-from caprl_native.config import Config
-from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli, print_once
-from caprl_native.failures import one_voice
-from caprl_native.interrupt import die_with_launcher
-from caprl_native.plan import check_machine, plan, world_size
-from caprl_native.policy.parallel import init_distributed
-from caprl_native.run import EXPLAINED, Run
+from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.schema import Config
+from caprl_native.distributed.errors import report_failure_once
+from caprl_native.distributed.signals import set_parent_death_signal
+from caprl_native.distributed.world import init_distributed
+from caprl_native.dry_run import check_machine, plan, world_size
+from caprl_native.trainer import EXPLAINED, Trainer
 
 
-def train(run: Run) -> None:
+def train(trainer: Trainer) -> None:
     """Captions are sampled, read, rewarded, and made likelier where they beat their group."""
-    run.begin()
-    if run.step == 0:
-        run.evaluate(0)
-    for step in run.steps():
-        prompts = run.next_prompts()
-        groups = run.write_captions(prompts, step)
-        run.score(groups, step)
-        groups = run.refill(groups, step)
-        batch = run.assign_advantages(groups, step)
-        metrics = run.update(batch, step)
-        run.sync_weights()
-        run.report(step, groups, metrics)
-        run.evaluate(step)
-        run.save(step)
-    run.finish()
+    trainer.begin()
+    if trainer.step == 0:
+        trainer.evaluate(0)
+    for step in trainer.steps():
+        prompts = trainer.next_prompts()
+        groups = trainer.write_captions(prompts, step)
+        trainer.score(groups, step)
+        groups = trainer.refill(groups, step)
+        batch = trainer.assign_advantages(groups, step)
+        metrics = trainer.update(batch, step)
+        trainer.sync_weights()
+        trainer.report(step, groups, metrics)
+        trainer.evaluate(step)
+        trainer.save(step)
+    trainer.finish()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,17 +49,17 @@ def main(argv: list[str] | None = None) -> None:
         check_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)
-    die_with_launcher()
+    set_parent_death_signal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    layout = init_distributed(args.config.rollout.tensor_parallel_size, args.config.run.threads)
-    run = None
+    dims = init_distributed(args.config.rollout.tensor_parallel_size, args.config.run.threads)
+    trainer = None
     try:
-        with one_voice(*EXPLAINED):
-            run = Run(args.config, layout)
-            train(run)
+        with report_failure_once(*EXPLAINED):
+            trainer = Trainer(args.config, dims)
+            train(trainer)
     finally:
-        if run is not None:
-            run.close()
+        if trainer is not None:
+            trainer.close()
         if dist.is_initialized():  # vLLM's shutdown may have ended it already
             dist.destroy_process_group()
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from caprl_native.config import MediaConfig, opt
-from caprl_native.config_io import ConfigError, Origins
-from caprl_native.endpoint import key_problem, settings_problem
-from caprl_native.model_check import ModelError, check_directory
+from caprl_native.config.cli import ConfigError, Origins
+from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig, opt
+from caprl_native.inference.endpoint import key_problem, settings_problem
+from caprl_native.policy.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks
 
 Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
@@ -19,7 +19,7 @@ STAGES = ("caption", "answer", "judge", "report")
 
 
 @dataclass
-class RunConfig:
+class EvalRunConfig:
     name: str = opt("prism", "Name of the run; the column it gets in comparisons.")
     dir: str = opt("", "Where everything is kept; empty: outputs/prism/<name>.", path=True)
     seed: int = opt(0, "Seed of captions and answers that are sampled.")
@@ -40,57 +40,6 @@ class RunConfig:
         False, "Annotation files may name media outside of the folder that media paths start from."
     )
     progress: bool = opt(True, "Show progress.")
-
-
-@dataclass
-class ModelConfig:
-    """A model: a directory that vLLM runs in process, or an OpenAI-compatible endpoint."""
-
-    path: str = opt("", "Hugging Face directory of the model, run in process.", path=True)
-    endpoint: str = opt("", "Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
-    model: str = opt("", "Model name at the endpoint.")
-    revision: str = opt(
-        "",
-        "Which weights the endpoint serves: change it with them, or old replies are taken.",
-    )
-    api_key_env: str = opt(
-        "", "Environment variable that holds the endpoint's key; empty: none is sent."
-    )
-    temperature: float = opt(0.0, "Sampling temperature; 0: greedy.")
-    top_p: float = opt(1.0, "Nucleus sampling.")
-    top_k: int = opt(0, "In process: sample among the k most likely tokens; 0: all.")
-    max_tokens: int = opt(1024, "Longest reply, in tokens.")
-    prefill: bool = opt(
-        True,
-        'The endpoint can go on with an opened turn ("The answer is") and be told not to think '
-        "aloud, as vLLM and SGLang can.",
-    )
-    concurrency: int = opt(64, "Requests in flight to the endpoint.")
-    timeout_s: float = opt(600.0, "Seconds after which a request to the endpoint has failed.")
-    retries: int = opt(3, "Further attempts of a request that failed, with growing pauses.")
-    dtype: Literal["bfloat16", "float32"] = opt("bfloat16", "Precision in process.")
-    max_model_len: int = opt(18000, "In process: prompt and reply together, in tokens.")
-    max_num_seqs: int = opt(256, "In process: replies written at one time.")
-    gpu_memory_utilization: float = opt(0.85, "In process: share of the GPU's memory.")
-    kv_cache_gib: float = opt(4.0, "In process: size of the KV cache on a CPU, GiB.")
-    enforce_eager: bool = opt(False, "In process: no CUDA graphs.")
-
-
-@dataclass
-class CaptionerConfig(ModelConfig):
-    n: int = opt(4, "Captions per image or video.")
-    temperature: float = opt(1.0, "Sampling temperature; 0: greedy.")
-    max_tokens: int = opt(2048, "Longest caption, in tokens.")
-    image_prompt: str = opt(
-        "", 'Empty: the record\'s own, or "Please describe this image in detail."'
-    )
-    video_prompt: str = opt("", "The same for videos.")
-    video_as: Literal["frames", "file"] = opt(
-        "frames",
-        "What an endpoint gets of a video: our frames as images, or the file itself (of clips and "
-        "of folders of frames it gets our frames all the same).",
-    )
-    workers: int = opt(2, "Threads that decode media ahead.")
 
 
 @dataclass
@@ -122,7 +71,7 @@ BenchmarksConfig: Any = dataclasses.make_dataclass(
 class PrismConfig:
     """The whole of an evaluation's settings."""
 
-    run: RunConfig = field(default_factory=RunConfig)
+    run: EvalRunConfig = field(default_factory=EvalRunConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     reader: ModelConfig = field(default_factory=ModelConfig)
     judge: ModelConfig = field(default_factory=ModelConfig)

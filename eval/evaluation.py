@@ -16,22 +16,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from caprl_native.config_io import ConfigError
-from caprl_native.thoughts import CUT_OFF, said
-from eval.config import ModelConfig, PrismConfig
+from caprl_native.config.cli import ConfigError
+from caprl_native.config.schema import ModelConfig
+from caprl_native.inference.models import Model, Picture, Request, Result, build_model
+from caprl_native.inference.replicas import ReplicatedModel
+from caprl_native.inference.store import JsonLog, Reply, Store
+from caprl_native.text.thoughts import CUT_OFF, said
+from eval.config import PrismConfig
 from eval.items import Item, ToJudge, Verdict
-from eval.models import Model, Picture, Request, Result, build_model
 from eval.plan import (
     Answers,
     Captions,
     Judgements,
-    Loaded,
+    LoadedBenchmark,
     Unit,
     load_benchmarks,
     unit_key,
 )
-from eval.replicas import ReplicatedModel
-from eval.store import JsonLog, Reply, Store
 
 Scored = Verdict | ToJudge | str  # str: why there is no verdict
 
@@ -47,7 +48,7 @@ class Evaluation:
         self.folder = Path(config.run.dir or f"outputs/prism/{config.run.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder / ".lock")
-        self.loaded: list[Loaded] = load_benchmarks(config)
+        self.loaded: list[LoadedBenchmark] = load_benchmarks(config)
         self.captions = Store(self.folder / "captions.jsonl")
         self.answers = Store(self.folder / "answers.jsonl")
         self.judgements = Store(self.folder / "judgements.jsonl")
@@ -59,13 +60,13 @@ class Evaluation:
         self._answer_keys: dict[tuple[str, str, int], str] = {}
         self._scores: dict[tuple[str, str, str], Scored] = {}
 
-    def items(self) -> Iterator[tuple[Loaded, Item]]:
+    def items(self) -> Iterator[tuple[LoadedBenchmark, Item]]:
         """All items, benchmark by benchmark."""
         for loaded in self.loaded:
             for item in loaded.items:
                 yield loaded, item
 
-    def unit(self, loaded: Loaded, item: Item) -> Unit:
+    def unit(self, loaded: LoadedBenchmark, item: Item) -> Unit:
         """What is captioned for an item."""
         name = loaded.benchmark.name, item.id
         if name not in self._units:
@@ -164,22 +165,24 @@ class Evaluation:
 
         run = self.config.run
         if config.path and (run.replicas > 1 or run.ray or torch.cuda.is_available()):
-            return ReplicatedModel(config, self.config.media, run)
+            return ReplicatedModel(
+                config, self.config.media, run.seed, replicas=run.replicas, cluster=run.ray
+            )
         return build_model(config, self.config.media, run.seed)
 
     # --- what is known ------------------------------------------------------------------------
 
-    def caption_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
+    def caption_of(self, loaded: LoadedBenchmark, item: Item, number: int) -> Reply | None:
         """What the captioner said outside its thoughts; missing where it said nothing else."""
         return _without_thoughts(self.captions.get(self.unit(loaded, item).caption_key(number)))
 
-    def _question(self, loaded: Loaded, item: Item, number: int) -> Request:
+    def _question(self, loaded: LoadedBenchmark, item: Item, number: int) -> Request:
         """What the reader is asked about a caption that there is."""
         caption = self.caption_of(loaded, item, number)
         assert caption is not None and caption.text is not None
         return self.to_answer.request(loaded.benchmark, item, number, caption.text)
 
-    def answer_key(self, loaded: Loaded, item: Item, number: int) -> str | None:
+    def answer_key(self, loaded: LoadedBenchmark, item: Item, number: int) -> str | None:
         """Of what the reader says about a caption; None where there is no caption."""
         caption = self.caption_of(loaded, item, number)
         if caption is None or caption.text is None:
@@ -189,7 +192,7 @@ class Evaluation:
             self._answer_keys[name] = self._question(loaded, item, number).keys[0]
         return self._answer_keys[name]
 
-    def answer_of(self, loaded: Loaded, item: Item, number: int) -> Reply | None:
+    def answer_of(self, loaded: LoadedBenchmark, item: Item, number: int) -> Reply | None:
         """The reader's reply; missing where its thoughts were cut off (a zero by rule caprl)."""
         key = self.answer_key(loaded, item, number)
         reply = self.answers.get(key) if key else None
@@ -199,7 +202,7 @@ class Evaluation:
         failure = f"answer: {CUT_OFF}; raise reader.max_tokens"
         return replace(reply, text=None, failure=failure) if cut_off else reply
 
-    def score(self, loaded: Loaded, item: Item, number: int) -> Scored | None:
+    def score(self, loaded: LoadedBenchmark, item: Item, number: int) -> Scored | None:
         """What the rule says of an answer; None where there is no answer."""
         answer = self.answer_of(loaded, item, number)
         if answer is None or answer.text is None:
@@ -218,7 +221,7 @@ class Evaluation:
     def judgement_of(self, item: Item, score: ToJudge) -> Reply | None:
         return self.judgements.get(self.to_judge.request(item, score.messages).keys[0])
 
-    def verdict(self, loaded: Loaded, item: Item, number: int) -> Verdict | None:
+    def verdict(self, loaded: LoadedBenchmark, item: Item, number: int) -> Verdict | None:
         """Of a rule or of a judge; None where there is none."""
         score = self.score(loaded, item, number)
         if isinstance(score, Verdict):

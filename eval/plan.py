@@ -9,25 +9,26 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from caprl_native.config.schema import ModelConfig
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
+from caprl_native.inference.models import Request
+from caprl_native.inference.store import fingerprint, key_of
 from caprl_native.redact import without_userinfo
 from caprl_native.rewards.prompts import PROMPT_VERSION
 from caprl_native.seeds import seed_of
 from caprl_native.types import MediaRef
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Benchmark, Files
-from eval.config import BenchmarkConfig, ModelConfig, PrismConfig, chosen
+from eval.config import BenchmarkConfig, PrismConfig, chosen
 from eval.items import Broken, Item
-from eval.models import Request
-from eval.store import fingerprint, key_of
 
 _EDGE = 1 << 14  # bytes from each end of a video file, in its identity
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedBenchmark:
     """A benchmark with its items and the rows of its files that are none."""
 
     benchmark: Benchmark
@@ -35,7 +36,7 @@ class Loaded:
     broken: tuple[Broken, ...]
 
 
-def load_benchmarks(config: PrismConfig) -> list[Loaded]:
+def load_benchmarks(config: PrismConfig) -> list[LoadedBenchmark]:
     """The benchmarks that the config gives files for.
 
     Raises `DataError` for files that cannot be read or have no items.
@@ -49,7 +50,7 @@ def load_benchmarks(config: PrismConfig) -> list[Loaded]:
         if not items:
             first = f"; the first: {broken[0].source}: {broken[0].reason}" if broken else ""
             raise DataError(f"benchmarks.{name}.files: no items{first}")
-        found.append(Loaded(benchmark, tuple(items), broken))
+        found.append(LoadedBenchmark(benchmark, tuple(items), broken))
     return found
 
 

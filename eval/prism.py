@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from caprl_native.config_io import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli
 from caprl_native.data.records import DataError
 from caprl_native.redact import redact
 from eval.config import PrismConfig, check, stages

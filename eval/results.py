@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caprl_native.inference.store import key_of
 from caprl_native.rewards.prompts import PROMPT_VERSION
 from eval.config import PrismConfig
 from eval.evaluation import Evaluation
 from eval.items import Item, ToJudge, Verdict
-from eval.plan import Loaded, model_identity
+from eval.plan import LoadedBenchmark, model_identity
 from eval.scoring.stats import bootstrap_interval
-from eval.store import key_of
 
 MEDIA = "media: "  # opens the reason where a caption is missing for its media's sake
 DURATIONS = ((60, "0 to 1 min"), (180, "1 to 3 min"), (600, "3 to 10 min"))  # up to: seconds
@@ -30,7 +30,7 @@ def records(evaluation: Evaluation) -> Iterator[Record]:
         yield record_of(evaluation, loaded, item)
 
 
-def record_of(evaluation: Evaluation, loaded: Loaded, item: Item) -> Record:
+def record_of(evaluation: Evaluation, loaded: LoadedBenchmark, item: Item) -> Record:
     """All that is known about an item; what is missing is null, with the reason beside it."""
     numbers = range(evaluation.config.captioner.n)
     captions = [_caption(evaluation, loaded, item, number) for number in numbers]
@@ -74,7 +74,7 @@ def _groups(item: Item, media: Sequence[Record]) -> dict[str, str]:
     return item.groups | {"duration": kind}
 
 
-def _caption(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) -> Record:
+def _caption(evaluation: Evaluation, loaded: LoadedBenchmark, item: Item, number: int) -> Record:
     caption = evaluation.caption_of(loaded, item, number)
     found: Record = {
         "text": caption.text if caption else None,
@@ -148,7 +148,7 @@ def missing(evaluation: Evaluation, found: Sequence[Record]) -> dict[str, int]:
     return _missing(found, sum(len(loaded.broken) for loaded in evaluation.loaded))
 
 
-def _benchmark(evaluation: Evaluation, loaded: Loaded, found: Sequence[Record]) -> Record:
+def _benchmark(evaluation: Evaluation, loaded: LoadedBenchmark, found: Sequence[Record]) -> Record:
     config, benchmark = evaluation.config, loaded.benchmark
     factor = 100.0 if benchmark.unit == "%" else 1.0
     scored = _scored(found)
@@ -256,7 +256,7 @@ def reasons(evaluation: Evaluation, found: Sequence[Record]) -> list[tuple[str, 
     return [(kind[0], count, examples[kind]) for kind, count in counts.most_common()]
 
 
-def _metrics(evaluation: Evaluation, loaded: Loaded) -> dict[str, float]:
+def _metrics(evaluation: Evaluation, loaded: LoadedBenchmark) -> dict[str, float]:
     pairs: list[tuple[Item, Verdict | None]] = [
         (item, evaluation.verdict(loaded, item, number))
         for item in loaded.items
@@ -266,7 +266,7 @@ def _metrics(evaluation: Evaluation, loaded: Loaded) -> dict[str, float]:
     return loaded.benchmark.metrics(pairs) if pairs else {}
 
 
-def _was_judged(evaluation: Evaluation, loaded: Loaded, item: Item, number: int) -> bool:
+def _was_judged(evaluation: Evaluation, loaded: LoadedBenchmark, item: Item, number: int) -> bool:
     """Whether there is a verdict, or a judge's reply that has none; nothing else is a failure."""
     score = evaluation.score(loaded, item, number)
     if isinstance(score, ToJudge):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from caprl_native.policy.parallel import Layout
+    from caprl_native.distributed.world import ParallelDims
 
 # Before anything imports these libraries; processes that the tests start inherit it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Qwen3-VL directory. Read only: the whole session shares it."""
-    from caprl_native.tiny import write_tiny_vlm
+    from caprl_native.testing.tiny_models import write_tiny_vlm
 
     return write_tiny_vlm(tmp_path_factory.mktemp("models") / "qwen3_vl")
 
@@ -42,7 +42,7 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_policy_2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Qwen2.5-VL directory, read only."""
-    from caprl_native.tiny import write_tiny_vlm
+    from caprl_native.testing.tiny_models import write_tiny_vlm
 
     return write_tiny_vlm(tmp_path_factory.mktemp("models") / "qwen2_5_vl", "qwen2_5_vl")
 
@@ -50,17 +50,17 @@ def tiny_policy_2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random text-only Qwen3 directory, read only."""
-    from caprl_native.tiny import write_tiny_reader
+    from caprl_native.testing.tiny_models import write_tiny_reader
 
     return write_tiny_reader(tmp_path_factory.mktemp("models") / "reader")
 
 
 @pytest.fixture(scope="module")
-def layout() -> Iterator[Layout]:
+def dims() -> Iterator[ParallelDims]:
     """A process group of one, for tests that need no second rank."""
     import torch.distributed as dist
 
-    from caprl_native.policy.parallel import init_distributed
+    from caprl_native.distributed.world import init_distributed
 
     before = dict(os.environ)
     yield init_distributed()

@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-from tests.chat_server import Reply
+from caprl_native.testing.chat_server import Reply
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1e308, 10**40, "", " ", "A", "\0", "\ud800", "x" * 5000, "\u2028",

@@ -29,7 +29,7 @@ import vllm.model_executor.models.qwen2_5_vl  # noqa: E402, F401
 import vllm.model_executor.models.qwen3_vl  # noqa: E402, F401
 import vllm.v1.worker.gpu_model_runner  # noqa: E402, F401
 
-import caprl_native.run  # noqa: E402, F401
+import caprl_native.trainer  # noqa: E402, F401
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ import torch
 
 from caprl_native import checkpoint
 from caprl_native.checkpoint import CheckpointError
-from caprl_native.config import PolicyConfig
-from caprl_native.failures import RunError
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.distributed.errors import RunError
 from caprl_native.policy.optim import build_optimizer
+from caprl_native.testing.samples import prompt
 from tests.ranks import run_ranks
-from tests.samples import prompt
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def saver(layout):
+def saver(dims):
     """Saves and loads a checkpoint of a model with nine weights, all equal to the step."""
     model = torch.nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -196,13 +196,13 @@ def test_later_checkpoints_are_set_aside_when_a_run_goes_on_from_an_earlier_one(
     save, load = saver
     for step in (1, 2, 3):
         save(tmp_path, step, keep=0)
-    checkpoint.abandon(tmp_path, after=1)
+    checkpoint.archive_newer(tmp_path, after=1)
     assert load(tmp_path) == 1.0
     save(tmp_path, 2, keep=2)
     assert checkpoint.steps(tmp_path) == [1, 2] and load(tmp_path) == 2.0
     kept = {"step_00000001", "step_00000002", "step_00000002.abandoned", "step_00000003.abandoned"}
     assert {p.name for p in tmp_path.iterdir()} == kept
-    checkpoint.abandon(tmp_path, after=0)  # once more: what is aside stays
+    checkpoint.archive_newer(tmp_path, after=0)  # once more: what is aside stays
     kept = kept - {"step_00000001", "step_00000002"}
     kept |= {"step_00000001.abandoned", "step_00000002.abandoned.2"}
     assert {p.name for p in tmp_path.iterdir()} == kept
@@ -331,7 +331,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path, sav
     assert load(tmp_path) == 1.0
 
 
-def test_what_a_resumed_run_takes_from_its_config_and_what_from_the_checkpoint(tmp_path, layout):
+def test_what_a_resumed_run_takes_from_its_config_and_what_from_the_checkpoint(tmp_path, dims):
     def parts(width: int, decay: float, frozen: bool = False):
         model = torch.nn.Linear(width, width)
         model.bias.requires_grad_(not frozen)

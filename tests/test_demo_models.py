@@ -16,10 +16,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from demo_world import checks, datasets  # noqa: E402
-from demo_world.scenes import Scene  # noqa: E402
-
-from caprl_native.policy.parallel import init_distributed  # noqa: E402
+from caprl_native.distributed.world import init_distributed  # noqa: E402
+from caprl_native.testing.demo_world import checks, datasets  # noqa: E402
+from caprl_native.testing.demo_world.scenes import Scene  # noqa: E402
 from tests.ranks import run_to_end  # noqa: E402
 
 SEED = 20_000  # no scene of the training data is made from it

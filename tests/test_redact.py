@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from caprl_native.config import ReaderConfig
-from caprl_native.config_io import dump, load
-from caprl_native.endpoint import settings_problem
+from caprl_native.config.cli import dump, load
+from caprl_native.config.schema import ReaderConfig
+from caprl_native.inference.endpoint import settings_problem
 from caprl_native.redact import redact, without_userinfo
 from caprl_native.sft import main as sft
 from caprl_native.train import main as train

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from caprl_native import run_folder
-from caprl_native.config import Config, LogConfig, RunConfig, SftConfig
-from caprl_native.config_io import ConfigError, dump, load, parse_cli
-from caprl_native.failures import RunError
+from caprl_native.config.cli import ConfigError, dump, load, parse_cli
+from caprl_native.config.schema import Config, LogConfig, RunConfig, SftConfig
+from caprl_native.distributed.errors import RunError
+from caprl_native.dry_run import check_machine, check_sft_machine
 from caprl_native.observe.log import RunLog
-from caprl_native.plan import check_machine, check_sft_machine
 from caprl_native.run_folder import RunFolder
 
 WHOLE = ("state.json", "manifest.json")
@@ -139,7 +139,7 @@ def test_home_and_patterns_mean_the_same_everywhere(tmp_path, monkeypatch, capsy
     assert args.config.run.dir == str(tmp_path / "out")
     assert args.config.policy.path == str(tmp_path / "model")
     assert args.config.data.media_root == str(tmp_path)
-    from caprl_native.plan import plan
+    from caprl_native.dry_run import plan
 
     text = plan(args.config, 1)
     assert text.count("3 records") == 2 and "3 per epoch" in text

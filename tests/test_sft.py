@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from caprl_native import checkpoint
-from caprl_native.config import SftConfig
-from caprl_native.config_io import dump
+from caprl_native.config.cli import dump
+from caprl_native.config.schema import SftConfig
 from caprl_native.data.records import DataError
 from caprl_native.policy.prompt import PromptBuilder, text_prompt
 from caprl_native.sft import IGNORED, Example, ExampleBuilder, chat_tokens, collate
-from caprl_native.tiny import build_tokenizer, chat_template
-from tests.media_files import write_noise
+from caprl_native.testing.media_files import write_noise
+from caprl_native.testing.samples import MEDIA, noise_image, sample
+from caprl_native.testing.tiny_models import build_tokenizer, chat_template
 from tests.ranks import Forked, run_module
-from tests.samples import MEDIA, noise_image, sample
 
 TURNS = [
     {"role": "system", "content": "The picture"},

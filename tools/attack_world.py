@@ -17,9 +17,9 @@ from PIL import Image
 
 sys.path.insert(0, str(ROOT))  # works without an installation
 
-from caprl_native.config import Config, SftConfig  # noqa: E402
-from caprl_native.config_io import dump  # noqa: E402
-from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
+from caprl_native.config.cli import dump  # noqa: E402
+from caprl_native.config.schema import Config, SftConfig  # noqa: E402
+from caprl_native.testing.tiny_models import write_tiny_reader, write_tiny_vlm  # noqa: E402
 
 LIMIT_S = 300.0  # for every wait; what takes longer hangs
 RECORDS = 24

@@ -2,7 +2,7 @@
 
     python tools/compare_decoding.py [--markdown docs/decoding_table.md] [NAME ...]
 
-Files are generated with numbered frames (`tests/video_files.py`), decoded whole, and frame by
+Files are generated with numbered frames (`testing/video_files.py`), decoded whole, and frame by
 frame as a sample's few frames are. Exit status 1 where a number of frames, a time or a frame is
 another than ffmpeg's.
 """
@@ -15,12 +15,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedVideo, decode
 from caprl_native.data.timeline import Timeline
 from caprl_native.data.video_file import OutOfStep, VideoFile
+from caprl_native.testing.video_files import CASES, Shown, number, shown_by_ffmpeg, write_case
 from caprl_native.types import MediaRef, Sample
-from tests.video_files import CASES, Shown, number, shown_by_ffmpeg, write_case
 
 BY_PACKETS, IN_SEQUENCE = "by packets", "in sequence"
 ROUNDING = 6e-4  # seconds: some containers round times to milliseconds

@@ -246,7 +246,7 @@ def benchmark_one(rng: random.Random, folder: Path) -> str:
 @functools.cache
 def valid_configs() -> list[tuple[str, Any]]:
     """The recipes, each with its schema."""
-    from caprl_native.config import Config, SftConfig
+    from caprl_native.config.schema import Config, SftConfig
     from eval.config import PrismConfig
 
     folder = Path(__file__).resolve().parent.parent / "train_configs"
@@ -290,9 +290,9 @@ def _toml_value(rng: random.Random) -> str:
 
 def configure_one(rng: random.Random, folder: Path) -> str:
     """Loads, checks and plans a spoilt config; returns what came of it."""
-    from caprl_native.config import Config, SftConfig
-    from caprl_native.config_io import ConfigError, check, check_sft, dump, load, load_with_origins
-    from caprl_native.plan import check_machine, plan
+    from caprl_native.config.cli import ConfigError, check, check_sft, dump, load, load_with_origins
+    from caprl_native.config.schema import Config, SftConfig
+    from caprl_native.dry_run import check_machine, plan
     from eval.config import check as check_prism
 
     file = folder / "a.toml"
@@ -347,7 +347,7 @@ def fuzz(one: Callable[[random.Random, Path], str], kind: str, count: int, seed:
 def _warm_up(kind: str) -> None:
     """Imports what the first case would be charged for."""
     import caprl_native.data.records
-    import caprl_native.plan  # noqa: F401
+    import caprl_native.dry_run  # noqa: F401
     import eval.config  # noqa: F401
 
     if kind == "benchmarks":

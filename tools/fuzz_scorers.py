@@ -23,17 +23,17 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import eval.scoring
-from caprl_native.plain_text import bounded
+from caprl_native.text.plain_text import bounded
 from eval.scoring.mentions import Mention
 from eval.scoring.words import MAX_CHARS, Word
 
 OTHERS = (
-    "caprl_native.answer_words",
+    "caprl_native.text.answer_words",
     "caprl_native.data.choices",
-    "caprl_native.plain_text",
+    "caprl_native.text.plain_text",
     "caprl_native.rewards.letter",
     "caprl_native.rewards.timestamps",
-    "caprl_native.thoughts",
+    "caprl_native.text.thoughts",
     "eval.benchmarks.judging",
 )
 COLOURS = {"A": "Red", "B": "Blue", "C": "Green", "D": "Yellow"}

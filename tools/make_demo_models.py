@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without an installation
 
-from demo_world import checks, datasets  # noqa: E402
-from demo_world.scenes import every_text  # noqa: E402
-
-from caprl_native.policy.parallel import init_distributed  # noqa: E402
-from caprl_native.tiny import write_tiny_reader, write_tiny_vlm  # noqa: E402
+from caprl_native.distributed.world import init_distributed  # noqa: E402
+from caprl_native.testing.demo_world import checks, datasets  # noqa: E402
+from caprl_native.testing.demo_world.scenes import every_text  # noqa: E402
+from caprl_native.testing.tiny_models import write_tiny_reader, write_tiny_vlm  # noqa: E402
 
 WORK = Path("outputs/demo_models")
 SHIPPED = Path("demo_models")

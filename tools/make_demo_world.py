@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
-from demo_world.datasets import write_world  # noqa: E402
+from caprl_native.testing.demo_world.datasets import write_world  # noqa: E402
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.decode_worker import LENGTH, READY, Answer
 from caprl_native.types import MediaRef
 

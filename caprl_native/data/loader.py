@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from caprl_native.config import DataConfig, MediaConfig
+from caprl_native.config.schema import DataConfig, MediaConfig
 from caprl_native.data.decoders import close_decoders
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.records import DataError, Records
 from caprl_native.data.supervise import SupervisedBatches
-from caprl_native.data.workers import live_with_the_trainer, without_main, worker_context
+from caprl_native.data.workers import without_main, worker_context, worker_init
 from caprl_native.types import Sample
 
 Prepare = Callable[[Sample, list[DecodedImage | DecodedVideo]], Any]
@@ -42,7 +42,7 @@ class TooManySkipped(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedSample:
     """A sample, what `prepare` made of it (without one: its decoded media), and its record."""
 
     sample: Sample  # embedded files' bytes are dropped, they have been decoded
@@ -51,7 +51,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedSample:
     """A sample that could not be used. `name`: the file or record that is to blame."""
 
     sample: Sample
@@ -60,10 +60,10 @@ class Skipped:
     name: str
 
 
-Item = Loaded | Skipped
+LoaderItem = LoadedSample | SkippedSample
 
 
-class _Samples(Dataset[Item]):
+class _Samples(Dataset[LoaderItem]):
     """What a worker process runs: record -> decoded -> prepared."""
 
     def __init__(self, records: Records, media: MediaConfig, prepare: Prepare | None) -> None:
@@ -72,28 +72,28 @@ class _Samples(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> LoaderItem:
         try:
             return self._item(index)
         except StopIteration as error:  # an iterator's end to whoever called, who would stop early
             raise RuntimeError(f"{self.records.place(index)}: StopIteration") from error
 
-    def _item(self, index: int) -> Item:
+    def _item(self, index: int) -> LoaderItem:
         try:
             sample = self.records[index]
         except DataError as error:  # it was right at start-up, but for the bytes of its media
             place = self.records.place(index)
             unread = Sample(id=place, media=(), messages=(), source=place)
-            return Skipped(unread, str(error).removeprefix(f"{place}: "), index, place)
+            return SkippedSample(unread, str(error).removeprefix(f"{place}: "), index, place)
         light = replace(sample, media=tuple(replace(m, data=None) for m in sample.media))
         try:
             decoded = decode(sample, self.media)
             prepared = decoded if self.prepare is None else self.prepare(sample, decoded)
         except MediaError as error:
-            return Skipped(light, error.reason, index, error.name)
+            return SkippedSample(light, error.reason, index, error.name)
         except SampleSkipped as error:
-            return Skipped(light, str(error), index, f"sample {sample.id} ({sample.source})")
-        return Loaded(light, prepared, index)
+            return SkippedSample(light, str(error), index, f"sample {sample.id} ({sample.source})")
+        return LoadedSample(light, prepared, index)
 
 
 def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
@@ -121,7 +121,7 @@ class _BatchOrder(Sampler[list[int]]):
 
 
 class Loader:
-    """An endless iterator over this shard's part of each batch, lists of `Loaded` and `Skipped`.
+    """An endless iterator over this shard's part of each batch, a list of `LoaderItem`s.
 
     Records that do not fill an epoch's last batch are left out of that epoch. Worker processes
     start with the first batch and live until `close`; they prefetch over the ends of epochs.
@@ -171,15 +171,15 @@ class Loader:
     def __iter__(self) -> Loader:
         return self
 
-    def __next__(self) -> list[Item]:
+    def __next__(self) -> list[LoaderItem]:
         items = next(self._batches)
         self._delivered += 1
         return items
 
-    def _supervised(self) -> SupervisedBatches[list[Item]]:
+    def _supervised(self) -> SupervisedBatches[list[LoaderItem]]:
         return SupervisedBatches(self._from, self._delivered)
 
-    def _from(self, position: int) -> Iterator[list[Item]]:
+    def _from(self, position: int) -> Iterator[list[LoaderItem]]:
         self._order.first = position
         return _start(self._dataset, self._order, self._config)
 
@@ -237,7 +237,7 @@ def eval_batches(
     num_shards: int,
     prepare: Prepare | None = None,
     limit: int = 0,
-) -> Iterator[list[Item]]:
+) -> Iterator[list[LoaderItem]]:
     """This shard's part of the first `limit` records (0: all) in batches, in order, once.
 
     Every shard gets the same number of batches; the last may be smaller, or empty.
@@ -257,7 +257,7 @@ def eval_batches(
 
 def _start(
     dataset: _Samples, batches: Sampler[list[int]] | Sequence[list[int]], config: DataConfig
-) -> Iterator[list[Item]]:
+) -> Iterator[list[LoaderItem]]:
     workers = config.workers
     with without_main(dataset.prepare), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's call
@@ -268,7 +268,7 @@ def _start(
             prefetch_factor=max(1, config.prefetch) if workers else None,
             collate_fn=list,
             multiprocessing_context=worker_context(dataset.prepare) if workers else None,
-            worker_init_fn=live_with_the_trainer if workers else None,
+            worker_init_fn=worker_init if workers else None,
             generator=torch.Generator().manual_seed(0),  # so that torch's global one is left alone
             snapshot_every_n_steps=0,
         )
@@ -285,7 +285,7 @@ class SkipLedger:
 
     def update(
         self,
-        items: Sequence[Item],
+        items: Sequence[LoaderItem],
         *,
         epoch_ended: bool = False,
         reduce: Callable[[list[int]], list[int]] = list,
@@ -295,7 +295,7 @@ class SkipLedger:
         `reduce` sums counts over ranks, so that every rank holds the same totals and fails at the
         same step. Raises `TooManySkipped` once `judge_after` samples or a whole epoch were seen.
         """
-        skipped = [item for item in items if isinstance(item, Skipped)]
+        skipped = [item for item in items if isinstance(item, SkippedSample)]
         for item in skipped:
             if item.name not in self._logged:
                 self._logged.add(item.name)

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from typing import Any, Generic, TypeVar
 
-from caprl_native.failures import RunError
+from caprl_native.distributed.errors import RunError
 
 T = TypeVar("T")
 POLL_S = 0.5

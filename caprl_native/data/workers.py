@@ -37,7 +37,7 @@ def worker_context(prepare: Any = None) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     module = _module_of(prepare)
     wanted = [
-        "caprl_native.data.deaf",
+        "caprl_native.data.ignore_signals",
         "caprl_native.data.loader",
         *getattr(prepare, "worker_imports", ()),
     ]
@@ -70,7 +70,7 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def live_with_the_trainer(worker: int) -> None:
+def worker_init(worker: int) -> None:
     """What a worker does first: it ignores Ctrl-C and its like, and ends when the trainer ends.
 
     They reach the whole process group; what they mean is the training process's to decide. A

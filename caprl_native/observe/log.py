@@ -14,10 +14,10 @@ from typing import Any
 import tomli
 from tqdm import tqdm
 
-from caprl_native.config import LogConfig
-from caprl_native.failures import writing
-from caprl_native.files import replaced
-from caprl_native.policy.parallel import gather_objects
+from caprl_native.config.schema import LogConfig
+from caprl_native.distributed.errors import writing
+from caprl_native.distributed.world import gather_objects
+from caprl_native.files import atomic_write
 from caprl_native.types import Group, Sample
 
 
@@ -176,5 +176,5 @@ def _step_of(line: str) -> float:
 def _replace(file: Path, text: str) -> None:
     with writing(file):
         file.parent.mkdir(exist_ok=True)
-        with replaced(file) as opened:
+        with atomic_write(file) as opened:
             opened.write(text)

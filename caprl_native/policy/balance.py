@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from caprl_native.distributed.world import gather_objects
 from caprl_native.policy.model import Policy
-from caprl_native.policy.parallel import gather_objects
 from caprl_native.types import Group, Sample
 
-WORTH = 0.02  # a move must take this share off the slower of its two ranks
+MIN_GAIN = 0.02  # a move must take this share off the slower of its two ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +60,25 @@ class Costs:
 def balanced(groups: Sequence[Group], costs: Costs) -> list[Group]:
     """This rank's groups after the exchange (a collective), without what only an engine needs."""
     loads = gather_objects([costs.group(g) for g in groups])
-    mine, rank = dict(enumerate(groups)), dist.get_rank()
+    local_groups, rank = dict(enumerate(groups)), dist.get_rank()
     received = []
     for source, target, index in moves(loads):
         if rank == source:
-            dist.send_object_list([_light(mine.pop(index))], target, device=torch.device("cpu"))
+            dist.send_object_list(
+                [_light(local_groups.pop(index))], target, device=torch.device("cpu")
+            )
         elif rank == target:
             box: list[Group | None] = [None]
             dist.recv_object_list(box, source, device=torch.device("cpu"))
             received += box
-    return [*mine.values(), *received]
+    return [*local_groups.values(), *received]
 
 
 def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
     """Which groups go where, as (from rank, to rank, index at the first); `loads`: costs by rank.
 
     Again and again the fullest rank gives the emptiest the group that brings the two nearest to
-    each other. No group moves twice, and none moves for less than `WORTH`.
+    each other. No group moves twice, and none moves for less than `MIN_GAIN`.
     """
     kept = [dict(enumerate(row)) for row in loads]
     total = [sum(row) for row in loads]
@@ -85,7 +87,7 @@ def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
         source, target = total.index(max(total)), total.index(min(total))
         gap = total[source] - total[target]
         best = min(kept[source].items(), key=lambda item: abs(gap / 2 - item[1]), default=None)
-        if best is None or gap / 2 - abs(gap / 2 - best[1]) <= WORTH * total[source]:
+        if best is None or gap / 2 - abs(gap / 2 - best[1]) <= MIN_GAIN * total[source]:
             return found
         index, cost = best
         del kept[source][index]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from caprl_native.messages import shown
-from caprl_native.model_check import ModelError, read_config
+from caprl_native.policy.model_check import ModelError, read_config
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from caprl_native.model_check import ModelError
 from caprl_native.policy import attention
 from caprl_native.policy.families import (
     Family,
@@ -20,9 +19,10 @@ from caprl_native.policy.families import (
     replace_embeddings,
 )
 from caprl_native.policy.logprobs import token_logprobs
+from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.packing import MicroBatch
 from caprl_native.policy.prompt import Prompt
-from caprl_native.policy.vision import States, joined, recorded, replayed
+from caprl_native.policy.vision_cache import States, joined, recorded, replayed
 
 
 class Policy(nn.Module):
@@ -36,7 +36,7 @@ class Policy(nn.Module):
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
         hf.config.get_text_config()._attn_implementation = attention.NAME
-        self._looked: dict[int, States] = {}  # by a prompt's id(); 0: of the dummy
+        self._vision_cache: dict[int, States] = {}  # by a prompt's id(); 0: of the dummy
 
     @property
     def config(self) -> Any:
@@ -58,26 +58,26 @@ class Policy(nn.Module):
         return not any(p.requires_grad for n, p in named if self.family.part_of(n) == "vision")
 
     @torch.no_grad()
-    def look(self, prompts: Sequence[Prompt], passes: int) -> None:
-        """The frozen tower's one look at the media of these prompts (a collective).
+    def cache_vision(self, prompts: Sequence[Prompt], num_passes: int) -> None:
+        """Runs the frozen tower once over the media of these prompts (a collective).
 
-        Forward passes use what it saw until `forget`, and can then take these prompts only.
-        `passes`: at least as many as prompts, the same number on every rank. Counts as a forward
-        pass, for which FSDP gathers the weights.
+        Forward passes use its outputs until `clear_vision_cache`, and can take these prompts only.
+        `num_passes`: at least as many as prompts, the same number on every rank. Counts as a
+        forward pass, for which FSDP gathers the weights.
         """
         blocks = self.family.vision_blocks(self.hf)
         wanted, device = self.family.read_blocks(self.config), next(self.parameters()).device
         dummy = dummy_media(self.config, device)
-        for i in range(passes + 1):
+        for i in range(num_passes + 1):
             prompt = prompts[i - 1] if 0 < i <= len(prompts) else None
             patches, grid = dummy if prompt is None else (prompt.patches, prompt.grid)
             with recorded(blocks, wanted) as states:
                 self.family.media_features(self.hf, patches.to(device), grid.to(device))
-            self._looked[0 if prompt is None else id(prompt)] = states
+            self._vision_cache[0 if prompt is None else id(prompt)] = states
 
-    def forget(self) -> None:
-        """Drops what `look` saw."""
-        self._looked.clear()
+    def clear_vision_cache(self) -> None:
+        """Drops what `cache_vision` kept."""
+        self._vision_cache.clear()
 
     def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the response tokens, each `[S]`, nats, float32."""
@@ -112,9 +112,11 @@ class Policy(nn.Module):
         patches, grid = batch.patches, batch.grid
         if patches is None:
             patches, grid = dummy_media(self.config, device)
-        if not self._looked:
+        if not self._vision_cache:
             return self.family.media_features(self.hf, patches, grid)
-        states = joined([self._looked[id(p)] for p in batch.media] or [self._looked[0]], device)
+        states = joined(
+            [self._vision_cache[id(p)] for p in batch.media] or [self._vision_cache[0]], device
+        )
         with replayed(self.family.vision_blocks(self.hf), states):
             return self.family.media_features(self.hf, patches, grid)
 

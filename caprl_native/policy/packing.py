@@ -19,7 +19,7 @@ PAD, PROMPT = -1, 0  # values of MicroBatch.segments; response k of a row is seg
 
 
 @dataclass
-class Row:
+class PackedRow:
     """A prompt and some of its responses; `index` says which rollout of the batch each one is."""
 
     prompt: Prompt
@@ -63,7 +63,7 @@ class MicroBatch:
         return MicroBatch(**{**vars(self), **moved})
 
 
-def cut(rows: Sequence[Row], budget: int) -> list[list[Row]]:
+def pack(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
     """Cuts rows into micro-batches of at most `budget` positions, padding included.
 
     A row that alone exceeds the budget is cut into its prompt with a part of its responses each
@@ -71,7 +71,7 @@ def cut(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     """
     pieces = [piece for row in rows for piece in _split(row, budget)]
     pieces.sort(key=len, reverse=True)
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     for piece in pieces:
         if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= budget:
             batches[-1].append(piece)
@@ -80,25 +80,25 @@ def cut(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     return batches
 
 
-def _split(row: Row, budget: int) -> list[Row]:
+def _split(row: PackedRow, budget: int) -> list[PackedRow]:
     """Few pieces, so that the prompt is repeated little: the longest response goes first, each into
     the first piece that has room for it."""
     if len(row) <= budget:
         return [row]
-    pieces: list[Row] = []
+    pieces: list[PackedRow] = []
     for response, index in sorted(
         zip(row.responses, row.index, strict=True), key=lambda pair: -len(pair[0])
     ):
         room = (p for p in pieces if len(p) + len(response) <= budget)
         piece = next(room, None)
         if piece is None:
-            pieces.append(piece := Row(row.prompt, [], []))
+            pieces.append(piece := PackedRow(row.prompt, [], []))
         piece.responses.append(response)
         piece.index.append(index)
     return pieces
 
 
-def collate(rows: Sequence[Row], positions_of: Callable[[Prompt], Tensor]) -> MicroBatch:
+def collate(rows: Sequence[PackedRow], positions_of: Callable[[Prompt], Tensor]) -> MicroBatch:
     """Lays rows out as a `MicroBatch`; `positions_of` gives a prompt's positions `[3, P]`."""
     length = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caprl_native.config import MediaConfig
-from caprl_native.control_tokens import control_token_in
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.text.control_tokens import control_token_in
 from caprl_native.types import Sample
 
 

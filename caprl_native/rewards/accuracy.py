@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from caprl_native.config import AccuracyConfig
+from caprl_native.config.schema import AccuracyConfig
 from caprl_native.rewards.base import Caption, Score
 from caprl_native.rewards.prompts import CANNOT_ANSWER, reader_messages
 from caprl_native.rewards.questions import ShownQuestion, draw, read_answer
 from caprl_native.rewards.reader import Answer, Ask, Reader
 from caprl_native.seeds import rng_of, seed_of
-from caprl_native.thoughts import CUT_OFF, said
+from caprl_native.text.thoughts import CUT_OFF, said
 
 
 @dataclass

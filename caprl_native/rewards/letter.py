@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from caprl_native.answer_words import AnswerWords, language_of
-from caprl_native.plain_text import bounded, normal_form
-from caprl_native.thoughts import without_thoughts
+from caprl_native.text.answer_words import AnswerWords, language_of
+from caprl_native.text.plain_text import bounded, normal_form
+from caprl_native.text.thoughts import without_thoughts
 
 MAX_CHARS = 4000  # of a reply that are read
 

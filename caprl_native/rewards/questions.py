@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 
 from caprl_native.data.choices import LETTERS, MAX_CHOICES, squeezed
-from caprl_native.plain_text import bounded
 from caprl_native.rewards.letter import MAX_CHARS, parse_letter
 from caprl_native.rewards.prompts import CANNOT_ANSWER
-from caprl_native.thoughts import without_thoughts
+from caprl_native.text.plain_text import bounded
+from caprl_native.text.thoughts import without_thoughts
 from caprl_native.types import Question
 
 

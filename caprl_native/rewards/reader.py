@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from caprl_native.config import ReaderConfig
-from caprl_native.control_tokens import tokenized_chats, without_control_tokens
-from caprl_native.endpoint import Connection, Endpoint, key_problem, settings_problem
+from caprl_native.config.schema import ReaderConfig
+from caprl_native.inference.endpoint import Connection, Endpoint, key_problem, settings_problem
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.text.control_tokens import tokenized_chats, without_control_tokens
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Answer:
 
 
 class Reader(Protocol):
-    together: bool
+    collective: bool
     """True: all ranks that share the policy's engine ask the same, and all get the answers."""
 
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
@@ -48,7 +48,7 @@ class Reader(Protocol):
         """Goes on until all that was asked is answered, or under way to somebody else."""
         ...
 
-    def forget(self) -> None: ...
+    def reset(self) -> None: ...
     def sleep(self) -> None: ...
     def wake(self) -> None: ...
     def close(self) -> None: ...
@@ -67,7 +67,7 @@ class EngineReader:
     (vLLM keeps one set of process groups, so two engines of a process cannot be split differently.)
     """
 
-    together = True
+    collective = True
 
     def __init__(self, config: ReaderConfig, tensor_parallel: int = 1) -> None:
         from transformers import AutoTokenizer
@@ -113,7 +113,7 @@ class EngineReader:
         for finished in self.engine.step():
             self._asked.pop(finished.request).set_result(Answer(finished.completion.text))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drops open questions and the prefix cache: a step does not depend on those before it."""
         self.engine.abort()
         self._asked = {}
@@ -138,7 +138,7 @@ class EndpointReader:
     Requests are made from a thread of their own, while this one goes on.
     """
 
-    together = False
+    collective = False
 
     def __init__(self, config: ReaderConfig) -> None:
         if problem := settings_problem(config) or key_problem(config):
@@ -170,7 +170,7 @@ class EndpointReader:
             said = await self._connection.ask(messages, ask.seed, ANSWER_PREFIX)
         return Answer(said.text, said.failure)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Tries a server again that was given up; its caches are its own business."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._connection.hope)

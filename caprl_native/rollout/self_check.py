@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from caprl_native.config import Config
+from caprl_native.config.schema import Config
 from caprl_native.data.media import DecodedImage
 from caprl_native.policy.model import Policy
-from caprl_native.policy.packing import Row, collate
+from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.types import MediaRef, Sample
@@ -59,7 +59,7 @@ def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float
     (out,) = engine.generate([prompt.engine], sampling, seeds=[0])
     written = out.completions[0]
     device = next(policy.parameters()).device
-    batch = collate([Row(prompt, [written.token_ids], [0])], policy.positions).to(device)
+    batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)
     logprobs, _ = policy(batch)
     gap = (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()
     if not gap <= limit:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from caprl_native.policy.fsdp import DTYPES, full_tensor
 from caprl_native.policy.model import Policy
-from caprl_native.policy.parallel import DTYPES, full_tensor
 from caprl_native.rollout.engine import Engine
 
 

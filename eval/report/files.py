@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config_io import ConfigError
-from caprl_native.files import replaced
+from caprl_native.config.cli import ConfigError
+from caprl_native.files import atomic_write
 from eval.scoring.stats import paired_interval
 
 Record = dict[str, Any]
@@ -17,13 +17,13 @@ Record = dict[str, Any]
 
 def write_text(path: Path, text: str) -> None:
     """Writes the file whole or not at all."""
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.write(text)
 
 
 def write_lines(path: Path, found: Iterable[Record]) -> None:
     """A JSON line for each record, whole or not at all."""
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         file.writelines(json.dumps(record) + "\n" for record in found)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caprl_native.files import replaced
+from caprl_native.files import atomic_write
 
 _PAGE = Path(__file__).with_name("page")
 _SCRIPTS = ("figures", "summary", "items", "list", "times", "item", "events")  # one scope, in order
@@ -46,7 +46,7 @@ def write_html(
         "ITEMS": _array(items),
         "PICTURES": _object(pictures),
     }
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         for i, piece in enumerate(_PLACE.split(template)):
             file.writelines(parts[piece] if i % 2 else [piece])
 

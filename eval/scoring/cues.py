@@ -9,7 +9,7 @@ import re
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from caprl_native.answer_words import AnswerWords, language_of
+from caprl_native.text.answer_words import AnswerWords, language_of
 
 _LINK = (
     r"(?:\W|\b(?:is|are|was|be|would|should|will|must|has|to|seems|appears|likely|most|probably|"

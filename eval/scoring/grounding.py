@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from caprl_native.plain_text import bounded
+from caprl_native.text.plain_text import bounded
 
 Span = tuple[float, float]
 

@@ -10,8 +10,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from caprl_native.plain_text import bounded
-from caprl_native.thoughts import without_thoughts
+from caprl_native.text.plain_text import bounded
+from caprl_native.text.thoughts import without_thoughts
 from eval.scoring.cues import is_denied
 from eval.scoring.notation import as_latex, unit_within, without_lead, without_unit
 from eval.scoring.numerals import NUMERAL, numeral, plain_digits, same_number

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from caprl_native.plain_text import bounded
+from caprl_native.text.plain_text import bounded
 from eval.scoring.cues import is_denied
 from eval.scoring.letters import choice_letter
 from eval.scoring.numerals import plain_digits

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from caprl_native.plain_text import bounded
-from caprl_native.thoughts import without_thoughts
+from caprl_native.text.plain_text import bounded
+from caprl_native.text.thoughts import without_thoughts
 from eval.scoring.numerals import plain_digits
 
 MAX_CHARS = 4000  # of a reply that are read

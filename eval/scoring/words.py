@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from caprl_native.plain_text import bounded, normal_form
-from caprl_native.thoughts import without_thoughts
+from caprl_native.text.plain_text import bounded, normal_form
+from caprl_native.text.thoughts import without_thoughts
 
 ARTICLES = frozenset({"a", "an", "the"})
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import MediaError, decode
 from caprl_native.data.sizes import fit_for_processors
 from caprl_native.policy.prompt import processor_kwargs
+from caprl_native.testing.media_files import write_noise, write_png
 from caprl_native.types import MediaRef, Sample
-from tests.media_files import write_noise, write_png
 
 FAULTS = Path(__file__).parents[1] / "faults"
 

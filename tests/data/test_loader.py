@@ -10,19 +10,19 @@ from functools import partial
 
 import pytest
 
-from caprl_native.config import DataConfig, MediaConfig
+from caprl_native.config.schema import DataConfig, MediaConfig
 from caprl_native.data.loader import (
-    Loaded,
+    LoadedSample,
     SampleSkipped,
     SkipLedger,
-    Skipped,
+    SkippedSample,
     TooManySkipped,
     build_loader,
     epoch_order,
     eval_batches,
 )
 from caprl_native.data.records import DataError, read_records
-from tests.media_files import truncate, write_mp4, write_noise, write_png
+from caprl_native.testing.media_files import truncate, write_mp4, write_noise, write_png
 
 MEDIA = MediaConfig(image_min_pixels=1)
 QUESTIONS = [{"question": "Which?", "choices": ["Red", "Blue"], "answer": "A"}]
@@ -186,8 +186,8 @@ def test_workers_are_other_processes_and_leave_the_global_rng_alone(records):
     before = torch.get_rng_state()
     loader = loader_of(records, prepare=refuse_odd, workers=2)
     items = [item for _ in range(3) for item in next(loader)]
-    assert os.getpid() not in {item.prepared for item in items if isinstance(item, Loaded)}
-    assert {item.index % 2 for item in items if isinstance(item, Skipped)} == {1}
+    assert os.getpid() not in {item.prepared for item in items if isinstance(item, LoadedSample)}
+    assert {item.index % 2 for item in items if isinstance(item, SkippedSample)} == {1}
     assert (torch.get_rng_state() == before).all()
     loader.close()
 
@@ -213,7 +213,7 @@ def test_an_iterator_that_ends_does_not_end_the_data(records, workers):
 PROGRAM = """
 import os, signal, sys, time
 import caprl_native
-from caprl_native.config import DataConfig, MediaConfig
+from caprl_native.config.schema import DataConfig, MediaConfig
 from caprl_native.data.loader import build_loader
 from caprl_native.data.records import read_records
 print("main module", flush=True)
@@ -275,7 +275,7 @@ def test_unusable_media_are_skipped_with_their_reason(tmp_path, workers):
     loader = loader_of(damaged(tmp_path), batch_size=10, shuffle=False, workers=workers)
     batch = next(loader)
     loader.close()
-    assert [isinstance(item, Skipped) for item in batch] == [False] * 5 + [True] * 5
+    assert [isinstance(item, SkippedSample) for item in batch] == [False] * 5 + [True] * 5
     names = [os.path.basename(item.name) for item in batch[5:]]
     assert names == ["cut.png", "cut.png", "cut.mp4", "absent.png", "cut.png"]
     assert all(item.reason for item in batch[5:])
@@ -299,7 +299,7 @@ def test_media_that_would_never_end_are_skipped(tmp_path, workers):
     pipe, clip, postscript, good = next(loader)
     loader.close()
     assert pipe.reason == clip.reason == "is a pipe, not a file"
-    assert "cannot identify an image" in postscript.reason and isinstance(good, Loaded)
+    assert "cannot identify an image" in postscript.reason and isinstance(good, LoadedSample)
 
 
 def test_embedded_bytes_do_not_travel(tmp_path):
@@ -314,7 +314,7 @@ def test_embedded_bytes_do_not_travel(tmp_path):
     good, bad = next(loader_of(records, batch_size=2, shuffle=False, workers=1))
     assert good.sample.media[0].data is None and "d.parquet:1#image" in good.sample.media[0].name
     assert good.prepared[0].image.size == (64, 48)
-    assert isinstance(bad, Skipped) and "d.parquet:2#image" in bad.name
+    assert isinstance(bad, SkippedSample) and "d.parquet:2#image" in bad.name
 
 
 def test_the_ledger_says_each_file_once_and_counts_all(tmp_path, caplog):

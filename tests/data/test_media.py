@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import (
     DecodedImage,
     DecodedVideo,
@@ -13,8 +13,14 @@ from caprl_native.data.media import (
     fit,
     sample_frames,
 )
+from caprl_native.testing.media_files import (
+    moving_square,
+    truncate,
+    write_mp4,
+    write_noise,
+    write_png,
+)
 from caprl_native.types import MediaRef, Sample
-from tests.media_files import moving_square, truncate, write_mp4, write_noise, write_png
 
 ANY_SIZE = MediaConfig(image_min_pixels=1)
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_native.config import DataConfig, MediaConfig
-from caprl_native.data.loader import Loaded, Skipped, build_loader
+from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.data.loader import LoadedSample, SkippedSample, build_loader
 from caprl_native.data.records import DataError, read_records
-from tests.media_files import write_noise
+from caprl_native.testing.media_files import write_noise
 
 QUESTIONS = [{"question": "Which?", "choices": ["Red", "Blue"], "answer": "A"}]
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -138,7 +138,7 @@ def test_a_damaged_page_of_images_costs_its_samples_alone(images):
     records = read_records([images])
     config = DataConfig(batch_size=8, shuffle=False, workers=0)
     batch = next(build_loader(records, config, MediaConfig(), seed=0, shard=0, num_shards=1))
-    assert [type(item) for item in batch] == [Loaded] * 4 + [Skipped] * 4
+    assert [type(item) for item in batch] == [LoadedSample] * 4 + [SkippedSample] * 4
     for i, item in enumerate(batch[4:], 5):
         assert item.name == f"{images}: row {i}"
         assert item.reason.startswith("record: damaged Parquet data: ")
@@ -161,5 +161,5 @@ def test_a_file_that_vanished_is_a_named_skip(tmp_path):
     config = DataConfig(batch_size=2, shuffle=False, workers=0)
     loader = build_loader(records, config, MediaConfig(), seed=0, shard=0, num_shards=1)
     for i, item in enumerate(next(loader), 1):
-        assert isinstance(item, Skipped) and item.name == f"{file}: line {i}"
+        assert isinstance(item, SkippedSample) and item.name == f"{file}: line {i}"
         assert "No such file" in item.reason

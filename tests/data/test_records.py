@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_native.data.records import DataError, read_records
-from tests.media_files import write_png
+from caprl_native.testing.media_files import write_png
 
 QUESTION = {
     "question": "Which colour?",

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedVideo, MediaError, decode
 from caprl_native.data.sizes import Unusable
 from caprl_native.data.timeline import Timeline, choose
-from caprl_native.types import MediaRef, Sample
-from tests.media_files import truncate
-from tests.video_files import (
+from caprl_native.testing.media_files import truncate
+from caprl_native.testing.video_files import (
     MADE,
     Shown,
     number,
@@ -23,6 +22,7 @@ from tests.video_files import (
     write_case,
     write_video,
 )
+from caprl_native.types import MediaRef, Sample
 from tools.compare_decoding import compare
 
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -105,7 +105,7 @@ def test_pixels_are_stretched_to_the_shape_of_a_display():
     assert small.shape[2] / small.shape[1] == pytest.approx(112 / 55, rel=0.02)
 
 
-QUICK = [  # of all in tests/video_files.py, which tools/compare_decoding.py goes through
+QUICK = [  # of all in testing/video_files.py, which tools/compare_decoding.py goes through
     *("h264_open_gop.mp4", "h264_equal_times.mp4", "h264_slower.mp4", "h264_intra_refresh.mp4"),
     *("hevc_open_gop.mp4", "vp9.webm", "mpeg4_b.mp4", "xvid_b.avi", "mpeg2.mpg", "theora.ogv"),
     *("film.mkv", "cut.mp4", "turned_90.mp4", "late.mkv", "started_late.ts", "joined.ts"),

@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import MediaConfig
+from caprl_native.testing.media_files import moving_square, write_mp4, write_png
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.items import Broken, Item
-from tests.media_files import moving_square, write_mp4, write_png
 
 Record = dict[str, Any]
 OFTEN = MediaConfig(image_min_pixels=1, video_fps=10)  # frames of videos of two seconds

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from caprl_native.data.media import DecodedImage, DecodedVideo
-from eval.report.pictures import strip_times, thumbnail
+from caprl_native.inference.pictures import strip_times, thumbnail
 
 Record = dict[str, Any]
 

@@ -10,12 +10,12 @@ import pytest
 
 import eval.benchmarks
 from caprl_native.data.media import decode
+from caprl_native.testing.media_files import write_png
 from caprl_native.types import Sample
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.items import CAPTION, ToJudge
 from tests.eval.benchmark_files import EXAMPLES, IMAGES, OFTEN, read, write_files
-from tests.media_files import write_png
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 NAMES = sorted(EXAMPLES)

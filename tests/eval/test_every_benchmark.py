@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from caprl_native.testing.chat_server import Reply, Request, serve
 from eval.benchmarks.base import Files
 from eval.prism import INCOMPLETE, main
-from tests.chat_server import Reply, Request, serve
 from tests.eval.benchmark_files import EXAMPLES, IMAGES, read, write_files
 from tests.eval.worlds import spoken
 from tests.ranks import run_module

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caprl_native.config import MediaConfig
+from caprl_native.config.schema import CaptionerConfig, MediaConfig
+from caprl_native.inference.endpoint_model import EndpointModel
+from caprl_native.inference.models import Request as Asked
+from caprl_native.testing.chat_server import ChatServer, Reply, Request, serve
 from caprl_native.types import MediaRef
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
-from eval.config import CaptionerConfig
-from eval.endpoint_model import EndpointModel
 from eval.items import Broken, Item
-from eval.models import Request as Asked
 from eval.plan import media_identity
 from eval.prism import INCOMPLETE, main
-from tests.chat_server import ChatServer, Reply, Request, serve
 from tests.eval.test_prism import flags, items
 from tests.eval.worlds import answer, write_world
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from caprl_native.testing.chat_server import ChatServer, Reply, Request, serve
+from caprl_native.testing.media_files import truncate
 from eval.prism import INCOMPLETE, INTERRUPTED, main
-from tests.chat_server import ChatServer, Reply, Request, serve
 from tests.eval.worlds import answer, spoken, write_world
-from tests.media_files import truncate
 from tests.ranks import ROOT
 
 KILLS = 5  # tools/kill_eval.py does more of them, with engines

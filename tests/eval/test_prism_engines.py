@@ -16,7 +16,7 @@ from tests.ranks import ROOT, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from demo_world.datasets import write_world  # noqa: E402
+from caprl_native.testing.demo_world.datasets import write_world  # noqa: E402
 
 FULL = ["--captioner.image_prompt=Describe all of the image."]
 FULL += ["--captioner.video_prompt=Describe all of the video."]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from caprl_native.testing.media_files import write_png
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.benchmarks.released import parse_chat, parse_options
 from eval.items import CAPTION
 from tests.eval.benchmark_files import qwen_prompt, read
-from tests.media_files import write_png
 
 PROMPT = qwen_prompt("Which?\nA. one\nB. two")
 BAD_RELEASED = [

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.inference.pictures import strip_times, thumbnail
 from eval.report.html import write_html
-from eval.report.pictures import strip_times, thumbnail
 from tests.eval.report_data import HOSTILE, make_item, make_items, pictures, summarise
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from caprl_native.testing.chat_server import Reply, Request, serve
 from eval.prism import INCOMPLETE, main
-from tests.chat_server import Reply, Request, serve
 from tests.eval.worlds import spoken
 
 RECORDS = Path(__file__).parents[1] / "faults" / "think_mmstar.json"

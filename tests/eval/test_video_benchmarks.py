@@ -7,13 +7,13 @@ import json
 import pytest
 
 from caprl_native.data.media import decode
+from caprl_native.testing.media_files import write_mp4
 from caprl_native.types import MediaRef, Sample
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.benchmarks.judging import yes_or_no
 from eval.items import Verdict
 from tests.eval.benchmark_files import EXAMPLES, OFTEN, read, write_files, write_tsv
-from tests.media_files import write_mp4
 
 
 def edited(files: Files, change: dict) -> Files:

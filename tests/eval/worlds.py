@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.chat_server import Reply, Request
-from tests.media_files import write_mp4, write_noise
+from caprl_native.testing.chat_server import Reply, Request
+from caprl_native.testing.media_files import write_mp4, write_noise
 
 WORDS = ("red", "green", "blue", "large", "small", "left", "right", "striped")
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention.flex_attention import create_mask
 
 from caprl_native.policy.attention import block_mask, prepare, shared_prefix_attention
-from caprl_native.policy.packing import MicroBatch, Row, collate
+from caprl_native.policy.packing import MicroBatch, PackedRow, collate
 from caprl_native.policy.prompt import text_prompt
 
 ROWS = {
@@ -17,7 +17,7 @@ ROWS = {
 
 def batch_of(rows: list[tuple[int, list[int]]]) -> MicroBatch:
     made = [
-        Row(text_prompt([1] * prompt), [[1] * n for n in answers], list(range(len(answers))))
+        PackedRow(text_prompt([1] * prompt), [[1] * n for n in answers], list(range(len(answers))))
         for prompt, answers in rows
     ]
     return collate(made, lambda prompt: torch.arange(len(prompt)).expand(3, -1))

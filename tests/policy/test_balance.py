@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from caprl_native.policy.balance import WORTH, moves
+from caprl_native.policy.balance import MIN_GAIN, moves
 
 
 def after(loads: list[list[float]]) -> list[float]:
@@ -34,4 +34,4 @@ def test_the_slowest_rank_gets_faster_and_no_group_is_lost(seed):
     assert sum(total) == pytest.approx(sum(map(sum, loads)))
     assert max(total) <= max(map(sum, loads))
     largest = max((cost for row in loads for cost in row), default=0.0)
-    assert max(total) <= sum(total) / 4 + largest / 2 + WORTH * max(total) + 1e-9
+    assert max(total) <= sum(total) / 4 + largest / 2 + MIN_GAIN * max(total) + 1e-9

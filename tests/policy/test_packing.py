@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from caprl_native.policy.packing import PAD, PROMPT, Row, collate, cut
+from caprl_native.policy.packing import PAD, PROMPT, PackedRow, collate, pack
 from caprl_native.policy.prompt import text_prompt
 
 
-def rows(lengths: list[tuple[int, list[int]]]) -> list[Row]:
+def rows(lengths: list[tuple[int, list[int]]]) -> list[PackedRow]:
     made, first = [], 0
     for prompt, answers in lengths:
         index = list(range(first, first + len(answers)))
         tokens = [[100 + i] * n for i, n in zip(index, answers, strict=True)]
-        made.append(Row(text_prompt([1] * prompt), tokens, index))
+        made.append(PackedRow(text_prompt([1] * prompt), tokens, index))
         first += len(answers)
     return made
 
@@ -27,7 +27,7 @@ LENGTHS = [(10, [3, 5, 2, 4]), (30, [1, 1, 9]), (4, [20]), (10, [2, 2])]
 @pytest.mark.parametrize("budget", [1, 16, 40, 45, 100, 10_000])
 def test_every_response_is_in_exactly_one_micro_batch_within_the_budget(budget):
     given = rows(LENGTHS)
-    batches = cut(given, budget)
+    batches = pack(given, budget)
     answers = {i: r for row in given for i, r in zip(row.index, row.responses, strict=True)}
     seen = {}
     for pieces in batches:
@@ -44,11 +44,11 @@ def test_every_response_is_in_exactly_one_micro_batch_within_the_budget(budget):
 def test_a_group_is_cut_into_few_pieces():
     """In their order the five responses would take three pieces."""
     (row,) = rows([(10, [6, 5, 4, 3, 2])])
-    assert sorted(sum(map(len, p.responses)) for (p,) in cut([row], 20)) == [10, 10]
+    assert sorted(sum(map(len, p.responses)) for (p,) in pack([row], 20)) == [10, 10]
 
 
 def test_a_large_budget_keeps_groups_whole():
-    (batch,) = cut(rows(LENGTHS), 10_000)
+    (batch,) = pack(rows(LENGTHS), 10_000)
     assert sorted(len(row.responses) for row in batch) == [1, 2, 3, 4]
 
 

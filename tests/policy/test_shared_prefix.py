@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from caprl_native.config import PolicyConfig
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.model import load_hf
-from caprl_native.policy.packing import Row, collate, cut
-from caprl_native.policy.parallel import full_tensor, load_policy
+from caprl_native.policy.packing import PackedRow, collate, pack
 from caprl_native.policy.prompt import text_prompt
-from tests.samples import prompt, relative, responses
+from caprl_native.testing.samples import prompt, relative, responses
 
 TEMPERATURE = 0.8
 
@@ -65,7 +65,7 @@ def test_log_probs_and_gradients_are_those_of_separate_sequences(model, kind):
     policy, hf, path = model
     given = prompt(path, kind)
     tokens = responses(policy.config, policy.banned, n=4, seed=1)
-    batch = collate([Row(given, tokens, [0, 1, 2, 3])], policy.positions)
+    batch = collate([PackedRow(given, tokens, [0, 1, 2, 3])], policy.positions)
     logprobs, entropy = policy(batch, TEMPERATURE)
     separate = [reference(hf, policy, given, t, padding=5 * (i % 2)) for i, t in enumerate(tokens)]
     theirs = torch.cat(separate)
@@ -83,8 +83,8 @@ def test_kinds_may_share_a_micro_batch(model):
     rows = []
     for i, kind in enumerate(kinds):
         tokens = responses(policy.config, policy.banned, 2, seed=i)
-        rows.append(Row(prompt(path, kind, seed=i), tokens, [2 * i, 2 * i + 1]))
-    (pieces,) = cut(rows, 10_000)
+        rows.append(PackedRow(prompt(path, kind, seed=i), tokens, [2 * i, 2 * i + 1]))
+    (pieces,) = pack(rows, 10_000)
     batch = collate(pieces, policy.positions)
     with torch.no_grad():
         table = batch.table(policy(batch, TEMPERATURE)[0])
@@ -100,7 +100,7 @@ def test_probabilities_of_all_tokens_add_up_to_one(model):
     vocabulary = policy.config.text_config.vocab_size
     one_each = [[token] for token in range(vocabulary)]
     batch = collate(
-        [Row(prompt(path, "image"), one_each, list(range(vocabulary)))], policy.positions
+        [PackedRow(prompt(path, "image"), one_each, list(range(vocabulary)))], policy.positions
     )
     with torch.no_grad():
         mass = policy(batch)[0].exp()
@@ -111,7 +111,7 @@ def test_probabilities_of_all_tokens_add_up_to_one(model):
 def test_scoring_leaves_the_parameters_sharded(model):
     """Else a checkpoint or a weight sync after it would find gathered ones in the compute dtype."""
     policy, _, path = model
-    batch = collate([Row(prompt(path, "image"), [[9]], [0])], policy.positions)
+    batch = collate([PackedRow(prompt(path, "image"), [[9]], [0])], policy.positions)
     with torch.no_grad():
         policy(batch)
     assert all(isinstance(p, DTensor) for p in policy.parameters())
@@ -122,7 +122,7 @@ def test_pad_tokens_written_by_a_response_are_no_media(model):
     policy, _, path = model
     given = prompt(path, "image")
     pad = policy.config.image_token_id
-    batch = collate([Row(given, [[9, pad, 9]], [0])], policy.positions)
+    batch = collate([PackedRow(given, [[9, pad, 9]], [0])], policy.positions)
     with torch.no_grad():
         logprobs, _ = policy(batch)
     assert logprobs[1] == -math.inf and torch.isfinite(logprobs[[0, 2]]).all()
@@ -136,14 +136,14 @@ def test_more_or_fewer_pads_than_features_is_an_error(model):
         [torch.tensor([9]), ids[ids == policy.config.image_token_id][1:]]
     )
     broken = dataclasses.replace(given, ids=ids)
-    batch = collate([Row(broken, [[9]], [0])], policy.positions)
+    batch = collate([PackedRow(broken, [[9]], [0])], policy.positions)
     with pytest.raises(ValueError, match=r"media tokens in the prompts, but \d+ features"):
         policy(batch)
 
 
 def test_a_text_without_media_leaves_the_vision_tower_a_gradient_of_zero(model):
     policy, _, _ = model
-    batch = collate([Row(text_prompt([9, 10, 11]), [[12, 13]], [0])], policy.positions)
+    batch = collate([PackedRow(text_prompt([9, 10, 11]), [[12, 13]], [0])], policy.positions)
     policy(batch)[0].sum().backward()
     for name, gradient in gradients(policy.hf).items():
         assert (gradient.abs().sum() == 0) == (policy.family.part_of(name) != "language"), name

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import build_optimizer, learning_rate
-from caprl_native.policy.update import Updater
-from caprl_native.tiny import write_tiny_vlm
+from caprl_native.testing.samples import relative
+from caprl_native.testing.tiny_models import write_tiny_vlm
 from tests.ranks import run_ranks
-from tests.samples import relative
 
 SAME = 1e-5  # relative, in float32
 
@@ -163,9 +163,9 @@ def test_biases_and_norms_have_no_weight_decay():
         (1e-3, 1.0, 0.5, ""),
     ],
 )
-def test_a_step_that_ruins_the_weights_ends_the_run(layout, lr, gradient, loss, said):
+def test_a_step_that_ruins_the_weights_ends_the_run(dims, lr, gradient, loss, said):
     model, config = torch.nn.Linear(3, 3), PolicyConfig(lr=lr)
-    updater = Updater(
+    updater = Learner(
         policy=model,
         reference=None,
         optimizer=build_optimizer(model, config),
@@ -174,7 +174,7 @@ def test_a_step_that_ruins_the_weights_ends_the_run(layout, lr, gradient, loss, 
         temperature=1.0,
         max_tokens=8,
         total_steps=9,
-        layout=layout,
+        dims=dims,
     )
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)

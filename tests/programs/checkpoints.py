@@ -12,14 +12,15 @@ import torch
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.config import PolicyConfig
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.optim import build_optimizer
-from caprl_native.policy.packing import Row, collate
-from caprl_native.policy.parallel import full_tensor, init_distributed, load_policy
+from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import processor_kwargs
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.testing.samples import MEDIA, prompt
 from tests.ranks import report
-from tests.samples import MEDIA, prompt
 
 
 def main(mode: str, path: str, folder: str, engine: str = "no engine") -> None:
@@ -93,7 +94,9 @@ def engine_gaps(policy, exported: Path) -> list[float]:
         (out,) = engine.generate([given.engine], sampling, seeds=[1])
         written = out.completions[0]
         assert out.prompt_ids == given.ids.tolist()
-        logprobs, _ = policy(collate([Row(given, [written.token_ids], [0])], policy.positions))
+        logprobs, _ = policy(
+            collate([PackedRow(given, [written.token_ids], [0])], policy.positions)
+        )
         gaps.append((logprobs - torch.tensor(written.logprobs)).abs().mean().item())
     engine.close()
     return gaps

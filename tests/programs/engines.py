@@ -14,13 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from caprl_native.config import PolicyConfig
-from caprl_native.data.loader import Loaded
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.data.loader import LoadedSample
+from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.fsdp import freeze, load_policy
 from caprl_native.policy.optim import build_optimizer
-from caprl_native.policy.packing import Row, collate
-from caprl_native.policy.parallel import freeze, init_distributed, load_policy
+from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
-from caprl_native.rollout.captions import Captioner, PromptMismatch, grouped
+from caprl_native.rollout.captioner import Captioner, PromptMismatch, grouped
 from caprl_native.rollout.engine import (
     BIAS_OF_BANNED,
     Engine,
@@ -30,8 +31,8 @@ from caprl_native.rollout.engine import (
 )
 from caprl_native.rollout.self_check import WeightsDiffer, compare
 from caprl_native.rollout.weight_sync import sync, trainable_parts
+from caprl_native.testing.samples import MEDIA, prompt, sample
 from tests.ranks import report
-from tests.samples import MEDIA, prompt, sample
 
 KINDS = ["image", "images", "video", "text"]
 
@@ -40,14 +41,12 @@ class Checks:
     """The parts under test, and the checks, each of which returns what was found."""
 
     def __init__(self, path: str, dtype: str, tensor_parallel: int) -> None:
-        self.layout = init_distributed(tensor_parallel)
+        self.dims = init_distributed(tensor_parallel)
         self.path = path
-        self.policy = load_policy(PolicyConfig(path=path, dtype=dtype), self.layout)
+        self.policy = load_policy(PolicyConfig(path=path, dtype=dtype), self.dims)
         build_optimizer(self.policy, PolicyConfig())
         # Every data rank has prompts of its own; ranks of one engine have the same.
-        self.prompts = [
-            prompt(path, k, 10 * self.layout.data_rank + i) for i, k in enumerate(KINDS)
-        ]
+        self.prompts = [prompt(path, k, 10 * self.dims.data_rank + i) for i, k in enumerate(KINDS)]
         self.engine = Engine(
             EngineSettings(
                 path=path,
@@ -61,7 +60,7 @@ class Checks:
                 media_per_prompt=2,
             )
         )
-        self.generator = torch.Generator().manual_seed(self.layout.rank)
+        self.generator = torch.Generator().manual_seed(self.dims.rank)
 
     def move(self, *parts: str) -> None:
         """Changes the weights of these parts at random, each rank its own shards."""
@@ -81,7 +80,7 @@ class Checks:
     def trainer(self, given: Prompt, out: Generated, temperature: float = 1.0) -> list[float]:
         """The trainer's log-probs of all completions' tokens, one after the other."""
         tokens = [c.token_ids for c in out.completions]
-        batch = collate([Row(given, tokens, list(range(len(tokens))))], self.policy.positions)
+        batch = collate([PackedRow(given, tokens, list(range(len(tokens))))], self.policy.positions)
         return self.policy(batch, temperature)[0].tolist()
 
     def gaps(self, outputs: list[Generated], temperature: float = 1.0) -> dict[str, list[float]]:
@@ -124,7 +123,7 @@ class Checks:
         vocabulary = range(self.policy.config.text_config.vocab_size)
         right = []
         for given, out in zip(self.prompts, outputs, strict=True):
-            row = Row(given, [[token] for token in vocabulary], list(vocabulary))
+            row = PackedRow(given, [[token] for token in vocabulary], list(vocabulary))
             with torch.no_grad():
                 logprobs = self.policy(collate([row], self.policy.positions))[0]
             right.append(int(logprobs.argmax()) == out.completions[0].token_ids[0])
@@ -214,7 +213,7 @@ class Checks:
         pad = (fine.ids == self.policy.config.image_token_id).nonzero()[0].item()
         keep = torch.arange(len(fine)) != pad  # one pad token fewer
         short = dataclasses.replace(fine, ids=fine.ids[keep], token_types=fine.token_types[keep])
-        item = Loaded(sample("image", name="cat 17"), fine, index=0)
+        item = LoadedSample(sample("image", name="cat 17"), fine, index=0)
         (group,) = captioner.write([item], step=1)
         try:
             captioner.write([dataclasses.replace(item, prepared=short)], step=1)
@@ -226,12 +225,12 @@ class Checks:
         """Captions come as they end; writing that was given up half-way leaves no trace."""
         captioner = Captioner(self.engine, Sampling(n=16, max_tokens=48, temperature=2.0), seed=0)
         items = [
-            Loaded(sample(kind, name=kind), given, index=i)
+            LoadedSample(sample(kind, name=kind), given, index=i)
             for i, (kind, given) in enumerate(zip(KINDS, self.prompts, strict=True))
         ]
-        passes = list(captioner.passes(items, step=3))
+        passes = list(captioner.stream(items, step=3))
         in_order = sorted((w.place, w.index) for ended in passes for w in ended)
-        early = captioner.passes(items, step=3)
+        early = captioner.stream(items, step=3)
         next(early)
         open_requests = self.engine.unfinished
         early.close()

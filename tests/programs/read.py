@@ -6,8 +6,8 @@ import sys
 
 import torch.distributed as dist
 
-from caprl_native.config import ReaderConfig
-from caprl_native.policy.parallel import init_distributed
+from caprl_native.config.schema import ReaderConfig
+from caprl_native.distributed.world import init_distributed
 from caprl_native.rewards.reader import EngineReader, answers_to
 from tests.ranks import report
 from tests.rewards.asking import ask
@@ -24,18 +24,18 @@ def answers(asks) -> list[tuple[str | None, str | None]]:
 
 first = answers(asks)
 answers([ask("the image and more of it", seed) for seed in range(7)])
-reader.forget()
+reader.reset()
 again = answers(asks)
-reader.forget()
+reader.reset()
 too_long = answers([asks[0], ask("word " * 400), asks[1]])
 seeds = answers([ask("the image", seed) for seed in range(8)])
 
 reader.ask(asks)
-reader.forget()  # what was never finished leaves nothing behind
+reader.reset()  # what was never finished leaves nothing behind
 after_open = answers(asks)
 several = [ask(text, seed) for text in ("the image", "a video") for seed in range(7)]
 all_at_once = answers(several)
-reader.forget()
+reader.reset()
 first_part = reader.ask(several[:7])
 reader.work()
 answered, left = sum(a.done() for a in first_part), reader.engine.unfinished
@@ -55,7 +55,7 @@ def cached_tokens(asks) -> list[int]:
         return outputs
 
     engine.step = step
-    reader.forget()
+    reader.reset()
     answers(asks)
     engine.step = original
     return counts

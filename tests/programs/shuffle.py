@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from caprl_native.policy.parallel import init_distributed
-from caprl_native.run import _shuffle_rewards
+from caprl_native.distributed.world import init_distributed
+from caprl_native.trainer import _shuffle_rewards
 from caprl_native.types import Group, Rollout, Sample
 from tests.ranks import report
 
@@ -29,13 +29,13 @@ def totals(rank: int, step: int | None) -> list[float | None]:
     return [r.total for g in made for r in g.rollouts]
 
 
-layout = init_distributed()
+dims = init_distributed()
 report(
     {
-        "before": totals(layout.rank, None),
-        "after": totals(layout.rank, 1),
-        "again": totals(layout.rank, 1),
-        "other step": totals(layout.rank, 2),
+        "before": totals(dims.rank, None),
+        "after": totals(dims.rank, 1),
+        "again": totals(dims.rank, 1),
+        "other step": totals(dims.rank, 2),
     }
 )
 dist.destroy_process_group()

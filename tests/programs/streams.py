@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from caprl_native.config import PolicyConfig
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.fsdp import DTYPES, load_policy
 from caprl_native.policy.model import load_hf
-from caprl_native.policy.parallel import DTYPES, init_distributed, load_policy
 from caprl_native.rollout.weight_sync import stream
 from tests.ranks import report
 
@@ -55,8 +56,8 @@ class Live(TorchDispatchMode):
 
 
 def main(path: str, dtype: str) -> None:
-    layout = init_distributed()
-    policy = load_policy(PolicyConfig(path=path), layout)
+    dims = init_distributed()
+    policy = load_policy(PolicyConfig(path=path), dims)
     width = DTYPES[dtype].itemsize
     shards = {p.to_local().untyped_storage().data_ptr() for p in policy.parameters()}
     source = load_hf(path).state_dict()

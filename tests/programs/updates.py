@@ -14,19 +14,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from caprl_native.config import AlgorithmConfig, PolicyConfig
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.fsdp import full_tensor, load_policy
+from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import build_optimizer
-from caprl_native.policy.parallel import full_tensor, init_distributed, load_policy
-from caprl_native.policy.update import Updater
+from caprl_native.testing.samples import group, prompt, responses
 from tests.ranks import report
-from tests.samples import group, prompt, responses
 
 KINDS = ["image", "video", "text", "images"]
 SOME = ["whole", "single", "second rank has text", "frozen vision", "frozen vision, single"]
 
 
 def main(path: str, folder: str, which: str) -> None:
-    layout = init_distributed()
+    dims = init_distributed()
     base = PolicyConfig(
         path=path, dtype="float32", lr=1e-2, micro_batch_tokens=10_000, max_grad_norm=0.0
     )
@@ -37,7 +38,7 @@ def main(path: str, folder: str, which: str) -> None:
         if which == "some" and name not in SOME:
             return
         settings = dataclasses.replace(algorithm, **changes)
-        results[name] = run(config, settings, layout, share)
+        results[name] = run(config, settings, dims, share)
 
     case("whole")
     case("halves", dataclasses.replace(base, micro_batch_tokens=120))
@@ -58,22 +59,22 @@ def main(path: str, folder: str, which: str) -> None:
     case("frozen vision, single", blind)
     case("frozen vision, kl", blind, kl_weight=0.1, updates=2)
     case("frozen vision, text apart", blind, share="text apart")
-    if layout.world == 2:
+    if dims.world == 2:
         case("replicas", dataclasses.replace(base, replicas=2))
         case("bfloat16", dataclasses.replace(base, dtype="bfloat16"))
-    if layout.is_main:
-        torch.save(results, Path(folder, f"{layout.world}.pt"))
+    if dims.is_main:
+        torch.save(results, Path(folder, f"{dims.world}.pt"))
     report({name: result["metrics"] for name, result in results.items()})
     dist.destroy_process_group()
 
 
-def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) -> dict:
+def run(config: PolicyConfig, algorithm: AlgorithmConfig, dims, share: str) -> dict:
     """One update from the same weights on the same four groups."""
-    policy = load_policy(config, layout)
+    policy = load_policy(config, dims)
     reference = None
     if algorithm.kl_weight:
         frozen = dataclasses.replace(config, freeze=["vision", "projector", "language"])
-        reference = load_policy(frozen, layout)
+        reference = load_policy(frozen, dims)
     optimizer = build_optimizer(policy, config)
     gradients: dict[str, torch.Tensor] = {}
 
@@ -87,7 +88,7 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) ->
     for model in filter(None, (policy, reference)):
         block = model.family.vision_blocks(model.hf)[0]
         block.register_forward_hook(lambda *_: passes.append(1))
-    updater = Updater(
+    updater = Learner(
         policy=policy,
         reference=reference,
         optimizer=optimizer,
@@ -96,32 +97,32 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, layout, share: str) ->
         temperature=0.9,
         max_tokens=12,
         total_steps=10,
-        layout=layout,
+        dims=dims,
     )
     before = weights(policy)
-    metrics = updater.update(groups_of(policy, config.path, layout, share), step=0)
+    metrics = updater.update(groups_of(policy, config.path, dims, share), step=0)
     assert all(math.isfinite(v) for v in metrics.values()), metrics
     return {
         "metrics": metrics, "gradients": gradients, "passes": len(passes),
-        "remembered": len(policy._looked),
+        "remembered": len(policy._vision_cache),
         "before": before, "after": weights(policy),
     }  # fmt: skip
 
 
-def groups_of(policy, path: str, layout, share: str) -> list:
+def groups_of(policy, path: str, dims, share: str) -> list:
     """This rank's part of four groups; the sharing has no influence on one rank."""
     made = [
         group(prompt(path, kind, i), responses(policy.config, policy.banned, 4, i), i)
         for i, kind in enumerate(KINDS)
     ]
-    if layout.world == 1:
+    if dims.world == 1:
         return made
     if share == "first":
-        return made if layout.is_main else []
+        return made if dims.is_main else []
     if share == "text apart":
         text = [k == "text" for k in KINDS]
-        return [g for g, t in zip(made, text, strict=True) if t != layout.is_main]
-    return made[layout.rank :: layout.world]
+        return [g for g, t in zip(made, text, strict=True) if t != dims.is_main]
+    return made[dims.rank :: dims.world]
 
 
 def weights(policy) -> dict[str, torch.Tensor]:

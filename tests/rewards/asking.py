@@ -43,7 +43,7 @@ def group(texts: list[str], *, name: str = "s0", kind: str = "image") -> Group:
 class ListeningReader:
     """Answers by a rule, and keeps what it was asked: (message texts, seed)."""
 
-    together = True
+    collective = True
 
     def __init__(self, rule=lambda ask: " A") -> None:
         self.rule, self.heard = rule, []
@@ -63,5 +63,5 @@ class ListeningReader:
     def finish(self) -> None:
         pass
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caprl_native.config import AccuracyConfig
+from caprl_native.config.schema import AccuracyConfig
 from caprl_native.rewards.accuracy import AccuracyReward
 from caprl_native.rewards.prompts import CANNOT_ANSWER, CAPTION_OF
 from tests.rewards.asking import QUESTIONS, ListeningReader, caption

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from caprl_native.config import AccuracyConfig, RewardConfig
-from caprl_native.rewards.composite import RewardModel
+from caprl_native.config.schema import AccuracyConfig, RewardConfig
 from caprl_native.rewards.length import length_reward
+from caprl_native.rewards.rubric import RewardModel
 from caprl_native.rewards.timestamps import timestamp_reward
 from tests.ranks import run_ranks
 from tests.rewards.asking import ListeningReader, group

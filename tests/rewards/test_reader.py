@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config import ReaderConfig
+from caprl_native.config.schema import ReaderConfig
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rewards.reader import Answer, Ask, EndpointReader, answers_to
-from tests.chat_server import Reply, serve
+from caprl_native.testing.chat_server import Reply, serve
 from tests.ranks import run_ranks
 from tests.rewards.asking import ask
 

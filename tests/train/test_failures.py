@@ -11,18 +11,25 @@ import pytest
 from kill_resume import Plan, ended, final_state, steps_logged, wait_for
 
 from caprl_native import checkpoint
-from caprl_native.config import Config
+from caprl_native.config.schema import Config
+from caprl_native.testing.chat_server import Reply, Request, serve
+from caprl_native.testing.media_files import truncate
 from caprl_native.train import main
-from tests.chat_server import Reply, Request, serve
-from tests.media_files import truncate
-from tests.train.world import Quick, rows, tiny_config, train, write_config, write_rows
+from tests.train.world import (
+    Quick,
+    rows,
+    tiny_config,
+    train,
+    write_config,
+    write_rows,
+)
 
 PASSWORD = "hunter2-pass"
 
 
 def said(output: str) -> str:
     """The one message of a run that failed, without a traceback of ours."""
-    assert "in train\n" not in output and "caprl_native/run.py" not in output, output[-6000:]
+    assert "in train\n" not in output and "caprl_native/trainer.py" not in output, output[-6000:]
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output[-6000:]
     return lines[0]

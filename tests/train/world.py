@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config import Config
-from caprl_native.config_io import dump
+from caprl_native.config.cli import dump
+from caprl_native.config.schema import Config
 from tests.ranks import ROOT, Forked, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world

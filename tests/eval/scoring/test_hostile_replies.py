@@ -174,7 +174,11 @@ def test_the_edit_distance_is_that_of_the_table() -> None:
 
 
 def test_rules_import_the_standard_library_and_words_that_the_trainer_shares() -> None:
-    shared = {"caprl_native.answer_words", "caprl_native.plain_text", "caprl_native.thoughts"}
+    shared = {
+        "caprl_native.text.answer_words",
+        "caprl_native.text.plain_text",
+        "caprl_native.text.thoughts",
+    }
     for file in Path(eval.scoring.__path__[0]).glob("*.py"):
         allowed = {"_sympy_process": {"math_verify", "sympy"}, "stats": {"numpy"}}.get(file.stem)
         for node in ast.walk(ast.parse(file.read_text())):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from caprl_native.answer_words import language_of
 from caprl_native.rewards.letter import parse_letter
+from caprl_native.text.answer_words import language_of
 from eval.scoring.letters import choice_letter
 
 COLOURS = {"A": "Red", "B": "Blue", "C": "Green", "D": "Yellow"}

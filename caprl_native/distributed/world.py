@@ -1,0 +1,91 @@
+"""The ranks: who is where, process groups and meshes, and collectives over plain values."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+
+@dataclass(frozen=True)
+class ParallelDims:
+    """Where this process stands. Ranks of one tensor-parallel group are neighbours."""
+
+    rank: int
+    world: int
+    tp_size: int
+    device: torch.device
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.tp_size
+
+    @property
+    def data_size(self) -> int:
+        return self.world // self.tp_size
+
+    @property
+    def tp_rank(self) -> int:
+        return self.rank % self.tp_size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> ParallelDims:
+    """Joins the process group that torchrun describes; without torchrun, a group of one.
+
+    Raises:
+        ValueError: the ranks do not divide into tensor-parallel groups.
+    """
+    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
+    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    if world % tensor_parallel:
+        raise ValueError(
+            f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {world} ranks"
+        )
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device = torch.device("cpu")
+        backend = "gloo"
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world))
+    if not dist.is_initialized():
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=1))
+    return ParallelDims(dist.get_rank(), world, tensor_parallel, device)
+
+
+def mesh_for(dims: ParallelDims, replicas: int) -> DeviceMesh:
+    """One axis of shards; with `replicas` > 1 (HSDP), replicas by shards."""
+    kind = dims.device.type
+    if replicas == 1:
+        return init_device_mesh(kind, (dims.world,), mesh_dim_names=("shard",))
+    if dims.world % replicas:
+        raise ValueError(f"policy.replicas = {replicas} does not divide the {dims.world} ranks")
+    shape = (replicas, dims.world // replicas)
+    return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all ranks, in place."""
+    dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: object) -> list[object]:
+    """Every rank's object, in the order of ranks, on every rank."""
+    gathered: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,368 @@
+"""What a run will do and need, worked out before any model is loaded (`--dry-run`)."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from caprl_native.config.rules import Rules
+from caprl_native.config.schema import Config, SftConfig
+from caprl_native.config.toml import ConfigError, Origins
+from caprl_native.data.records import DataError, open_file
+from caprl_native.files import matching
+from caprl_native.inference.endpoint import key_problem
+from caprl_native.messages import cut, shown
+from caprl_native.policy.families import family_of
+from caprl_native.policy.model_check import ModelError, check_directory, check_reference
+from caprl_native.policy.model_size import ModelSize, read_model_size
+from caprl_native.run_folder import check_writable, path_of
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+BYTES = {"bfloat16": 2, "float32": 4}
+UNKNOWN = "not found here, sizes unknown"
+
+
+def world_size() -> int:
+    """The number of ranks that torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def plan(config: Config, world: int, origins: Origins | None = None) -> str:
+    """Ranks, batch arithmetic, steps and memory per rank, as text.
+
+    Raises ConfigError where the config does not fit that many ranks, or the policy's directory is
+    there but of no registered family.
+    """
+    check_world(config, world, origins)
+    lines = [
+        *_layout(config, world),
+        *_steps(config, origins),
+        "",
+        *_memory(config, world, origins),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def check_world(config: Config, world: int, origins: Origins | None = None) -> None:
+    """Raises ConfigError unless ranks, replicas, engines and batch divide evenly."""
+    rules = Rules(config, origins or Origins())
+    tensor_parallel = "rollout.tensor_parallel_size"
+    rules.require(
+        world % config.rollout.tensor_parallel_size == 0,
+        tensor_parallel,
+        f"a divisor of the number of ranks, {world}",
+    )
+    rules.require(
+        world % config.policy.replicas == 0,
+        "policy.replicas",
+        f"a divisor of the number of ranks, {world}",
+    )
+    groups = world // config.rollout.tensor_parallel_size
+    rules.require(
+        config.data.batch_size % groups == 0,
+        "data.batch_size",
+        f"a multiple of {groups}, the number of engines ({world} ranks / {tensor_parallel})",
+        tensor_parallel,
+    )
+    share = config.data.batch_size // groups
+    rules.require(
+        share % config.algorithm.updates == 0,
+        "algorithm.updates",
+        f"a divisor of {share}, the prompts of one engine ({config.data.batch_size} / {groups})",
+        "data.batch_size",
+    )
+
+
+def check_machine(config: Config, origins: Origins | None = None) -> None:
+    """Raises ConfigError unless the models and keys that a run needs are here, and its folder can
+    be written."""
+    rules = Rules(config, origins or Origins())
+    check_outputs(rules)
+    reader = config.reward.reader
+    models = {"policy.path": config.policy.path}
+    if not reader.endpoint:
+        models["reward.reader.path"] = reader.path
+    if config.algorithm.kl_weight and config.algorithm.reference:
+        models["algorithm.reference"] = config.algorithm.reference
+    check_models(models, origins)
+    rules.forbid("reward.reader", key_problem(reader))
+
+
+def check_models(models: dict[str, str], origins: Origins | None = None) -> None:
+    """Raises ConfigError unless these directories, by key, hold models that can be loaded here."""
+    rules = Rules(None, origins or Origins())
+    for key, path in models.items():
+        if not os.path.isfile(os.path.join(path, "config.json")):
+            rules.fail(key, f"expected a model directory with a config.json, found {shown(path)}")
+        try:
+            check_directory(path, processor=key != "reward.reader.path")
+            if key == "algorithm.reference":
+                check_reference(models["policy.path"], path)
+        except ModelError as error:
+            rules.fail(key, f"expected a model that can be loaded: {error}")
+
+
+def check_sft_machine(config: SftConfig, origins: Origins | None = None) -> None:
+    """The same for a supervised run."""
+    rules = Rules(config, origins or Origins())
+    check_outputs(rules)
+    check_models({"policy.path": config.policy.path}, origins)
+
+
+def check_outputs(rules: Rules) -> None:
+    """Raises ConfigError unless the run's folder can be written and W&B's key is there."""
+    folder = path_of(rules.value("run"))
+    problem = check_writable(folder)
+    rules.require(not problem, "run.dir", f"a folder to write into ({folder}: {problem})")
+    rules.require(
+        rules.value("log.wandb") != "online" or _has_wandb_key(),
+        "log.wandb",
+        '"offline" or "disabled" where neither WANDB_API_KEY nor a netrc file holds a key for '
+        "Weights & Biases (`wandb login` writes one)",
+    )
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    given = os.environ.get("NETRC")
+    files = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
+    for file in files:
+        try:
+            if netrc.netrc(file.expanduser()).authenticators(host):
+                return True
+        except FileNotFoundError:
+            continue
+        except (OSError, netrc.NetrcParseError) as error:
+            log.warning("%s cannot be read: %s", file, error)
+    return False
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<22}{text}"
+
+
+def _layout(config: Config, world: int) -> list[str]:
+    tensor_parallel, replicas = config.rollout.tensor_parallel_size, config.policy.replicas
+    groups = world // tensor_parallel
+    prompts, n = config.data.batch_size, config.rollout.n
+    each = prompts // groups
+    return [
+        "plan",
+        _row("ranks", f"{world}: weights sharded over {world // replicas}, {replicas} replica(s)"),
+        _row("engines", f"{groups}, each on {tensor_parallel} rank(s)"),
+        _row("batch", f"{prompts} prompts x {n} captions = {prompts * n} captions per step"),
+        _row("per engine", f"{each} prompts, {each * n} captions"),
+        _row("optimizer steps", f"{config.algorithm.updates} per batch"),
+    ]
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+def count_rows(file: str | Path) -> int | None:
+    """Records of a data file; None if it is not there or not readable as such."""
+    if not os.path.isfile(file):
+        return None
+    try:
+        return len(open_file(os.fspath(file)))
+    except DataError:
+        return None
+
+
+def _steps(config: Config, origins: Origins | None) -> list[str]:
+    counts = {
+        file: count_rows(file) for name in config.data.files for file in matching(name) or [name]
+    }
+    lines = [
+        _row("data", f"{cut(file)}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
+        for file, rows in counts.items()
+    ]
+    text = _step_count(config, None if None in counts.values() else sum(counts.values()), origins)
+    every = config.run.save_every
+    saves = f"every {every} steps and at the end" if every else "at the end"
+    evals = f"every {config.eval.every} steps" if config.eval.every else "never"
+    return [*lines, _row("steps", text), _row("checkpoints", saves), _row("evaluation", evals)]
+
+
+def _step_count(config: Config, rows: int | None, origins: Origins | None) -> str:
+    """How many steps there will be; an epoch's records that do not fill a batch are left out."""
+    epochs, limit = config.run.epochs, config.run.steps
+    if not epochs:
+        return f"{limit:,}"
+    bound = f", at most {limit:,}" if limit else ""
+    if rows is None:
+        return f"{epochs} epochs of unknown length{bound}"
+    epoch = rows // config.data.batch_size
+    Rules(config, origins or Origins()).require(
+        epoch > 0, "data.batch_size", f"at most the {rows} records of data.files", "data.files"
+    )
+    total = min(epoch * epochs, limit or epoch * epochs)
+    return f"{total:,}: {epoch:,} per epoch x {epochs}{bound}"
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the ranks run: memory of one accelerator in bytes, 0 on a CPU."""
+
+    name: str
+    memory: int
+
+    @classmethod
+    def here(cls) -> Device:
+        """The first accelerator that is visible, else the CPU."""
+        if not torch.cuda.is_available():
+            return cls("CPU", 0)
+        found = torch.cuda.get_device_properties(0)
+        return cls(found.name, found.total_memory)
+
+
+def _memory(config: Config, world: int, origins: Origins | None) -> list[str]:
+    device = Device.here()
+    policy = _size(config.policy.path, "policy.path", origins)
+    lines = [f"memory per rank, GiB (estimates; {device.name})"]
+    parts: dict[str, float] = {}
+    if policy is None:
+        lines.append(_row("policy", f"{config.policy.path}: {UNKNOWN}"))
+    else:
+        lines.append(_row("policy", f"{config.policy.path}: {policy.total:,} parameters"))
+        parts |= training_bytes(config, policy, world)
+        parts |= _engine_bytes(config, policy, device)
+    if path := config.reward.reader.path:
+        reader = _size(path, "reward.reader.path", origins)
+        if reader is None:
+            lines.append(_row("reader", f"{path}: {UNKNOWN}"))
+        else:
+            lines.append(_row("reader", f"{path}: {reader.total:,} parameters"))
+            parts |= _reader_bytes(config, reader, device)
+    else:
+        lines.append(_row("reader", f"at {config.reward.reader.endpoint}: no memory here"))
+    lines += [_row(name, f"{size / GIB:8.3f}") for name, size in parts.items()]
+    if parts:
+        total = sum(parts.values()) / GIB
+        lines.append(_row("sum", f"{total:8.3f}{_of(device)}"))
+        if config.rollout.sleep and device.memory:
+            lines.append(_row("", "(the policy's engine sleeps while the policy trains)"))
+    if policy is not None:
+        lines += _cache_lines(config, policy, device)
+    return lines
+
+
+def _of(device: Device) -> str:
+    return f" of {device.memory / GIB:.1f}" if device.memory else ""
+
+
+def _size(path: str, key: str, origins: Origins | None) -> ModelSize | None:
+    try:
+        if key == "policy.path" and (Path(path) / "config.json").is_file():
+            family_of(path)
+        return read_model_size(path)
+    except ValueError as error:
+        where = (origins or Origins()).of(key)
+        raise ConfigError(f"{where}: {key}: expected a model that can be read: {error}") from error
+
+
+def _trainable(config: Config, model: ModelSize) -> int:
+    """Parameters that are not frozen; names of no known part count as trainable."""
+    family = family_of(config.policy.path)
+
+    def frozen(name: str) -> bool:
+        try:
+            return family.part_of(name) in config.policy.freeze
+        except ValueError:
+            return False
+
+    return sum(count for name, count in model.parameters.items() if not frozen(name))
+
+
+def training_bytes(config: Config, model: ModelSize, world: int) -> dict[str, float]:
+    """Bytes per rank that training takes, by purpose.
+
+    Master weights are float32; gradients and Adam's two moments too, of trainable parameters; all
+    over the shard. Gathered at once, in compute precision: the root unit and two blocks (the next
+    one is fetched while one computes). A reference policy is sharded in float32.
+    """
+    policy = config.policy
+    ranks = world // policy.replicas
+    trainable = _trainable(config, model)
+    root, block = model.units()
+    compute = BYTES[policy.dtype]
+    parts = {
+        "master weights": 4 * model.total / ranks,
+        "gradients": 4 * trainable / ranks,
+        "Adam": 8 * trainable / ranks,
+        "gathered units": compute * (root + 2 * block) if ranks > 1 else compute * block,
+        "activations": activation_bytes(config, model),
+    }
+    if config.algorithm.kl_weight > 0:
+        parts["reference policy"] = 4 * model.total / ranks
+    return parts
+
+
+def activation_bytes(config: Config, model: ModelSize) -> float:
+    """A rough peak of one micro-batch, in bytes.
+
+    With T tokens, L layers, hidden width H, feed-forward width F, b bytes per number:
+      one layer's working set      W = T * (8 H + 3 F) * b   (norms, q k v, attention, gate up down)
+      checkpointed language model  T * H * L * b + W         (each layer's input, one layer whole)
+      not checkpointed             L * W
+      logits of one chunk          3 * chunk * vocabulary * 4   (logits, log-softmax, gradient)
+    The vision tower is not checkpointed. It sees m^2 patches per token (m: its merge size), in D
+    blocks of width h and f: T * m^2 * (8 h + 2 f) * D * b; one block's worth where it is frozen.
+    """
+    policy, text, vision = config.policy, model.text, model.vision
+    tokens, b = policy.micro_batch_tokens, BYTES[policy.dtype]
+    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
+    working = tokens * (8 * hidden + 3 * text.get("intermediate_size", 4 * hidden)) * b
+    language = tokens * hidden * layers * b + working
+    if not policy.activation_checkpointing:
+        language = layers * working
+    logits = 3 * policy.logprob_chunk * text["vocab_size"] * 4
+    patches = tokens * vision.get("spatial_merge_size", 1) ** 2
+    width, depth = vision.get("hidden_size", 0), vision.get("depth", 0)
+    depth = min(depth, 1) if "vision" in policy.freeze else depth
+    tower = patches * (8 * width + 2 * vision.get("intermediate_size", 4 * width)) * depth * b
+    return language + logits + tower
+
+
+def _cache(device: Device, share: float, gib: float, weights: float) -> float:
+    """Bytes of an engine's KV cache: what its share of the GPU leaves, or the CPU's setting."""
+    return max(0.0, share * device.memory - weights) if device.memory else gib * GIB
+
+
+def _engine_bytes(config: Config, model: ModelSize, device: Device) -> dict[str, float]:
+    rollout = config.rollout
+    weights = BYTES[config.policy.dtype] * model.total / rollout.tensor_parallel_size
+    cache = _cache(device, rollout.gpu_memory_utilization, rollout.kv_cache_gib, weights)
+    return {"engine weights": weights, "engine KV cache": cache}
+
+
+def _reader_bytes(config: Config, model: ModelSize, device: Device) -> dict[str, float]:
+    reader = config.reward.reader
+    weights = float(BYTES[reader.dtype] * model.total)
+    cache = _cache(device, reader.gpu_memory_utilization, reader.kv_cache_gib, weights)
+    return {"reader weights": weights, "reader KV cache": cache}
+
+
+def _cache_lines(config: Config, model: ModelSize, device: Device) -> list[str]:
+    rollout = config.rollout
+    shares = min(rollout.tensor_parallel_size, model.kv_heads)  # a head is never split
+    per_token = BYTES[config.policy.dtype] * model.kv_per_token / shares
+    fits = int(_engine_bytes(config, model, device)["engine KV cache"] / per_token)
+    text = f"{per_token:,.0f} bytes per token and rank, {fits:,} tokens fit"
+    lines = [_row("KV cache", f"{text} ({fits / rollout.max_model_len:.1f} longest sequences)")]
+    if fits < rollout.max_model_len:
+        lines.append(_row("", "TOO SMALL: rollout.max_model_len tokens must fit"))
+    return lines

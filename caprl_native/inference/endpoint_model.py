@@ -1,0 +1,169 @@
+"""A model behind an OpenAI-compatible chat endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import mimetypes
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig
+from caprl_native.data.media import DecodedImage
+from caprl_native.inference.endpoint import Connection, Endpoint
+from caprl_native.inference.models import (
+    Decoded,
+    Picture,
+    Request,
+    Result,
+    decoded_media,
+    unprepared,
+)
+from caprl_native.inference.store import Reply
+from caprl_native.text.control_tokens import without_control_tokens
+from caprl_native.types import MediaRef
+
+
+class EndpointModel:
+    """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses."""
+
+    def __init__(self, config: ModelConfig, media: MediaConfig) -> None:
+        self.config, self.media = config, media
+        captioner = config if isinstance(config, CaptionerConfig) else CaptionerConfig()
+        self.video_as, self.workers = captioner.video_as, captioner.workers
+        self.server = Endpoint(config)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
+        coming = iter(requests)
+        replies: set[asyncio.Task[Result]] = set()
+        with asyncio.Runner() as runner:
+            calls = _Calls(self, runner.get_loop())
+            try:
+                while True:
+                    while len(replies) < self.config.concurrency and (
+                        request := next(coming, None)
+                    ):
+                        replies |= calls.begin(request)
+                    if not replies:
+                        return
+                    ended, replies = runner.run(_first_of(replies))
+                    for reply in ended:
+                        yield reply.result()
+            finally:
+                runner.run(calls.connection.close())
+
+    def messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
+        """The chat with its media as data URLs, and what the report shows of them.
+
+        Raises `MediaError`.
+        """
+        decoded, pictures = decoded_media(request, self.media)
+        media = [self._parts(d, medium) for d, medium in zip(decoded, request.media, strict=True)]
+        return _with_media(request.messages, media), pictures
+
+    def _parts(self, decoded: Decoded, medium: MediaRef) -> list[dict[str, Any]]:
+        if isinstance(decoded, DecodedImage):
+            return [_image_part(decoded.image, "PNG")]
+        whole = medium.start is None and medium.end is None and medium.fps is None
+        if self.video_as == "file" and whole and medium.path and Path(medium.path).is_file():
+            kind = mimetypes.guess_type(medium.path)[0] or "video/mp4"
+            url = _data_url(kind, Path(medium.path).read_bytes())
+            return [{"type": "video_url", "video_url": {"url": url}}]
+        frames = zip(decoded.timestamps, decoded.frames, strict=True)
+        return [
+            part
+            for seconds, frame in frames
+            for part in (
+                {"type": "text", "text": f"<{seconds:.1f} seconds>"},
+                _image_part(Image.fromarray(frame), "JPEG"),
+            )
+        ]
+
+    def close(self) -> None:
+        """Every call of `complete` has a client of its own, which ends with it."""
+
+
+Chat = tuple[list[dict[str, Any]], tuple[Picture, ...]]
+
+
+class _Calls:
+    """What one event loop has under way: chats being made, replies being waited for."""
+
+    def __init__(self, model: EndpointModel, loop: asyncio.AbstractEventLoop) -> None:
+        self.model, self.loop = model, loop
+        self.connection = Connection(model.server)
+        self._decoding = asyncio.Semaphore(model.workers)
+        self._in_flight = asyncio.Semaphore(model.config.concurrency)
+
+    def begin(self, request: Request) -> set[asyncio.Task[Result]]:
+        """A task for each of its replies; its media are decoded once for all."""
+        chat = self.loop.create_task(self._chat(request))
+        numbers = range(len(request.keys))
+        return {self.loop.create_task(self._result(chat, request, i)) for i in numbers}
+
+    async def _chat(self, request: Request) -> Chat | str:
+        if not request.media:
+            return without_control_tokens(request.messages), ()
+        async with self._decoding:
+            return await asyncio.to_thread(self._messages, request)
+
+    def _messages(self, request: Request) -> Chat | str:
+        """The chat, or why there is none. (A future that gets a StopIteration never ends.)"""
+        try:
+            return self.model.messages(request)
+        except Exception as error:
+            return unprepared(error)
+
+    async def _result(
+        self, chat: asyncio.Task[Chat | str], request: Request, number: int
+    ) -> Result:
+        key = request.keys[number]
+        prepared = await chat
+        if isinstance(prepared, str):
+            return Result(key, Reply(failure=prepared))
+        messages, pictures = prepared
+        async with self._in_flight:
+            said = await self.connection.ask(messages, request.seed + number, request.prefix)
+        text = None if said.text is None else said.text.strip()
+        return Result(key, Reply(text, said.tokens, said.finish, said.failure), pictures)
+
+
+async def _first_of(
+    tasks: set[asyncio.Task[Result]],
+) -> tuple[set[asyncio.Task[Result]], set[asyncio.Task[Result]]]:
+    """The tasks that have ended, at least one, and the others."""
+    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _image_part(image: Image.Image, kind: Literal["PNG", "JPEG"]) -> dict[str, Any]:
+    file = io.BytesIO()
+    image.save(file, kind, quality=90)
+    url = _data_url(f"image/{kind.lower()}", file.getvalue())
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _with_media(
+    messages: Sequence[dict[str, Any]], media: Sequence[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """The chat with its media parts, in order, replaced by those of the protocol."""
+    left = iter(media)
+    return [
+        {
+            "role": turn["role"],
+            "content": [
+                part
+                for given in turn["content"]
+                for part in ([given] if given["type"] == "text" else next(left))
+            ],
+        }
+        for turn in messages
+    ]

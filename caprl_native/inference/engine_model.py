@@ -1,0 +1,169 @@
+"""A model directory in a vLLM engine of this process."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig
+from caprl_native.data.loader import SampleSkipped
+from caprl_native.inference.models import (
+    Picture,
+    Request,
+    Result,
+    decoded_media,
+    failed,
+    unprepared,
+)
+from caprl_native.inference.store import Reply
+from caprl_native.policy.families import family_of
+from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
+from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
+from caprl_native.text.control_tokens import tokenized_chats
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A request with its prompt in the engine's form, or the reason why it has none."""
+
+    request: Request
+    prompt: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+    failure: str = ""
+
+
+@dataclass
+class _Running:
+    """What is kept of a request that the engine works on: not its pixels."""
+
+    keys: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    left: int  # replies that have not ended
+
+
+class EngineModel:
+    """A model directory in a vLLM engine of this process."""
+
+    def __init__(self, config: ModelConfig, media: MediaConfig, seed: int) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        from caprl_native.distributed.world import init_distributed
+
+        init_distributed(threads=int(os.environ.get("OMP_NUM_THREADS", 0)))  # Ray sets it
+        self.config, self.media = config, media
+        self.builder = PromptBuilder(config.path, media)
+        self.tokenizer = AutoTokenizer.from_pretrained(config.path)
+        self.workers, banned = 1, ()
+        if isinstance(config, CaptionerConfig):
+            family = family_of(config.path)
+            self.workers = config.workers
+            banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
+        self.sampling = Sampling.of(config, top_k=config.top_k, banned=banned, logprobs=False)
+        sees_media = {
+            "mm_processor_kwargs": processor_kwargs(media),
+            "media_per_prompt": media.max_per_prompt,
+        }
+        self.engine = Engine(
+            EngineSettings.of(
+                config,
+                enforce_eager=config.enforce_eager,
+                seed=seed,
+                **(sees_media if banned else {}),
+            )
+        )
+
+        from vllm import exceptions
+
+        # vLLM 0.26 raises ValueErrors for what it cannot take, 0.32 errors of its own.
+        self.refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+        running: dict[str, _Running] = {}
+        with ThreadPoolExecutor(self.workers, "prepare") as pool:
+            ready = _Ahead(pool, self._prepare, requests, 2 * self.workers)
+            while True:
+                while self.engine.unfinished < self.config.max_num_seqs + 2 * self.workers:
+                    # While the engine has work, a slow file does not hold it up.
+                    prepared = ready.next(wait_for_it=not self.engine.unfinished)
+                    if prepared is None:
+                        break
+                    yield from self._submit(prepared, running)
+                if not self.engine.unfinished:
+                    return
+                for finished in self.engine.step():
+                    yield self._result(running, finished)
+
+    def _prepare(self, request: Request) -> _Ready:
+        """Raises nothing: a StopIteration, for one, would end what iterates over the replies."""
+        try:
+            if not request.media:
+                return _Ready(request, {"prompt_token_ids": self._tokens(request)})
+            decoded, pictures = decoded_media(request, self.media)
+            prompt = self.builder.for_engine(request.sample, decoded)
+            return _Ready(request, prompt, pictures)
+        except SampleSkipped as error:
+            return _Ready(request, failure=f"media: {error}")
+        except Exception as error:
+            return _Ready(request, failure=unprepared(error))
+
+    def _tokens(self, request: Request) -> list[int]:
+        (ids,) = tokenized_chats(self.tokenizer, [request.messages], request.prefix)
+        return ids
+
+    def _submit(self, ready: _Ready, running: dict[str, _Running]) -> Iterator[Result]:
+        request = ready.request
+        if ready.failure:
+            yield from failed(request, ready.failure)
+            return
+        sampling = replace(self.sampling, n=len(request.keys))
+        try:
+            name = self.engine.submit(ready.prompt, sampling, request.seed)
+        except self.refusals as error:  # of a prompt that does not fit
+            yield from failed(request, f"prompt: {(str(error).splitlines() or [''])[0][:300]}")
+            return
+        except Exception as error:  # of the processor, for what it does not expect
+            yield from failed(request, unprepared(error))
+            return
+        running[name] = _Running(request.keys, ready.pictures, len(request.keys))
+
+    def _result(self, running: dict[str, _Running], finished: Finished) -> Result:
+        its, c = running[finished.request], finished.completion
+        its.left -= 1
+        if not its.left:
+            del running[finished.request]
+        reply = Reply(c.text.strip(), len(c.token_ids), c.finish_reason)
+        return Result(its.keys[finished.index], reply, its.pictures)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class _Ahead:
+    """What a function makes of each request, in order; with media, some ahead in threads."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        make: Callable[[Request], _Ready],
+        requests: Iterable[Request],
+        ahead: int,
+    ) -> None:
+        self._pool, self._make, self._requests, self._ahead = pool, make, iter(requests), ahead
+        self._waiting: deque[Future[_Ready]] = deque()
+
+    def next(self, wait_for_it: bool) -> _Ready | None:
+        """The next one; None at the end, and where it is not ready and need not be waited for."""
+        while len(self._waiting) < self._ahead:
+            request = next(self._requests, None)
+            if request is None:
+                break
+            if not (request.media or self._waiting):
+                return self._make(request)
+            self._waiting.append(self._pool.submit(self._make, request))
+        if not self._waiting or not (wait_for_it or self._waiting[0].done()):
+            return None
+        return self._waiting.popleft().result()

@@ -1,0 +1,108 @@
+"""FSDP2: a model in shards, loaded from a directory, frozen where asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+
+from caprl_native.config.schema import PolicyConfig
+from caprl_native.distributed.world import ParallelDims, mesh_for
+from caprl_native.policy.families import family_of
+from caprl_native.policy.model import Policy, load_hf
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> Policy:
+    """The model of `config.path` (or `path`), frozen where asked, sharded over the ranks.
+
+    Rank 0 reads the files; the others get their shards from it, so that one full copy exists.
+    """
+    path = path or config.path
+    full = load_hf(path) if dims.is_main else None
+    policy = Policy(load_hf(path, empty=True), family_of(path), chunk=config.logprob_chunk)
+    freeze(policy, config.freeze)
+    shard(policy, config, mesh_for(dims, config.replicas))
+    policy.to_empty(device=dims.device)
+    policy.hf.tie_weights()
+    state = {f"hf.{k}": v for k, v in full.state_dict().items()} if full is not None else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(policy, state, options=options)
+    _broadcast_buffers(policy.hf, full, dims)
+    if config.activation_checkpointing:
+        layers = policy.family.language_layers(policy.hf)
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = _checkpoint
+    return policy.train()
+
+
+def _checkpoint(function, *args):
+    return torch.utils.checkpoint.checkpoint(
+        function, *args, use_reentrant=False, preserve_rng_state=False
+    )
+
+
+def _broadcast_buffers(hf: nn.Module, full: nn.Module | None, dims: ParallelDims) -> None:
+    """Buffers such as rotary frequencies are in no state dict; the shards' copies are empty yet."""
+    source = dict(full.named_buffers()) if full is not None else {}
+    for name, buffer in hf.named_buffers():
+        if full is not None:
+            buffer.copy_(source[name])
+        dist.broadcast(buffer, src=0)
+
+
+def freeze(policy: Policy, parts: list[str]) -> None:
+    """Fixes the parameters of the named parts ("vision", "projector", "language")."""
+    for name, parameter in policy.hf.named_parameters():
+        parameter.requires_grad_(policy.family.part_of(name) not in parts)
+
+
+def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
+    """FSDP2: one unit per vision block and language layer, the rest in the root."""
+    precision = MixedPrecisionPolicy(
+        param_dtype=DTYPES[config.dtype],
+        reduce_dtype=torch.float32,
+        # Inputs have their right types already; rotary tables must not lose their float32.
+        cast_forward_inputs=False,
+    )
+    hf, family = policy.hf, policy.family
+    for block in (*family.vision_blocks(hf), *family.language_layers(hf)):
+        fully_shard(block, mesh=mesh, mp_policy=precision)
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
+    register_fsdp_forward_method(policy, "cache_vision")
+    policy.register_forward_hook(_reshard_after_scoring)
+
+
+def _reshard_after_scoring(policy: nn.Module, *_: object) -> None:
+    """FSDP leaves the root gathered for the backward pass. Where none follows, it would stay so, in
+    the compute dtype, and a checkpoint or an optimizer would not see its shards."""
+    if not torch.is_grad_enabled():
+        policy.reshard()
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """A sharded tensor whole, on every rank (a collective); others as they are.
+
+    It may share the tensor's memory: to be read, not changed or kept.
+    """
+    if not isinstance(value, DTensor):
+        return value
+    return value.to_local() if value.device_mesh.size() == 1 else value.full_tensor()
+
+
+def model_files(path: str | Path) -> list[Path]:
+    """The files of a model directory that are not weights: config, tokenizer, processors."""
+    weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
+    return [f for f in sorted(Path(path).iterdir()) if f.is_file() and not f.name.endswith(weights)]

@@ -1,0 +1,261 @@
+"""One policy update: groups with advantages -> micro-batches -> loss -> optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caprl_native.algorithm.aggregation import Denominators
+from caprl_native.algorithm.correction import importance_weights
+from caprl_native.algorithm.kl import kl_loss
+from caprl_native.algorithm.losses import policy_loss
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
+from caprl_native.policy.balance import Costs, balanced
+from caprl_native.policy.fsdp import full_tensor
+from caprl_native.policy.model import Policy
+from caprl_native.policy.optim import check_finite, learning_rate, require_finite
+from caprl_native.policy.packing import MicroBatch, PackedRow, collate, pack
+from caprl_native.policy.prompt import text_prompt
+from caprl_native.types import Group, Rollout
+
+Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollouts of their rows
+MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add up
+
+
+@dataclass
+class Learner:
+    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight."""
+
+    policy: Policy
+    reference: Policy | None
+    optimizer: torch.optim.Optimizer
+    config: PolicyConfig
+    algorithm: AlgorithmConfig
+    temperature: float
+    max_tokens: int
+    total_steps: int
+    dims: ParallelDims
+
+    def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """Trains on this rank's groups (a collective); returns the metrics of the whole batch.
+
+        The loss is that of the global batch however it is cut: every piece divides by the global
+        numbers of tokens and sequences, and pieces and ranks add up.
+        """
+        updates = self.algorithm.updates
+        costs = Costs.of(self.policy)
+        parts = [balanced(groups[u::updates], costs) for u in range(updates)]
+        pieces = [self._batches(part) for part in parts]
+        with self._vision_cached(pieces):
+            return self._updates(pieces, step)
+
+    def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
+        updates, totals = len(pieces), {}
+        old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
+        reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
+        for u, piece in enumerate(pieces):
+            metrics = self._step(piece, old[u], reference[u], step * updates + u)
+            for key, value in metrics.items():
+                if key in MAXIMA:
+                    totals[key] = max(totals.get(key, 0.0), value)
+                else:
+                    totals[key] = totals.get(key, 0.0) + value / updates
+        return totals
+
+    @contextmanager
+    def _vision_cached(self, pieces: list[Pieces]) -> Iterator[None]:
+        """A frozen vision tower looks once at what would otherwise be in several passes of a step.
+
+        Where nothing would be, on no rank, it is spared: what it saw fills memory until the end.
+        """
+        seen = [p for batches in pieces for batch, _ in batches for p in batch.media]
+        prompts = list({id(p): p for p in seen}.values())
+        counts = gather_objects((len(prompts), len(seen)))
+        again = any(num_passes > media for media, num_passes in counts)
+        models = {self.policy: len(pieces) > 1 or again}
+        if self.reference:
+            models[self.reference] = again
+        caching = [model for model, worth in models.items() if worth and model.tower_is_frozen]
+        try:
+            for model in caching:
+                model.cache_vision(prompts, max(media for media, _ in counts))
+            yield
+        finally:
+            for model in caching:
+                model.clear_vision_cache()
+
+    def _batches(self, groups: Sequence[Group]) -> Pieces:
+        """Micro-batches with their rows' rollouts; as many on every rank, empty ones added."""
+        rollouts = [r for g in groups for r in g.scored]
+        rows, first = [], 0
+        for group in groups:
+            scored = group.scored
+            index = list(range(first, first + len(scored)))
+            rows.append(PackedRow(group.prompt, [r.token_ids for r in scored], index))
+            first += len(scored)
+        batches = [
+            (batch, [rollouts[i] for i in batch.index])
+            for batch in (
+                collate(piece, self.policy.positions)
+                for piece in pack(rows, self.config.micro_batch_tokens)
+            )
+        ]
+        missing = max(gather_objects(len(batches))) - len(batches)
+        # Ranks with less to do run along: the others' collectives wait for them.
+        return batches + [(self._empty(), [])] * missing
+
+    def _empty(self) -> MicroBatch:
+        row = PackedRow(text_prompt([0]), [[0]], [0])
+        return collate([row], self.policy.positions)
+
+    @torch.no_grad()
+    def _score(self, model: Policy, batches: Pieces) -> list[Tensor]:
+        """Log-prob tables `[R, T]` under `model`."""
+        tables = []
+        for batch, _ in batches:
+            batch = batch.to(self.dims.device)
+            logprobs, _ = model(batch, self.temperature)
+            tables.append(batch.table(logprobs))
+        return tables
+
+    def _step(
+        self,
+        batches: Pieces,
+        old: list[Tensor] | None,
+        reference: list[Tensor] | None,
+        number: int,
+    ) -> dict[str, float]:
+        """One optimizer step over the global (mini-)batch."""
+        denominators = self._denominators(batches)
+        totals: dict[str, Tensor] = {}
+        for i, (batch, rollouts) in enumerate(batches):
+            loss, metrics = self._loss(
+                batch.to(self.dims.device),
+                rollouts,
+                denominators,
+                old[i] if old else None,
+                reference[i] if reference else None,
+            )
+            # FSDP averages gradients over ranks; the pieces of the loss are to be added.
+            (loss * self.dims.world).backward()
+            for key, value in metrics.items():
+                combine = torch.maximum if key in MAXIMA else torch.add
+                totals[key] = combine(totals[key], value) if key in totals else value
+        metrics = _reduce(totals)
+        metrics["policy/grad_norm"] = self._apply(number, metrics["policy/loss"])
+        metrics["policy/lr"] = self.optimizer.param_groups[0]["lr"]
+        return metrics
+
+    def _denominators(self, batches: Pieces) -> Denominators:
+        lengths = [len(r.token_ids) for _, rollouts in batches for r in rollouts]
+        counts = torch.tensor([sum(lengths), len(lengths)], dtype=torch.float64)
+        tokens, sequences = sum_over_ranks(counts).tolist()
+        return Denominators(tokens, sequences, float(self.max_tokens))
+
+    def _loss(
+        self,
+        batch: MicroBatch,
+        rollouts: list[Rollout],
+        denominators: Denominators,
+        old: Tensor | None,
+        reference: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's share of the loss and of the metrics."""
+        flat, entropy = self.policy(batch, self.temperature)
+        if not rollouts:
+            return flat.sum() * 0.0, {}
+        config, device = self.algorithm, flat.device
+        logprobs, mask = batch.table(flat), batch.mask
+        engine = _padded([r.logprobs for r in rollouts], batch.shape).to(device)
+        advantages = torch.tensor([[r.advantage] for r in rollouts], device=device)
+        old = logprobs.detach() if old is None else old
+        weights, tis_clipped = None, torch.zeros_like(mask)
+        if config.tis_cap:
+            weights = importance_weights(old, engine, mask, high=config.tis_cap)
+            tis_clipped = mask & (old - engine > math.log(config.tis_cap))
+        loss, clipping = policy_loss(
+            logprobs,
+            old,
+            advantages,
+            mask,
+            kind=config.loss,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip or None,
+            weights_bt=weights,
+            aggregation=config.aggregation,
+            denominators=denominators,
+        )
+        kl = torch.zeros_like(loss)
+        if reference is not None:
+            kl, kl_metrics = kl_loss(
+                logprobs,
+                reference,
+                mask,
+                kind=config.kl,
+                aggregation=config.aggregation,
+                denominators=denominators,
+            )
+            kl_mean = kl_metrics["kl_reference"]
+        else:
+            kl_mean = clipping["kl"]
+        gap = torch.where(mask, (logprobs.detach() - engine).abs(), 0.0)
+        tokens = denominators.tokens
+        loss = loss + config.kl_weight * kl
+        return loss, {
+            "policy/loss": loss.detach(),
+            "policy/entropy": entropy.sum() / tokens,
+            "policy/kl": kl_mean.detach(),
+            "policy/clip_frac": clipping["clip_frac"],
+            "mismatch/logprob_abs_mean": gap.sum() / tokens,
+            "mismatch/logprob_abs_max": gap.max(),
+            "mismatch/tis_clipped_frac": tis_clipped.sum() / tokens,
+        }
+
+    def _apply(self, number: int, loss: float) -> float:
+        """Clips the gradients and steps; returns their norm before clipping.
+
+        Raises:
+            FloatingPointError: loss or norm is not finite, and the weights are untouched; or a
+                weight is not finite after the step.
+        """
+        step = number // self.algorithm.updates + 1
+        limit = self.config.max_grad_norm or math.inf
+        norm = full_tensor(
+            torch.nn.utils.clip_grad_norm_(
+                self.policy.parameters(), limit, error_if_nonfinite=False
+            )
+        ).item()
+        require_finite(step, {"loss": loss, "gradient's norm": norm})
+        total = self.total_steps * self.algorithm.updates
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, number, total)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        check_finite(self.policy, step)
+        return norm
+
+
+def _padded(rows: list[list[float]], shape: tuple[int, int]) -> Tensor:
+    table = torch.zeros(shape)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = torch.tensor(row)
+    return table
+
+
+def _reduce(totals: dict[str, Tensor]) -> dict[str, float]:
+    """Sums (or maxima) over ranks; a rank without rollouts adds nothing."""
+    merged: dict[str, float] = {}
+    for part in gather_objects({k: float(v) for k, v in totals.items()}):
+        for key, value in part.items():
+            old = merged.get(key)
+            merged[key] = (
+                value if old is None else max(old, value) if key in MAXIMA else old + value
+            )
+    return merged

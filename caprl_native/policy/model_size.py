@@ -1,0 +1,72 @@
+"""How large a model is, read from its directory without loading it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caprl_native.policy.model_check import read_config, tensors
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Numbers of parameters by tensor name, and the model's config."""
+
+    parameters: dict[str, int]
+    config: dict[str, Any]
+
+    @property
+    def total(self) -> int:
+        """All parameters; tied ones count once."""
+        return sum(self.parameters.values())
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The language model's part of the config; the whole of it in a text-only model."""
+        return self.config.get("text_config") or self.config
+
+    @property
+    def vision(self) -> dict[str, Any]:
+        """The vision tower's part of the config; empty in a text-only model."""
+        return self.config.get("vision_config") or {}
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values per layer."""
+        return self.text.get("num_key_value_heads") or self.text["num_attention_heads"]
+
+    @property
+    def kv_per_token(self) -> int:
+        """Numbers that one token adds to the KV cache: keys and values of every layer."""
+        text = self.text
+        head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+        return 2 * text["num_hidden_layers"] * self.kv_heads * head_dim
+
+    def units(self) -> tuple[int, int]:
+        """(parameters outside numbered blocks, parameters of the largest block).
+
+        With one FSDP unit per block, these are what is gathered whole while a block computes.
+        """
+        blocks: dict[str, int] = {}
+        for name, count in self.parameters.items():
+            found = re.match(r"(.*?(?:layers|blocks|h)\.\d+)\.", name)
+            key = found[1] if found else ""
+            blocks[key] = blocks.get(key, 0) + count
+        root = blocks.pop("", 0)
+        return root, max(blocks.values(), default=0)
+
+
+def read_model_size(path: str | Path) -> ModelSize | None:
+    """The size of the model in a directory; None where there is none, or none in safetensors.
+
+    Raises ModelError (a ValueError) for files that are there and cannot be read.
+    """
+    folder = Path(path)
+    if not os.path.isfile(folder / "config.json"):
+        return None
+    config = read_config(folder)
+    parameters = {name: entry.elements for name, entry in tensors(folder).items()}
+    return ModelSize(parameters, config) if parameters else None

@@ -1,0 +1,184 @@
+"""The plan that --dry-run prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from caprl_native.config.cli import ConfigError, load
+from caprl_native.config.schema import Config
+from caprl_native.dry_run import count_rows, plan, training_bytes, world_size
+from caprl_native.policy.model_size import read_model_size
+
+TEXT = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "vocab_size": 100,
+}
+VISION = {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "spatial_merge_size": 2}
+TENSORS = {
+    "model.language_model.embed_tokens.weight": (100, 16),
+    "model.language_model.layers.0.mlp.weight": (16, 32),
+    "model.language_model.layers.1.mlp.weight": (16, 32),
+    "model.language_model.layers.1.bias": (16,),
+    "model.visual.blocks.0.weight": (8, 8),
+    "model.visual.merger.weight": (8, 16),
+}
+TOTAL = 1600 + 512 + 528 + 64 + 128
+
+
+def make_model(folder: Path, model_type: str = "qwen3_vl", shards: int = 1) -> str:
+    folder.mkdir()
+    config = {"model_type": model_type, "text_config": TEXT, "vision_config": VISION}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {k: torch.zeros(v, dtype=torch.bfloat16) for k, v in TENSORS.items()}
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return str(folder)
+    where = {name: f"model-{i % shards}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(where.values()):
+        save_file({k: v for k, v in tensors.items() if where[k] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "unrelated.safetensors").write_bytes(b"not read: the index does not name it")
+    return str(folder)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    data = tmp_path / "train.jsonl"
+    data.write_text("{}\n" * 70 + "\n" + "{}")
+    config = Config()
+    config.data.files, config.data.batch_size = [str(data)], 8
+    config.policy.path = make_model(tmp_path / "model")
+    config.reward.reader.path = make_model(tmp_path / "reader", "qwen3")
+    config.eval.every, config.run.epochs = 0, 3
+    return config
+
+
+def test_sizes_come_from_headers(tmp_path):
+    whole, split = make_model(tmp_path / "a"), make_model(tmp_path / "b", shards=3)
+    for folder in (whole, split):
+        size = read_model_size(folder)
+        assert size is not None
+        assert size.total == TOTAL
+        assert size.units() == (1600 + 128, 528)
+        assert size.kv_per_token == 2 * 2 * 2 * 8
+
+
+def test_no_model_and_broken_models(tmp_path):
+    assert read_model_size(tmp_path / "none") is None
+    folder = Path(make_model(tmp_path / "a"))
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="a:"):
+        read_model_size(folder)
+
+
+def test_the_arithmetic_of_a_step(config):
+    config.rollout.tensor_parallel_size, config.policy.replicas = 2, 2
+    text = plan(config, 4)
+    assert "4: weights sharded over 2, 2 replica(s)" in text
+    assert "2, each on 2 rank(s)" in text
+    assert "8 prompts x 8 captions = 64 captions per step" in text
+    assert "4 prompts, 32 captions" in text
+    assert "71 records" in text
+    assert "24: 8 per epoch x 3\n" in text
+    assert f"{TOTAL:,} parameters" in text
+
+
+def test_the_number_of_steps(config):
+    config.run.steps = 20
+    assert "20: 8 per epoch x 3, at most 20\n" in plan(config, 1)
+    config.run.epochs = 0
+    assert _steps_of(plan(config, 1)) == "20"
+    config.run.epochs, config.data.batch_size = 1, 72
+    with pytest.raises(ConfigError, match="data.batch_size: expected at most the 71 records"):
+        plan(config, 1)
+
+
+def _steps_of(text: str) -> str:
+    return next(line.split()[1] for line in text.splitlines() if line.split()[:1] == ["steps"])
+
+
+def test_memory_shrinks_with_ranks_and_freezing(config):
+    model = read_model_size(config.policy.path)
+    one, four = training_bytes(config, model, 1), training_bytes(config, model, 4)
+    assert one["master weights"] == 4 * TOTAL == 4 * four["master weights"]
+    assert one["Adam"] == 8 * TOTAL
+    config.policy.freeze = ["vision"]
+    assert training_bytes(config, model, 1)["gradients"] == 4 * (TOTAL - 64)
+    config.policy.freeze = ["language"]
+    assert training_bytes(config, model, 1)["gradients"] == 4 * (64 + 128)
+    assert "reference policy" not in one
+    config.algorithm.kl_weight = 0.1
+    assert training_bytes(config, model, 2)["reference policy"] == 2 * TOTAL
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the cache is sized by the GPU there")
+def test_the_cache_is_told_in_tokens(config):
+    config.rollout.kv_cache_gib = 1.0
+    assert f"128 bytes per token and rank, {2**30 // 128:,} tokens fit" in plan(config, 1)
+    assert "TOO SMALL" not in plan(config, 1)
+    config.rollout.kv_cache_gib = 0.001
+    assert "TOO SMALL" in plan(config, 1)
+
+
+def test_what_is_not_here_is_said_to_be_unknown():
+    text = plan(load(Config, ["video.toml"]), 8)
+    assert text.count("not found here, sizes unknown") == 3
+    assert "16 prompts, 128 captions" in text
+    assert "unknown length" in text
+
+
+def test_an_endpoint_takes_no_memory(config):
+    config.reward.reader.path, config.reward.reader.endpoint = "", "http://127.0.0.1:1/v1"
+    assert "at http://127.0.0.1:1/v1: no memory here" in plan(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("world", "change", "parts"),
+    [
+        (3, {}, ["data.batch_size", "a multiple of 3"]),
+        (3, {"tensor_parallel_size": 2}, ["rollout.tensor_parallel_size", "ranks, 3"]),
+        (3, {"replicas": 2}, ["policy.replicas", "ranks, 3"]),
+        (4, {"updates": 4}, ["algorithm.updates", "divisor of 2"]),
+    ],
+)
+def test_ranks_must_divide(config, world, change, parts):
+    tables = (config.rollout, config.policy, config.algorithm)
+    for key, value in change.items():
+        setattr(next(t for t in tables if hasattr(t, key)), key, value)
+    with pytest.raises(ConfigError) as error:
+        plan(config, world)
+    assert [p for p in parts if p not in str(error.value)] == []
+
+
+def test_an_unknown_family_is_a_config_error(config, tmp_path):
+    config.policy.path = make_model(tmp_path / "bert", "bert")
+    with pytest.raises(ConfigError, match="policy.path.*bert"):
+        plan(config, 1)
+
+
+def test_rows(tmp_path):
+    table = pa.table({"x": list(range(7))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert count_rows(tmp_path / "a.parquet") == 7
+    (tmp_path / "b.parquet").write_bytes(b"nothing")
+    assert count_rows(tmp_path / "b.parquet") is None
+    assert count_rows(tmp_path / "none.jsonl") is None
+
+
+def test_world_size(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert world_size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert world_size() == 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import time
@@ -130,7 +129,7 @@ class Trainer:
         algorithm, policy = self.config.algorithm, self.config.policy
         if not algorithm.kl_weight:
             return None
-        frozen = dataclasses.replace(policy, freeze=["vision", "projector", "language"])
+        frozen = policy.replace(freeze=["vision", "projector", "language"])
         return load_policy(frozen, self.dims, path=algorithm.reference or policy.path)
 
     @property
@@ -318,7 +317,7 @@ class Trainer:
             prepare=self.prepare,
             limit=self.config.eval.samples,
         )
-        accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
+        accuracy = self.config.reward.accuracy.replace(draws=self.config.eval.draws)
         for items in batches:
             scoring = self.rewards.begin(-1, accuracy=accuracy)  # one step's draws: comparable
             seen = items if self.dims.tp_rank == 0 else []

@@ -105,7 +105,7 @@ def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
     for i in tqdm(range(1 + REPEATS), desc="overlap"):
         items = trainer.next_prompts()
         for overlap in (True, False) if i % 2 else (False, True):
-            trainer.config.reward.overlap = overlap
+            trainer.rubric.overlap = overlap
             trainer.log.take_times()
             began = time.perf_counter()
             groups = trainer.write_captions(items, step=i)

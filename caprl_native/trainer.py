@@ -36,8 +36,7 @@ from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.redact import redact
-from caprl_native.rewards.reader import build_reader
-from caprl_native.rewards.rubric import RewardModel, Scoring, log_failures
+from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, grouped
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
@@ -73,8 +72,7 @@ class Trainer:
         self.policy = load_policy(config.policy, dims)
         self.optimizer = build_optimizer(self.policy, config.policy)
         self.engine = policy_engine(config, self.policy)
-        self.reader = build_reader(config.reward.reader, dims.tp_size)
-        self.rewards = RewardModel(config.reward, self.reader, config.run.seed)
+        self.rubric = build_rubric(config.reward, config.run.seed, dims.tp_size)
         self._build_captioners()
         self.updater = Learner(
             policy=self.policy,
@@ -167,7 +165,7 @@ class Trainer:
         )
         self.skipped += lost
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
-        self.scoring = self.rewards.begin(step)
+        self.scoring = self.rubric.begin(step)
         return self._write(self.captioner, items, step, self.scoring)
 
     def _write(
@@ -184,8 +182,8 @@ class Trainer:
                     return grouped(w for w in written if w.place % tp_size == tp_rank)
                 with self.log.timed("reward"):
                     for w in finished:
-                        if self.reader.collective or w.place % tp_size == tp_rank:
-                            scoring.add(w.item.sample, w.index, w.rollout)
+                        is_local = w.place % tp_size == tp_rank
+                        scoring.add(w.item.sample, w.index, w.rollout, is_local=is_local)
                     scoring.work()
                 written += finished
 
@@ -261,7 +259,7 @@ class Trainer:
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """One pass over the batch's groups: the policy gets better."""
         self.engine.sleep()
-        self.reader.sleep()
+        self.rubric.sleep()
         with self.log.timed("train"):
             return self.updater.update(groups, step - 1)
 
@@ -269,7 +267,7 @@ class Trainer:
         """The engine gets the policy's new weights."""
         with self.log.timed("sync"):
             sync(self.policy, self.engine)
-        self.reader.wake()
+        self.rubric.wake()
 
     def report(self, step: int, groups: Sequence[Group], update: dict[str, float]) -> None:
         """Metrics line, rollout log, progress; the step is then done.
@@ -318,9 +316,9 @@ class Trainer:
             prepare=self.prepare,
             limit=self.config.eval.samples,
         )
-        accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
+        rubric = self.rubric.for_evaluation(self.config.eval.draws)
         for items in batches:
-            scoring = self.rewards.begin(-1, accuracy=accuracy)  # one step's draws: comparable
+            scoring = rubric.begin(-1)  # one step's draws: comparable
             seen = items if self.dims.tp_rank == 0 else []
             skipped += self.held_out_ledger.update(seen, reduce=_sum_counts)
             local_groups = self._write(self.greedy, items, -1, scoring)
@@ -369,7 +367,7 @@ class Trainer:
         """Stops engines, workers and logs."""
         self.loader.close()
         self.log.close()
-        self.reader.close()
+        self.rubric.close()
         self.engine.close()
         self.place.close()
 

@@ -280,9 +280,8 @@ class Trainer:
         if self.held_out is None or (step % every and step != self.total_steps):
             return
         groups, skipped = self._held_out_groups(step)
-        metrics = numbers(over_ranks(group_metrics(groups)))
-        del metrics["reward/std"]  # of one caption per sample
-        metrics = {f"eval/{name}": value for name, value in metrics.items()}
+        found = numbers(over_ranks(group_metrics(groups)))
+        metrics = {f"eval/{name}": value for name, value in found.items()}
         self.log.evaluation(step, groups)
         seconds, _ = self.log.take_seconds()  # they are no part of the next step
         metrics |= {"eval/data/skipped": skipped, "eval/time_s": seconds}

@@ -32,11 +32,13 @@ class LoopThread:
             return False
         return True
 
-    def close(self) -> None:
-        """Ends the thread."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Gives up all that is under way and ends the thread; one that is held up ends later."""
+        ended = self.cancel(timeout_s)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        if ended:
+            self._thread.join()
+            self.loop.close()
 
 
 async def _cancel_others() -> None:

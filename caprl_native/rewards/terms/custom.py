@@ -37,7 +37,7 @@ from caprl_native.rewards.base import (
     reason_of,
 )
 
-_ENDING_S = 5.0  # that coroutines have to end when the run does
+_ENDING_S = 2.0  # that coroutines have to end when the run does
 
 
 class CustomOptions(TermOptions):
@@ -138,8 +138,8 @@ class Custom(RewardTerm[CustomOptions]):
         if hasattr(self.scorer, "close"):
             self.scorer.close()
         for thread in (self._clock, self._coroutines):
-            if thread is not None and thread.cancel(_ENDING_S):
-                thread.close()
+            if thread is not None:
+                thread.close(_ENDING_S)
         self._clock = self._coroutines = None
 
 

@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
 
@@ -133,12 +133,20 @@ def _settle(whole: Future[Score], result: Callable[[], Score]) -> None:
 class TermOptions(Options):
     """The settings that all reward terms have."""
 
+    reads: ClassVar[bool] = False
+    """True: the term asks the reader, so that the config has to say who that is."""
+
     weight: float = Field(
         1.0,
         ge=0,
         allow_inf_nan=False,
         description="What its values are multiplied by in the sum; 0: they are not computed.",
     )
+
+
+def any_reads(terms: Mapping[str, TermOptions]) -> bool:
+    """Whether a reader is needed for what these terms compute."""
+    return any(options.reads and options.weight for options in terms.values())
 
 
 O = TypeVar("O", bound=TermOptions)  # noqa: E741

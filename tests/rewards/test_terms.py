@@ -17,6 +17,7 @@ from caprl_native.rewards.base import (
     Score,
     TermContext,
     TermOptions,
+    any_reads,
     finished,
     gathered,
     missing,
@@ -147,6 +148,7 @@ def test_without_a_term_that_reads_there_is_no_reader() -> None:
     ours, g = Rubric.of(terms, TermContext(never)), group(TEXTS)
     score(ours, [g])
     score(ours.for_evaluation(draws=0), [g])
+    assert not any_reads(terms) and any_reads({"accuracy": AccuracyOptions()})
     ours.sleep(), ours.wake(), ours.close()
     assert ours.names == ["length"] and [r.rewards for r in g.rollouts] == [{"length": 1.0}] * 3
 

@@ -28,6 +28,7 @@ from caprl_native.text.thoughts import CUT_OFF, said
 class AccuracyOptions(TermOptions):
     """How many questions a reader answers rightly that sees the caption alone."""
 
+    reads = True
     type: Literal["accuracy"] = "accuracy"
     draws: int = Field(
         8,

@@ -40,6 +40,13 @@ class Options(BaseModel):
 
     type: str
 
+    def conflicts(self) -> Iterator[tuple[str, ...]]:
+        """Of the fields that contradict each other: one, what is expected of it, and the others.
+
+        Asked once the whole config is known, since fields are set one by one.
+        """
+        yield from ()
+
 
 @dataclass(frozen=True)
 class Entry(Generic[E]):

@@ -32,7 +32,7 @@ OTHERS = (
     "caprl_native.data.choices",
     "caprl_native.text.plain_text",
     "caprl_native.rewards.letter",
-    "caprl_native.rewards.timestamps",
+    "caprl_native.rewards.terms.timestamps",
     "caprl_native.text.thoughts",
     "eval.benchmarks.judging",
 )

@@ -1,17 +1,60 @@
-"""What a reward is: captions in, scores out, and a reason where there is no score."""
+"""What a reward is made of: terms, each of which scores a caption, or says why it cannot.
+
+A term is one file, here under `rewards/terms/` or in a module that the config names in `plugins`.
+The name of its type, its options and its class stand in it, and nothing else lists them:
+
+    class WordsOptions(TermOptions):
+        '''How many different words a caption has.'''
+
+        type: Literal["words"] = "words"
+        enough: int = Field(50, ge=1, description="From this many on the reward is 1.")
+
+
+    @TERMS.register(WordsOptions)
+    class Words(RewardTerm[WordsOptions]):
+        def submit(self, caption: Caption) -> Future[Score]:
+            return finished(min(1.0, len(set(caption.text.split())) / self.options.enough))
+
+The config turns it on, once or several times under different names:
+
+    [reward.terms.words]
+    weight = 0.1
+
+Its values are then part of the total, of the metrics (`reward/words/mean`) and of the rollout log.
+A caption that it cannot score has a `missing` score, and the whole reward is missing with its
+reason; one that it has nothing to say on (no video) has the score `NOT_APPLICABLE`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
+from pydantic import Field
+
+from caprl_native.messages import cut
+from caprl_native.redact import redact
+from caprl_native.registry import Options, Registry
 from caprl_native.types import Sample
+
+if TYPE_CHECKING:
+    from caprl_native.rewards.readers.base import Reader
+
+
+_REASON = 500  # characters of an exception's text
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption to score. `key` names it among all captions of a run, and seeds its draws."""
+    """One caption to score. `key` names it among all captions of a run, and seeds its draws.
+
+    `text` is what the policy said outside its thoughts; `tokens` counts them too.
+    """
 
     sample: Sample
     text: str
@@ -21,14 +64,151 @@ class Caption:
 
 @dataclass
 class Score:
-    """A reward, or the reason why there is none; never a zero in place of one that failed."""
+    """A reward, or the reason why there is none; never a zero in place of one that failed.
+
+    `reading` explains it in the rollout log, e.g. the reader's questions and answers.
+    """
 
     value: float | None
     failure: str | None = None
     reading: list[dict[str, Any]] = field(default_factory=list)
+    applies: bool = True
 
 
-class Reward(Protocol):
-    def __call__(self, captions: Sequence[Caption]) -> list[Score]:
-        """A score for each caption, in order."""
-        ...
+NOT_APPLICABLE = Score(None, applies=False)
+"""Of a term that has nothing to say on a sample: it adds nothing, and nothing is missing."""
+
+
+def missing(reason: str) -> Score:
+    """The score of a caption that could not be scored."""
+    return Score(None, failure=reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as the reason of a missing score, without keys that it may quote."""
+    return f"{type(error).__name__}: {cut(redact(str(error)), _REASON)}"
+
+
+def finished(score: Score | float) -> Future[Score]:
+    """What a term hands out that knows its score at once."""
+    future: Future[Score] = Future()
+    future.set_result(score if isinstance(score, Score) else Score(score))
+    return future
+
+
+T = TypeVar("T")
+
+
+def gathered(parts: Sequence[Future[T]], score: Callable[[list[T]], Score]) -> Future[Score]:
+    """The score that is made of several results, in their order, as soon as the last one is there.
+
+    It fails as the first of them that fails does, or as `score` does.
+    """
+    whole: Future[Score] = Future()
+    left, lock = len(parts), threading.Lock()
+
+    def one_more(_: object) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            done = left <= 0
+        if done:
+            _settle(whole, lambda: score([part.result() for part in parts]))
+
+    for part in parts:
+        part.add_done_callback(one_more)
+    if not parts:
+        one_more(None)
+    return whole
+
+
+def _settle(whole: Future[Score], result: Callable[[], Score]) -> None:
+    """Callbacks swallow what they raise, and whoever waits would wait for ever."""
+    try:
+        whole.set_result(result())
+    except BaseException as error:
+        whole.set_exception(error)
+
+
+class TermOptions(Options):
+    """The settings that all reward terms have."""
+
+    reads: ClassVar[bool] = False
+    """True: the term asks the reader, so that the config has to say who that is."""
+
+    weight: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What its values are multiplied by in the sum; 0: they are not computed.",
+    )
+
+
+def any_reads(terms: Mapping[str, TermOptions]) -> bool:
+    """Whether a reader is needed for what these terms compute."""
+    return any(options.reads and options.weight for options in terms.values())
+
+
+O = TypeVar("O", bound=TermOptions)  # noqa: E741
+
+
+@dataclass
+class TermContext:
+    """What terms may need of the run. What they share is built by the first that asks for it."""
+
+    build_reader: Callable[[], Reader]
+    seed: int = 0
+    tp_size: int = 1
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The model that answers questions on captions."""
+        return self.build_reader()
+
+    @property
+    def readers(self) -> list[Reader]:
+        """Those that were built."""
+        return [self.reader] if "reader" in vars(self) else []
+
+
+class RewardTerm(ABC, Generic[O]):
+    """Scores captions by one criterion. All but `submit` is for terms that hold something.
+
+    What the context hands out (the reader) is driven, emptied, put to sleep and closed by the sum.
+    """
+
+    collective = False
+    """True: all ranks that share the policy's engine submit the same, and all get the scores."""
+
+    def __init__(self, options: O, context: TermContext) -> None:
+        self.options, self.context = options, context
+
+    @abstractmethod
+    def submit(self, caption: Caption) -> Future[Score]:
+        """Takes a caption. Its score is there at once, or comes with `work` and `finish`, or from
+        elsewhere; an exception in the future is a missing reward."""
+
+    def for_evaluation(self, draws: int) -> Self:
+        """The term that scores held-out captions; `draws` questions each where it draws any."""
+        return self
+
+    def begin(self, step: int) -> None:
+        """Forgets the captions before: a step does not depend on those before it."""
+
+    def work(self) -> None:
+        """Goes on with what was submitted, as long as there is enough to do at one time."""
+
+    def finish(self) -> None:
+        """Goes on until all that was submitted is scored, or under way to somebody else."""
+
+    def sleep(self) -> None:
+        """On CUDA, gives memory back while the policy trains."""
+
+    def wake(self) -> None:
+        """Takes it again."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+TERMS: Registry[type[RewardTerm[Any]]] = Registry("reward term", "caprl_native.rewards.terms")

@@ -1,107 +1,238 @@
-"""The whole reward: `R = accuracy + alpha * timestamps + beta * length`."""
+"""The whole reward: `R = sum of weight * value` over the terms that apply to a sample."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from caprl_native.config.schema import AccuracyConfig, RewardConfig
-from caprl_native.rewards.accuracy import AccuracyReward, Reading
-from caprl_native.rewards.base import Caption, Score
-from caprl_native.rewards.length import length_reward
-from caprl_native.rewards.reader import Reader
-from caprl_native.rewards.timestamps import timestamp_reward
+from caprl_native.rewards.base import (
+    TERMS,
+    Caption,
+    RewardTerm,
+    Score,
+    TermContext,
+    TermOptions,
+    finished,
+    missing,
+    reason_of,
+)
 from caprl_native.text.thoughts import without_thoughts
 from caprl_native.types import Group, Rollout, Sample
+
+if TYPE_CHECKING:
+    from caprl_native.config.schema import RewardConfig
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class RewardModel:
-    """Scores rollouts in place.
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A term under the name that the config gives it."""
+
+    name: str
+    weight: float
+    term: RewardTerm[Any]
+
+    def submit(self, caption: Caption) -> Future[Score]:
+        """As the term does; what it raises is the reason of a missing score.
+
+        Not so where several ranks work on the score together: on the others it would come, and
+        what they do next would differ.
+        """
+        try:
+            return self.term.submit(caption)
+        except Exception as error:
+            if self.term.collective:
+                raise
+            return finished(missing(f"reward.terms.{self.name}: {reason_of(error)}"))
+
+    def outcome(self, future: Future[Score]) -> Score:
+        """Waits for a score. One that is no finite number is missing."""
+        try:
+            error = future.exception()
+        except CancelledError as cancelled:
+            error = cancelled
+        if error is not None:
+            return missing(f"reward.terms.{self.name}: {reason_of(error)}")
+        score = future.result()
+        if not score.applies or score.failure:
+            return replace(score, value=None)
+        if score.value is None or not math.isfinite(score.value):
+            return missing(f"reward.terms.{self.name}: its value is {score.value}")
+        return score
+
+
+class Rubric:
+    """The terms of a run, in the config's order. Scores rollouts in place.
 
     Draws depend on the run's seed, the step, the sample and the rollout's number alone.
+    `overlap`: terms get each caption when it is added, not all at the end.
     """
 
-    config: RewardConfig
-    reader: Reader
-    seed: int
-
-    def score(
-        self, groups: Sequence[Group], step: int, *, accuracy: AccuracyConfig | None = None
+    def __init__(
+        self, terms: Sequence[WeightedTerm], context: TermContext, *, overlap: bool = True
     ) -> None:
-        """Fills `rewards`, `total` and `reading` of every rollout; `failure` where it has none."""
-        scoring = self.begin(step, accuracy=accuracy)
-        for group in groups:
-            for i, rollout in enumerate(group.rollouts):
-                scoring.add(group.sample, i, rollout)
-        scoring.finish()
-        log_failures(groups, step)
+        self.terms, self.context, self.overlap = terms, context, overlap
 
-    def begin(self, step: int, *, accuracy: AccuracyConfig | None = None) -> Scoring:
-        """The same for captions that come one by one."""
-        self.reader.reset()
-        return Scoring(self, AccuracyReward(self.reader, accuracy or self.config.accuracy), step)
+    @classmethod
+    def of(
+        cls, options: Mapping[str, TermOptions], context: TermContext, *, overlap: bool = True
+    ) -> Rubric:
+        """The terms of these names; those without weight are left out, with all that they need."""
+        terms = [
+            WeightedTerm(name, o.weight, TERMS[o.type].value(o, context))
+            for name, o in options.items()
+            if o.weight
+        ]
+        return cls(terms, context, overlap=overlap)
 
-    def total(self, rollout: Rollout, caption: Caption, accuracy: Score) -> None:
-        """Puts a caption's score and the terms that need no reader into its rollout."""
-        config = self.config
-        rollout.reading = accuracy.reading
-        rollout.rewards = {"accuracy": accuracy.value}
-        rollout.total = accuracy.value
-        if config.alpha and caption.sample.modality == "video":
-            rule = config.timestamps
-            score = timestamp_reward(
-                caption.text,
-                rule=rule.rule,
-                min_brackets=rule.min_brackets,
-                max_minute=rule.max_minute,
-            )
-            rollout.rewards["timestamps"] = score.value
-            rollout.total += config.alpha * score.value
-        if config.beta:
-            value = length_reward(caption.tokens, config.length.l1, config.length.l2)
-            rollout.rewards["length"] = value
-            rollout.total += config.beta * value
+    def for_evaluation(self, draws: int) -> Rubric:
+        """The same for held-out captions; it shares what it can, and is not to be closed."""
+        terms = [replace(t, term=t.term.for_evaluation(draws)) for t in self.terms]
+        return Rubric(terms, self.context, overlap=self.overlap)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the terms, in the order of the sum."""
+        return [term.name for term in self.terms]
+
+    def begin(self, step: int) -> Scoring:
+        """For a step's captions, which come one by one; forgets those before."""
+        for reader in self.context.readers:
+            reader.reset()
+        for t in self.terms:
+            t.term.begin(step)
+        return Scoring(self, step)
+
+    def work(self) -> None:
+        """Lets models in this process go on, as long as they have enough to do at one time."""
+        for part in self._parts():
+            part.work()
+
+    def finish(self) -> None:
+        """Lets them go on until all is scored, or under way to somebody else."""
+        for part in self._parts():
+            part.finish()
+
+    def sleep(self) -> None:
+        """On CUDA, gives memory back while the policy trains."""
+        for part in self._parts():
+            part.sleep()
+
+    def wake(self) -> None:
+        """Takes it again."""
+        for part in self._parts():
+            part.wake()
+
+    def close(self) -> None:
+        """Ends engines, threads and requests under way."""
+        for part in self._parts():
+            part.close()
+
+    def _parts(self) -> Iterator[Any]:
+        yield from self.context.readers
+        yield from (t.term for t in self.terms)
+
+
+def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:
+    """What the config asks for; a reader is started where a term reads."""
+    from caprl_native.rewards.readers import build_reader
+
+    context = TermContext(lambda: build_reader(config.reader, tp_size), seed, tp_size)
+    return Rubric.of(term_options(config), context, overlap=config.overlap)
+
+
+def term_options(config: RewardConfig) -> dict[str, TermOptions]:
+    """Provisional: the terms of the settings as they stand today."""
+    accuracy, timestamps, length = config.accuracy, config.timestamps, config.length
+    return {
+        "accuracy": TERMS["accuracy"].options(**vars(accuracy)),
+        "timestamps": TERMS["timestamps"].options(weight=config.alpha, **vars(timestamps)),
+        "length": TERMS["length"].options(weight=config.beta, **vars(length)),
+    }
+
+
+@dataclass
+class _Open:
+    """A caption whose scores are to come; `scores` is None until the terms have it."""
+
+    rollout: Rollout
+    caption: Caption
+    is_local: bool
+    scores: dict[str, Future[Score]] | None = None
 
 
 @dataclass
 class Scoring:
-    """The captions of a step on their way through the reader."""
+    """The captions of a step on their way through the terms."""
 
-    rewards: RewardModel
-    accuracy: AccuracyReward
+    rubric: Rubric
     step: int
-    _open: list[tuple[Rollout, Caption, Reading | None]] = field(default_factory=list)
+    _open: list[_Open] = field(default_factory=list)
 
-    def add(self, sample: Sample, index: int, rollout: Rollout) -> None:
-        """Takes rollout `index` of a sample; with `reward.overlap` its questions are asked now.
+    def add(self, sample: Sample, index: int, rollout: Rollout, *, is_local: bool = True) -> None:
+        """Takes rollout `index` of a sample; with `overlap` the terms get it now.
 
-        The reader gets what the policy said outside its thoughts; its length counts them.
+        They see what the policy said outside its thoughts. A caption of another rank of the group
+        (not `is_local`) goes to collective terms alone, and its rollout stays as it is.
         """
-        key = (self.rewards.seed, self.step, sample.id, index)
+        key = (self.rubric.context.seed, self.step, sample.id, index)
         caption = Caption(sample, without_thoughts(rollout.text), len(rollout.token_ids), key)
-        overlap = self.rewards.config.overlap
-        self._open.append((rollout, caption, self.accuracy.ask(caption) if overlap else None))
+        opened = _Open(rollout, caption, is_local)
+        self._open.append(opened)
+        if self.rubric.overlap:
+            self._submit(opened)
+
+    def _submit(self, opened: _Open) -> None:
+        opened.scores = {
+            t.name: t.submit(opened.caption)
+            for t in self.rubric.terms
+            if opened.is_local or t.term.collective
+        }
 
     def work(self) -> None:
-        """Lets a reader in this process go on, as long as it has enough to do at one time."""
-        self.rewards.reader.work()
+        """Lets models in this process go on, as long as they have enough to do at one time."""
+        self.rubric.work()
 
     def finish(self) -> None:
-        """Waits for the reader, and fills the rollouts."""
-        asked = [(r, c, reading or self.accuracy.ask(c)) for r, c, reading in self._open]
-        self.rewards.reader.finish()
-        for rollout, caption, reading in asked:
-            score = reading.score()
-            if score.value is None:
-                rollout.failure = score.failure
-            else:
-                self.rewards.total(rollout, caption, score)
+        """Waits for the scores, and fills the rollouts."""
+        for opened in self._open:
+            if opened.scores is None:
+                self._submit(opened)
+        self.rubric.finish()
+        for opened in self._open:
+            if opened.is_local and opened.scores is not None:
+                scores = opened.scores
+                outcomes = [(t, t.outcome(scores[t.name])) for t in self.rubric.terms]
+                fill(opened.rollout, [(t, score) for t, score in outcomes if score.applies])
         self._open = []
+
+
+def fill(rollout: Rollout, scores: Sequence[tuple[WeightedTerm, Score]]) -> None:
+    """Puts a caption's scores and their sum into its rollout; `failure` where one is missing."""
+    failures = [score.failure for _, score in scores if score.failure]
+    if failures or not scores:
+        rollout.failure = failures[0] if failures else "no reward term applies to the sample"
+        return
+    rollout.rewards, total = {}, 0.0
+    for term, score in scores:
+        assert score.value is not None
+        rollout.rewards[term.name] = score.value
+        total += term.weight * score.value  # in the config's order, to the last bit
+    rollout.total = total
+    rollout.reading = _readings({t.name: score.reading for t, score in scores if score.reading})
+
+
+def _readings(by_term: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """All terms' readings, one after the other; where several have one, each entry says whose."""
+    if len(by_term) == 1:
+        return next(iter(by_term.values()))
+    return [{"term": name} | entry for name, entries in by_term.items() for entry in entries]
 
 
 def log_failures(groups: Sequence[Group], step: int) -> None:

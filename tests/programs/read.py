@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from caprl_native.config.schema import ReaderConfig
 from caprl_native.distributed.world import init_distributed
-from caprl_native.rewards.reader import EngineReader, answers_to
+from caprl_native.rewards.readers.base import answers_to
+from caprl_native.rewards.readers.engine import EngineReader
 from tests.ranks import report
 from tests.rewards.asking import ask
 

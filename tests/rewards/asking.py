@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 
-from caprl_native.rewards.base import Caption
+from caprl_native.rewards.base import Caption, TermContext, TermOptions
 from caprl_native.rewards.prompts import reader_messages
-from caprl_native.rewards.reader import Answer, Ask
+from caprl_native.rewards.readers.base import Answer, Ask
+from caprl_native.rewards.rubric import Rubric, log_failures
 from caprl_native.types import Group, MediaRef, Question, Rollout, Sample
 
 QUESTIONS = tuple(
@@ -38,6 +40,21 @@ def ask(text: str, seed: int = 0) -> Ask:
 def group(texts: list[str], *, name: str = "s0", kind: str = "image") -> Group:
     rollouts = [Rollout(list(range(len(t.split()))), [], "stop", t) for t in texts]
     return Group(sample(name, kind), None, rollouts)
+
+
+def rubric(reader: ListeningReader | None = None, **terms: TermOptions) -> Rubric:
+    """The sum of these terms, by name."""
+    return Rubric.of(terms, TermContext(lambda: reader or ListeningReader()))
+
+
+def score(rubric: Rubric, groups: Sequence[Group], step: int = 1) -> None:
+    """What a step does with its captions."""
+    scoring = rubric.begin(step)
+    for g in groups:
+        for i, rollout in enumerate(g.rollouts):
+            scoring.add(g.sample, i, rollout)
+    scoring.finish()
+    log_failures(groups, step)
 
 
 class ListeningReader:

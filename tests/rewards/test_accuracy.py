@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from caprl_native.config.schema import AccuracyConfig
-from caprl_native.rewards.accuracy import AccuracyReward
+from caprl_native.rewards.base import Caption, Score, TermContext
 from caprl_native.rewards.prompts import CANNOT_ANSWER, CAPTION_OF
+from caprl_native.rewards.terms.accuracy import Accuracy, AccuracyOptions
 from tests.rewards.asking import QUESTIONS, ListeningReader, caption
 
 
-def heard(*captions, **config):
+def scores(reader: ListeningReader, *captions: Caption, **options) -> list[Score]:
+    term = Accuracy(AccuracyOptions(**options), TermContext(lambda: reader))
+    return [future.result() for future in [term.submit(c) for c in captions]]
+
+
+def heard(*captions, **options):
     """What the reader is asked for these captions."""
     reader = ListeningReader()
-    AccuracyReward(reader, AccuracyConfig(**config))(list(captions))
+    scores(reader, *captions, **options)
     return reader.heard
 
 
@@ -71,22 +76,19 @@ def knowing(ask) -> str:
 
 
 def test_the_reward_is_the_share_of_right_answers() -> None:
-    config = AccuracyConfig(draws=0)
-    (best,) = AccuracyReward(ListeningReader(knowing), config)([caption()])
+    (best,) = scores(ListeningReader(knowing), caption(), draws=0)
     assert best.value == 1.0
     assert [r["letter"] for r in best.reading] == [r["right"] for r in best.reading]
     half = ListeningReader(lambda a: knowing(a) if "colour" in str(a) or "size" in str(a) else "?")
-    (score,) = AccuracyReward(half, config)([caption()])
+    (score,) = scores(half, caption(), draws=0)
     assert score.value == 0.5  # what cannot be read as a letter is wrong, not missing
     assert [r["letter"] is None for r in score.reading] == [False, True, False, True]
 
 
 def test_one_missing_answer_makes_the_reward_missing_and_no_other() -> None:
     fails = ListeningReader(lambda a: None if "broken" in str(a) and "size" in str(a) else " A")
-    reward = AccuracyReward(fails, AccuracyConfig(draws=0))
-    good, bad, after = reward(
-        [caption(), caption("broken", key=(0, 1, "s1", 0)), caption(key=(0, 1, "s2", 0))]
-    )
+    broken, other = caption("broken", key=(0, 1, "s1", 0)), caption(key=(0, 1, "s2", 0))
+    good, bad, after = scores(fails, caption(), broken, other, draws=0)
     assert bad.value is None and bad.failure == "no reply"
     assert good.value is not None and after.value is not None
     assert good.failure is None and after.failure is None

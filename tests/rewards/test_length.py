@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.rewards.length import length_reward
+from caprl_native.rewards.terms.length import length_reward
 
 TABLE = Path(__file__).parents[1] / "golden" / "rl" / "caprl_length_reward.json"
 CASES = json.loads(TABLE.read_text())["cases"]

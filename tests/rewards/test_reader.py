@@ -13,7 +13,8 @@ import pytest
 
 from caprl_native.config.schema import ReaderConfig
 from caprl_native.rewards.prompts import ANSWER_PREFIX
-from caprl_native.rewards.reader import Answer, Ask, EndpointReader, answers_to
+from caprl_native.rewards.readers.base import Answer, Ask, answers_to
+from caprl_native.rewards.readers.endpoint import EndpointReader
 from caprl_native.testing.chat_server import Reply, serve
 from tests.ranks import run_ranks
 from tests.rewards.asking import ask

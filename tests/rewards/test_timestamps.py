@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.rewards.timestamps import timestamp_reward
+from caprl_native.rewards.terms.timestamps import timestamp_reward
 
 TABLE = Path(__file__).parents[1] / "golden" / "rl" / "caprl_format_reward.json"
 CASES = json.loads(TABLE.read_text())["cases"]

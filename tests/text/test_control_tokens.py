@@ -11,7 +11,8 @@ from caprl_native.config.schema import ReaderConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rewards.prompts import ANSWER_PREFIX, reader_messages
-from caprl_native.rewards.reader import Ask, EndpointReader, answers_to
+from caprl_native.rewards.readers.base import Ask, answers_to
+from caprl_native.rewards.readers.endpoint import EndpointReader
 from caprl_native.sft import ExampleBuilder
 from caprl_native.testing.chat_server import Reply, serve
 from caprl_native.testing.samples import MEDIA, noise_image, sample

@@ -24,8 +24,8 @@ from kill_resume import (
 from caprl_native import checkpoint
 from caprl_native.config.cli import load
 from caprl_native.config.schema import Config
-from caprl_native.rewards.length import length_reward
-from caprl_native.rewards.timestamps import timestamp_reward
+from caprl_native.rewards.terms.length import length_reward
+from caprl_native.rewards.terms.timestamps import timestamp_reward
 from tests.train.conftest import Unbroken
 from tests.train.world import Quick, rows, tiny_config, train_ok, write_rows
 

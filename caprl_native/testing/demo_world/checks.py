@@ -15,7 +15,8 @@ from caprl_native.data.records import read_records
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
 from caprl_native.rewards.prompts import CANNOT_ANSWER, LETTERS, reader_messages
 from caprl_native.rewards.questions import ShownQuestion, read_answer
-from caprl_native.rewards.reader import Ask, EngineReader, answers_to
+from caprl_native.rewards.readers.base import Ask, answers_to
+from caprl_native.rewards.readers.engine import EngineReader
 from caprl_native.rollout.captioner import Captioner
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.testing.demo_world.scenes import (

@@ -6,27 +6,30 @@ import logging
 
 import pytest
 
-from caprl_native.config.schema import AccuracyConfig, RewardConfig
-from caprl_native.rewards.length import length_reward
-from caprl_native.rewards.rubric import RewardModel
-from caprl_native.rewards.timestamps import timestamp_reward
+from caprl_native.rewards.rubric import Rubric
+from caprl_native.rewards.terms.accuracy import AccuracyOptions
+from caprl_native.rewards.terms.length import LengthOptions, length_reward
+from caprl_native.rewards.terms.timestamps import TimestampsOptions, timestamp_reward
 from tests.ranks import run_ranks
-from tests.rewards.asking import ListeningReader, group
+from tests.rewards.asking import ListeningReader, group, rubric, score
 
 TEXTS = ["[00:01] a red circle [00:00]", "one two three four five six seven eight nine", ""]
 
 
-def model(alpha: float, beta: float, reader: ListeningReader | None = None) -> RewardModel:
-    config = RewardConfig(alpha=alpha, beta=beta, accuracy=AccuracyConfig(draws=8))
-    config.length.l1, config.length.l2 = 2, 12
-    return RewardModel(config, reader or ListeningReader(), seed=0)
+def model(alpha: float, beta: float, reader: ListeningReader | None = None) -> Rubric:
+    return rubric(
+        reader,
+        accuracy=AccuracyOptions(draws=8),
+        timestamps=TimestampsOptions(weight=alpha),
+        length=LengthOptions(weight=beta, l1=2, l2=12),
+    )
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.2, 0.2), (0.0, 0.3), (0.7, 0.0), (0.0, 0.0)])
 def test_the_total_is_the_weighted_sum(kind: str, alpha: float, beta: float) -> None:
     scored = group(TEXTS, kind=kind)
-    model(alpha, beta).score([scored], step=1)
+    score(model(alpha, beta), [scored])
     stamped = bool(alpha) and kind == "video"
     for text, rollout in zip(TEXTS, scored.rollouts, strict=True):
         length = length_reward(len(text.split()), 2, 12)
@@ -44,7 +47,7 @@ def test_a_caption_without_an_answer_has_no_total(caplog: pytest.LogCaptureFixtu
     silent = ListeningReader(lambda a: None if "nine" in str(a) else " A")
     groups = [group(TEXTS, name=f"s{i}", kind="video") for i in range(3)]
     with caplog.at_level(logging.WARNING):
-        model(0.2, 0.2, silent).score(groups, step=7)
+        score(model(0.2, 0.2, silent), groups, step=7)
     for g in groups:
         first, failed, last = g.rollouts
         assert failed.total is None and failed.rewards == {} and failed.failure == "no reply"
@@ -59,7 +62,7 @@ def test_the_order_in_which_captions_are_finished_does_not_matter() -> None:
         for overlap in (True, False):
             reader, groups = ListeningReader(), [group(TEXTS, name=f"s{i}") for i in range(2)]
             rewards = model(0.0, 0.2, reader)
-            rewards.config.overlap = overlap
+            rewards.overlap = overlap
             scoring = rewards.begin(step=3)
             for place in order:
                 g, i = groups[place // 3], place % 3
@@ -75,7 +78,7 @@ def test_the_order_in_which_captions_are_finished_does_not_matter() -> None:
 
 def test_evaluation_may_ask_other_questions() -> None:
     reader = ListeningReader()
-    model(0.0, 0.2, reader).score([group(TEXTS[:1])], -1, accuracy=AccuracyConfig(draws=0))
+    score(model(0.0, 0.2, reader).for_evaluation(draws=0), [group(TEXTS[:1])], -1)
     assert len(reader.heard) == 4
 
 
@@ -93,7 +96,7 @@ def test_shuffled_rewards_are_the_same_totals_on_other_captions() -> None:
 def test_the_reader_gets_no_thoughts_and_a_thought_of_its_own_is_no_answer() -> None:
     reader = ListeningReader(lambda a: "<think>The answer is" if "nine" in str(a) else " A")
     scored = group(["<think>blue? no</think>a red circle", "[THINK]six?[/THINK]nine"])
-    model(0.0, 0.0, reader).score([scored], step=1)
+    score(model(0.0, 0.0, reader), [scored])
     assert all("blue?" not in text and "six?" not in text for text, _ in reader.heard)
     first, second = scored.rollouts
     assert first.total is not None

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
+
+from pydantic import Field
+
+from caprl_native.rewards.base import (
+    NOT_APPLICABLE,
+    TERMS,
+    Caption,
+    RewardTerm,
+    Score,
+    TermOptions,
+    finished,
+)
 
 # [mm:ss] or [mm:ss - mm:ss]; one to three minute digits, two second digits, a plain hyphen.
 _BRACKET = r"\[(\d{1,3}):(\d{2})(?:\s*-\s*(\d{1,3}):(\d{2}))?\]"
@@ -12,6 +25,37 @@ _DIGITS = {
     "ascii": re.compile(_BRACKET.replace(r"\d", "[0-9]")),
     "any": re.compile(_BRACKET),
 }
+
+
+class TimestampsOptions(TermOptions):
+    """Well-formed, ordered time brackets; videos only."""
+
+    type: Literal["timestamps"] = "timestamps"
+    rule: Literal["release", "density"] = Field(
+        "release",
+        description='"release": half valid share, half order; "density": the released server\'s '
+        "rule.",
+    )
+    min_brackets: int = Field(
+        3, ge=1, description="density: brackets that a caption should have at least."
+    )
+    max_minute: int = Field(
+        999, ge=0, description="density: a larger minute makes a bracket invalid."
+    )
+
+
+@TERMS.register(TimestampsOptions)
+class Timestamps(RewardTerm[TimestampsOptions]):
+    def submit(self, caption: Caption) -> Future[Score]:
+        if caption.sample.modality != "video":
+            return finished(NOT_APPLICABLE)
+        score = timestamp_reward(
+            caption.text,
+            rule=self.options.rule,
+            min_brackets=self.options.min_brackets,
+            max_minute=self.options.max_minute,
+        )
+        return finished(score.value)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""A reader behind an OpenAI-compatible chat server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from caprl_native.config.schema import ReaderConfig
+from caprl_native.inference.endpoint import Connection, Endpoint, key_problem, settings_problem
+from caprl_native.loop_thread import LoopThread
+from caprl_native.rewards.prompts import ANSWER_PREFIX
+from caprl_native.rewards.readers.base import Answer, Ask
+from caprl_native.text.control_tokens import without_control_tokens
+
+
+class EndpointReader:
+    """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses.
+
+    Requests are made from a thread of their own, while this one goes on.
+    """
+
+    collective = False
+
+    def __init__(self, config: ReaderConfig) -> None:
+        if problem := settings_problem(config) or key_problem(config):
+            raise ValueError(f"reward.reader.{problem[0]}: {problem[1]}")
+        self.config, self.server = config, Endpoint(config)
+        self._thread: LoopThread | None = None
+
+    def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
+        thread = self._thread or self._open()
+        return [thread.run(self._answer(ask)) for ask in asks]
+
+    def _open(self) -> LoopThread:
+        self._gate = asyncio.Semaphore(self.config.concurrency)
+        self._connection = Connection(self.server)
+        self._thread = LoopThread("reader")
+        return self._thread
+
+    def work(self) -> None:
+        """The requests are under way."""
+
+    def finish(self) -> None:
+        """They still are; each answer is waited for where it is needed."""
+
+    async def _answer(self, ask: Ask) -> Answer:
+        messages = without_control_tokens(ask.messages)
+        async with self._gate:
+            said = await self._connection.ask(messages, ask.seed, ANSWER_PREFIX)
+        return Answer(said.text, said.failure)
+
+    def reset(self) -> None:
+        """Tries a server again that was given up; its caches are its own business."""
+        if self._thread is not None:
+            self._thread.loop.call_soon_threadsafe(self._connection.hope)
+
+    def sleep(self) -> None:
+        """Holds no memory here."""
+
+    def wake(self) -> None:
+        """Holds no memory here."""
+
+    def close(self) -> None:
+        """Gives up what is still under way, and ends the thread."""
+        if self._thread is None:
+            return
+        self._thread.cancel()
+        self._thread.run(self._connection.close()).result()
+        self._thread.close()
+        self._thread = None

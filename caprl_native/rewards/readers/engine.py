@@ -1,0 +1,83 @@
+"""A reader in the same process, beside the policy's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from caprl_native.config.schema import ReaderConfig
+from caprl_native.rewards.prompts import ANSWER_PREFIX
+from caprl_native.rewards.readers.base import Answer, Ask
+from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.text.control_tokens import tokenized_chats
+
+
+class EngineReader:
+    """A causal language model in this process, on as many ranks as share the policy's engine.
+
+    (vLLM keeps one set of process groups, so two engines of a process cannot be split differently.)
+    """
+
+    collective = True
+
+    def __init__(self, config: ReaderConfig, tensor_parallel: int = 1) -> None:
+        from transformers import AutoTokenizer
+
+        self.config = config
+        self.tokenizer = AutoTokenizer.from_pretrained(config.path)
+        self.engine = Engine(
+            EngineSettings.of(config, tensor_parallel_size=tensor_parallel, sleep=True)
+        )
+        self.sampling = Sampling.of(config, logprobs=False)
+        self._asked: dict[str, Future[Answer]] = {}
+
+    def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
+        limit = self.config.max_model_len - self.config.max_tokens
+        answers = []
+        chats = tokenized_chats(self.tokenizer, [ask.messages for ask in asks], ANSWER_PREFIX)
+        for ask, ids in zip(asks, chats, strict=True):
+            answer: Future[Answer] = Future()
+            if len(ids) > limit:
+                answer.set_result(
+                    Answer(
+                        None,
+                        f"the question has {len(ids)} tokens; reward.reader.max_model_len leaves "
+                        f"{limit}",
+                    )
+                )
+            else:
+                name = self.engine.submit({"prompt_token_ids": ids}, self.sampling, ask.seed)
+                self._asked[name] = answer
+            answers.append(answer)
+        return answers
+
+    def work(self) -> None:
+        """Answers while there are as many questions as it takes at one time."""
+        while self.engine.unfinished >= self.config.max_num_seqs:
+            self._step()
+
+    def finish(self) -> None:
+        while self.engine.unfinished:
+            self._step()
+
+    def _step(self) -> None:
+        for finished in self.engine.step():
+            self._asked.pop(finished.request).set_result(Answer(finished.completion.text))
+
+    def reset(self) -> None:
+        """Drops open questions and the prefix cache: a step does not depend on those before it."""
+        self.engine.abort()
+        self._asked = {}
+        self.engine.reset_caches()
+
+    def sleep(self) -> None:
+        """On CUDA, gives the memory back while the policy trains."""
+        self.engine.sleep()
+
+    def wake(self) -> None:
+        """Takes it again."""
+        for tag in ("weights", "kv_cache"):
+            self.engine.wake(tag)
+
+    def close(self) -> None:
+        self.engine.close()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.algorithm.advantages import flat_groups, group_advantages
+from caprl_native.algorithm.groups import flat_groups
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
@@ -30,6 +30,7 @@ from caprl_native.distributed.world import ParallelDims, gather_objects, sum_ove
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.memory import give_back_freed_memory
 from caprl_native.observe.metrics import group_metrics
+from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model_check import ModelError
@@ -236,20 +237,8 @@ class Trainer:
         Raises:
             RunError: no group of any rank is left; the message gives a reason that was seen.
         """
-        algorithm = self.config.algorithm
         usable = [g for g in groups if len(g.scored) >= 2]
-        for group in usable:
-            rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
-            values = group_advantages(
-                rewards,
-                [0] * len(rewards),
-                algorithm.advantage,
-                std=algorithm.std,
-                eps=algorithm.std_eps,
-            )
-            for rollout, value in zip(group.scored, values.tolist(), strict=True):
-                rollout.advantage = value
-        if not sum(gather_objects(len(usable))):
+        if not assign_advantages(usable, self.config.algorithm, {}):
             local_failures = [r.failure for g in groups for r in g.rollouts if r.failure]
             reasons = [reason for part in gather_objects(local_failures[:1]) for reason in part]
             raise RunError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from caprl_native.algorithm.advantages import flat_groups
+from caprl_native.algorithm.groups import flat_groups
 from caprl_native.distributed.world import gather_objects
 from caprl_native.types import Group, Rollout
 

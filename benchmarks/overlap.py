@@ -89,7 +89,7 @@ def config_of(folder: Path, endpoint: str) -> Config:
         *("--data.eval_files=[]", "--eval.every=0", "--run.export=false"),
         f"--policy.path={ROOT}/demo_models/policy",
         f"--rollout.max_num_seqs={MOST_AT_ONCE}",
-        f"--reward.accuracy.draws={DRAWS[bool(endpoint)]}",
+        f"--reward.terms.accuracy.draws={DRAWS[bool(endpoint)]}",
         *(reader if endpoint else [f"--reward.reader.path={READER}"]),
     ]
     return parse_cli(Config, argv, "overlap").config

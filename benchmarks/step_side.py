@@ -126,8 +126,8 @@ class Ours:
         self.phases[phase] = time.perf_counter() - began
 
     def step(self) -> None:
-        from caprl_native.algorithm.advantages import group_advantages
         from caprl_native.data.loader import LoadedSample
+        from caprl_native.policy.advantages import assign_advantages
 
         self.step_number += 1
         with self._timed("prompts"):
@@ -140,10 +140,7 @@ class Ours:
             for rollout in group.rollouts:
                 assert len(rollout.token_ids) == self.shape.response
                 rollout.total = reward(rollout.text)
-            totals = torch.tensor([r.total for r in group.rollouts], dtype=torch.float64)
-            values = group_advantages(totals, [0] * len(totals), "grpo")
-            for rollout, value in zip(group.rollouts, values.tolist(), strict=True):
-                rollout.advantage = value
+        assign_advantages(groups, self.updater.algorithm, {})
         with self._timed("train"), Watch() as watch:
             self.updater.update(groups, self.step_number - 1)
         self.peak = watch.extra

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from caprl_native.algorithm.advantages import flat_groups, group_advantages
-from caprl_native.config.schema import AlgorithmConfig
+from caprl_native.algorithm.groups import flat_groups
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import gather_objects
 from caprl_native.rewards.rubric import Scoring
@@ -61,21 +60,6 @@ def is_flat(group: Group) -> bool:
     """Whether a group carries no gradient: its rewards are all equal, or there is only one."""
     rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
     return len(rewards) < 2 or bool(flat_groups(rewards, [0] * len(rewards)).all())
-
-
-def assign_advantages(batch: Batch, algorithm: AlgorithmConfig) -> None:
-    """Writes the advantage of every rollout that has a reward, within its group."""
-    for group in batch.trainable:
-        rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
-        values = group_advantages(
-            rewards,
-            [0] * len(rewards),
-            algorithm.advantage,
-            std=algorithm.std,
-            eps=algorithm.std_eps,
-        )
-        for rollout, value in zip(group.scored, values.tolist(), strict=True):
-            rollout.advantage = value
 
 
 def require_rewards(batch: Batch) -> None:

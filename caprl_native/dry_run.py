@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
+REFERENCE = "algorithm.kl.reference"
 UNKNOWN = "not found here, sizes unknown"
 
 
@@ -86,14 +87,15 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     be written."""
     rules = Rules(config, origins or Origins())
     check_outputs(rules)
-    reader = config.reward.reader
+    reader, kl = config.reward.reader, config.algorithm.kl
     models = {"policy.path": config.policy.path}
-    if not reader.endpoint:
+    if config.reward.reads and not reader.endpoint:
         models["reward.reader.path"] = reader.path
-    if config.algorithm.kl_weight and config.algorithm.reference:
-        models["algorithm.reference"] = config.algorithm.reference
+    if kl.weight and kl.reference:
+        models[REFERENCE] = kl.reference
     check_models(models, origins)
-    rules.forbid("reward.reader", key_problem(reader))
+    if config.reward.reads:
+        rules.forbid("reward.reader", key_problem(reader))
 
 
 def check_models(models: dict[str, str], origins: Origins | None = None) -> None:
@@ -104,7 +106,7 @@ def check_models(models: dict[str, str], origins: Origins | None = None) -> None
             rules.fail(key, f"expected a model directory with a config.json, found {shown(path)}")
         try:
             check_directory(path, processor=key != "reward.reader.path")
-            if key == "algorithm.reference":
+            if key == REFERENCE:
                 check_reference(models["policy.path"], path)
         except ModelError as error:
             rules.fail(key, f"expected a model that can be loaded: {error}")
@@ -240,7 +242,10 @@ def _memory(config: Config, world: int, origins: Origins | None) -> list[str]:
         lines.append(_row("policy", f"{config.policy.path}: {policy.total:,} parameters"))
         parts |= training_bytes(config, policy, world)
         parts |= _engine_bytes(config, policy, device)
-    if path := config.reward.reader.path:
+    path = config.reward.reader.path
+    if not config.reward.reads:
+        lines.append(_row("reader", "none: no term of the reward asks one"))
+    elif path:
         reader = _size(path, "reward.reader.path", origins)
         if reader is None:
             lines.append(_row("reader", f"{path}: {UNKNOWN}"))
@@ -306,7 +311,7 @@ def training_bytes(config: Config, model: ModelSize, world: int) -> dict[str, fl
         "gathered units": compute * (root + 2 * block) if ranks > 1 else compute * block,
         "activations": activation_bytes(config, model),
     }
-    if config.algorithm.kl_weight > 0:
+    if config.algorithm.kl.weight > 0:
         parts["reference policy"] = 4 * model.total / ranks
     return parts
 

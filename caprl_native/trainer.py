@@ -10,7 +10,7 @@ from contextlib import closing
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.batch import Batch, assign_advantages, require_rewards, shuffle_rewards
+from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
@@ -27,6 +27,7 @@ from caprl_native.distributed.world import ParallelDims, gather_objects, sum_cou
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.memory import give_back_freed_memory
 from caprl_native.observe.metrics import Metric, Sum, group_metrics, numbers, over_ranks
+from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model_check import ModelError
@@ -121,11 +122,11 @@ class Trainer:
         self.greedy = Captioner(self.engine, greedy, self.config.run.seed)
 
     def _reference(self):
-        algorithm, policy = self.config.algorithm, self.config.policy
-        if not algorithm.kl_weight:
+        kl, policy = self.config.algorithm.kl, self.config.policy
+        if not kl.weight:
             return None
         frozen = policy.replace(freeze=["vision", "projector", "language"])
-        return load_policy(frozen, self.dims, path=algorithm.reference or policy.path)
+        return load_policy(frozen, self.dims, path=kl.reference or policy.path)
 
     @property
     def total_steps(self) -> int:
@@ -226,7 +227,9 @@ class Trainer:
         Raises:
             RunError: no group of any rank is left; the message gives a reason that was seen.
         """
-        assign_advantages(batch, self.config.algorithm)
+        terms = self.config.reward.terms.items()
+        weights = {name: options.weight for name, options in terms if options.weight}
+        assign_advantages(batch.trainable, self.config.algorithm, weights)
         require_rewards(batch)
 
     def update(self, batch: Batch) -> dict[str, Metric]:

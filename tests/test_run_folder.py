@@ -80,14 +80,23 @@ def test_overwriting_twice_keeps_both_earlier_runs(tmp_path):
 def test_resuming_says_what_changed_and_keeps_the_old_config(tmp_path, caplog):
     finish(tmp_path)
     old, new = Config(), Config()
-    new.policy.lr, new.rollout.n, new.reward.alpha, new.run.resume = 1e-5, 4, 0.5, "latest"
+    new.policy.lr, new.rollout.n, new.run.resume = 1e-5, 4, "latest"
+    new.reward.terms["accuracy"].weight = 0.5
+    new.algorithm.loss = {"type": "gspo"}
+    new.reward.terms = new.reward.terms | {"length": {"weight": 0.2}}
     (tmp_path / "config.toml").write_text(dump(old))
     place = run_in(tmp_path, resume="latest")
     assert place.step == 4
     with caplog.at_level(logging.WARNING):
         place.write_config(dump(new))
     (said,) = caplog.messages
-    for part in ("policy.lr: 1e-06 -> 1e-05", "rollout.n: 8 -> 4", "reward.alpha: 0.0 -> 0.5"):
+    for part in (
+        "policy.lr: 1e-06 -> 1e-05",
+        "rollout.n: 8 -> 4",
+        "reward.terms.accuracy.weight: 1.0 -> 0.5",
+        "reward.terms.length.weight: 'not set' -> 0.2",
+        "algorithm.loss.type: 'ppo' -> 'gspo'",
+    ):
         assert part in said
     assert "run.resume" not in said and "config.step_000004.toml" in said
     assert load(Config, [tmp_path / "config.step_000004.toml"]) == old

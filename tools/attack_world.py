@@ -183,7 +183,8 @@ def rl_config(policy: Path, reader: Path) -> Config:
     rollout, reward = config.rollout, config.reward
     rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 16, 256, 0.25
     reward.reader.path, reward.reader.max_model_len = str(reader), 256
-    reward.reader.kv_cache_gib, reward.accuracy.draws = 0.25, 2
-    reward.length.l1, reward.length.l2 = 8, 16
+    reward.reader.kv_cache_gib = 0.25
+    length = {"weight": 0.2, "l1": 8, "l2": 16}
+    reward.terms = {"accuracy": {"draws": 2}, "length": length}
     config.eval.every = 0
     return config

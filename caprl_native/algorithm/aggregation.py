@@ -8,10 +8,10 @@ A sequence must lie whole in one piece; whole sequences may be distributed at wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Aggregation = Literal[
     "token-mean",
@@ -58,7 +58,7 @@ class Denominators:
 
 def masked(values_bt: Tensor, mask_bt: Tensor) -> Tensor:
     """`values_bt` with everything outside the mask replaced by 0, NaN and infinities included."""
-    return torch.where(mask_bt != 0, values_bt, torch.zeros_like(values_bt))
+    return values_bt.where(mask_bt != 0, values_bt.new_zeros(()))
 
 
 def limited(log_ratio: Tensor, limit: float | None) -> Tensor:

@@ -1,18 +1,16 @@
-"""What the fields of a config are made of: tables, bounds in words, and tables of a chosen type."""
+"""What a config is made of: tables, and tables whose keys depend on their type."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-import annotated_types
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-from caprl_native.files import user_path
+from caprl_native.bounds import Unexpected
 from caprl_native.registry import Options, Registry
 
 OFF = "none"  # the type of an entry of a named table that is switched off
@@ -28,68 +26,6 @@ class Table(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """A copy with other values of some fields; what they hold is shared."""
         return type(self)(**(dict(self) | changes))
-
-
-class Unexpected(ValueError):
-    """A value that breaks a field's bounds; the text says what was expected."""
-
-
-@dataclass(frozen=True)
-class Must:
-    """A condition on one field: `Annotated[float, Must(lambda x: 0 <= x <= 1, "a share")]`."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
-
-    def _checked(self, value: Any) -> Any:
-        if not self.holds(value):
-            raise Unexpected(self.words)
-        return value
-
-
-def _any_file_system_takes(path: str) -> bool:
-    longest = max((len(os.fsencode(name)) for name in path.split("/")), default=0)
-    return longest <= 255 and len(os.fsencode(path)) <= 4000
-
-
-@dataclass(frozen=True)
-class _ExpandsHome:
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(user_path, handler(source))
-
-
-Share = Annotated[float, Must(lambda share: 0 <= share <= 1, "a share between 0 and 1")]
-Temperature = Annotated[float, Must(lambda t: 0 <= t <= 2, "0 to 2, what engines accept")]
-UserPath = Annotated[  # of a file or a folder; a leading `~` is the user's home folder
-    str,
-    _ExpandsHome(),
-    Must(_any_file_system_takes, "a path of at most 4,000 bytes, 255 in each of its names"),
-]
-
-
-def bounds(field: FieldInfo) -> str:
-    """What a field's value must be beside its type, in words; empty where it may be anything."""
-    words, low, high = [], "", ""
-    for mark in field.metadata:
-        match mark:
-            case Must():
-                words.append(mark.words)
-            case annotated_types.Ge():
-                low = f"{mark.ge} or more"
-            case annotated_types.Gt():
-                low = f"more than {mark.gt}"
-            case annotated_types.Le():
-                high = f"at most {mark.le}"
-            case annotated_types.Lt():
-                high = f"less than {mark.lt}"
-    return ", ".join(part for part in (*words, low, high) if part)
 
 
 # --- tables of a chosen type ------------------------------------------------------------------
@@ -133,8 +69,12 @@ class Named:
     ) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validated)
 
+    def is_off(self, kind: str) -> bool:
+        """Whether a table of this type is left out; a registry may have a "none" of its own."""
+        return kind == OFF and kind not in self.registry
+
     def validated(self, value: Any) -> dict[str, Options]:
-        """Options by name, without those that are switched off."""
+        """Options by name, without those that are switched off (where no registered type is)."""
         if not isinstance(value, Mapping):
             raise Unexpected("tables by name")
         one = OneOf(self.registry)
@@ -142,7 +82,7 @@ class Named:
         return {
             name: one.validated(options)
             for name, options in given.items()
-            if not (isinstance(options, Mapping) and options["type"] == OFF)
+            if not (isinstance(options, Mapping) and self.is_off(options["type"]))
         }
 
 

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from caprl_native.config.fields import OFF, Named, OneOf, Unexpected, bounds, choice, tables
+from caprl_native.bounds import Unexpected, bounds
+from caprl_native.config.fields import OFF, Named, OneOf, choice, tables
 from caprl_native.config.toml import (
     CommandLine,
     ConfigError,
@@ -155,7 +156,7 @@ class _Merged:
         (its,) = (its for its in self.choices if its.key == key)
         found = {}
         for table, kind in its.types(self.types).items():
-            if kind == OFF and isinstance(its.mark, Named):
+            if its.is_off(kind):
                 continue
             name = table[len(key) + 1 :]
             start = its.default if isinstance(its.mark, OneOf) else its.default.get(name)

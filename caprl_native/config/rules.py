@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from caprl_native.config.fields import OFF
 from caprl_native.config.schema import PARTS, Config, ReaderConfig, RolloutConfig, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
-from caprl_native.config.tree import value_at
+from caprl_native.config.tree import choices, types_of, value_at
 from caprl_native.inference.endpoint import settings_problem
 from caprl_native.messages import shown
 from caprl_native.redact import redact
+from caprl_native.registry import Options
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _rollout(rules, config.rollout)
     _lengths(rules, config)
     _reward(rules, config)
+    _options(rules, config)
     _correction(rules, config)
     rules.require(
         config.data.batch_size % config.algorithm.updates == 0,
@@ -107,7 +110,7 @@ def _rollout(rules: Rules, rollout: RolloutConfig) -> None:
         rollout.n >= 2,
         "rollout.n",
         "2 or more: an advantage compares the captions of one prompt",
-        "algorithm.advantage",
+        "algorithm.advantage.type",
     )
     rules.require(
         rollout.temperature > 0,
@@ -144,37 +147,52 @@ def _lengths(rules: Rules, config: Config) -> None:
 
 
 def _reward(rules: Rules, config: Config) -> None:
-    reward = config.reward
-    _reader(rules, reward.reader)
+    reader = config.reward.reader
+    if config.reward.reads:
+        path, endpoint = "reward.reader.path", "reward.reader.endpoint"
+        rules.require(
+            bool(reader.path) != bool(reader.endpoint),
+            path,
+            f"either a model directory here or a server in {endpoint}, not both or neither",
+            endpoint,
+        )
+    _reader(rules, reader)
     rules.require(
-        not reward.reader.path
-        or config.rollout.gpu_memory_utilization + reward.reader.gpu_memory_utilization <= 1,
+        not reader.path
+        or config.rollout.gpu_memory_utilization + reader.gpu_memory_utilization <= 1,
         "reward.reader.gpu_memory_utilization",
         "no more than the policy's engine leaves",
         "rollout.gpu_memory_utilization",
     )
-    rules.require(
-        reward.length.l1 < reward.length.l2,
-        "reward.length.l2",
-        "more than reward.length.l1",
-        "reward.length.l1",
-    )
+    weights = [f"reward.terms.{name}.weight" for name in config.reward.terms]
+    if not weights:  # all those of the defaults are switched off
+        off = next(key for key in types_of(config) if key.startswith("reward.terms."))
+        rules.fail(f"{off}.type", "expected at least one term in reward.terms, found none")
+    some = any(rules.value(key) for key in weights)
+    rules.require(some, weights[0], "more than 0 for at least one term", *weights[1:])
+
+
+def _options(rules: Rules, config: Config) -> None:
+    """What the options of chosen types say of themselves."""
+    for its in choices(type(config)):
+        found = rules.value(its.key)
+        by_key = (
+            {its.key: found}
+            if isinstance(found, Options)
+            else {f"{its.key}.{name}": options for name, options in found.items()}
+        )
+        for key, options in by_key.items():
+            for name, expected, *others in options.conflicts():
+                rules.require(False, f"{key}.{name}", expected, *(f"{key}.{o}" for o in others))
 
 
 def _reader(rules: Rules, reader: ReaderConfig) -> None:
-    path, endpoint, model = "reward.reader.path", "reward.reader.endpoint", "reward.reader.model"
-    rules.require(
-        bool(reader.path) != bool(reader.endpoint),
-        path,
-        "either a model directory here or a server in reward.reader.endpoint, not both or neither",
-        endpoint,
-    )
     rules.forbid("reward.reader", settings_problem(reader))
     rules.require(
         not reader.endpoint or bool(reader.model),
-        model,
+        "reward.reader.model",
         "the model's name at the endpoint",
-        endpoint,
+        "reward.reader.endpoint",
     )
     _fits(rules, "reward.reader")
 
@@ -182,10 +200,18 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
 def _correction(rules: Rules, config: Config) -> None:
     """The engine's log-probs are of the tokens that it may draw, the trainer's of all."""
     for key, whole in (("rollout.top_k", 0), ("rollout.top_p", 1.0)):
+        for name, options in config.algorithm.corrections.items():
+            kind = f"algorithm.corrections.{name}.type"
+            rules.require(
+                rules.value(key) == whole or options.type == OFF,
+                key,
+                f'{whole}, or {kind} = "{OFF}": importance sampling compares the trainer with the '
+                "engine, whose log-probs are of fewer tokens here",
+                kind,
+            )
         rules.require(
-            rules.value(key) == whole or config.algorithm.tis_cap == 0,
+            rules.value(key) == whole or config.algorithm.old == "trainer",
             key,
-            f"{whole}, or algorithm.tis_cap = 0: importance sampling compares the trainer "
-            "with the engine, whose log-probs are of fewer tokens here",
-            "algorithm.tis_cap",
+            f'{whole}, or algorithm.old = "trainer": the engine has log-probs of fewer tokens here',
+            "algorithm.old",
         )

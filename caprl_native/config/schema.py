@@ -7,11 +7,17 @@ How files, overrides and errors are handled stands in `load.py`, which settings 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from caprl_native.config.fields import Must, Share, Table, Temperature, UserPath
+from caprl_native.algorithm.aggregation import Aggregation
+from caprl_native.algorithm.kl_options import KlOptions
+from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
+from caprl_native.bounds import Must, Share, Temperature, UserPath
+from caprl_native.config.fields import Named, OneOf, Table
+from caprl_native.registry import Options
+from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 Dtype = Literal["bfloat16", "float32"]
@@ -336,85 +342,47 @@ class ReaderConfig(LanguageModelConfig):
 # --- reward and algorithm ---------------------------------------------------------------------
 
 
-class AccuracyConfig(Table):
-    draws: int = Field(
-        8,
-        ge=0,
-        description="Questions drawn per caption, with replacement; 0: each question once.",
-    )
-    cannot_answer: bool = Field(
-        True, description='Offer one more choice: "cannot be answered from the caption".'
-    )
-
-
-class TimestampsConfig(Table):
-    rule: Literal["release", "density"] = Field(
-        "release",
-        description='"release": half valid share, half order; "density": the released server\'s '
-        "rule.",
-    )
-    min_brackets: int = Field(
-        3, ge=1, description="density: brackets that a caption should have at least."
-    )
-    max_minute: int = Field(
-        999, ge=0, description="density: a larger minute makes a bracket invalid."
-    )
-
-
-class LengthConfig(Table):
-    l1: int = Field(2048, ge=0, description="Up to this many tokens the length reward is 1.")
-    l2: int = Field(3072, description="From this many tokens on it is 0; linear between.")
-
-
 class RewardConfig(Table):
-    alpha: float = Field(
-        0.0, ge=0, description="Weight of the timestamp reward (videos only); 0: not computed."
-    )
-    beta: float = Field(0.2, ge=0, description="Weight of the length reward; 0: not computed.")
     overlap: bool = Field(
         True,
         description="The reader gets each caption when it is finished, not all when the last one "
         "is.",
     )
     reader: ReaderConfig = Field(default_factory=ReaderConfig)
-    accuracy: AccuracyConfig = Field(default_factory=AccuracyConfig)
-    timestamps: TimestampsConfig = Field(default_factory=TimestampsConfig)
-    length: LengthConfig = Field(default_factory=LengthConfig)
+    terms: Annotated[dict[str, TermOptions], Named(TERMS)] = Field(
+        {"accuracy": {}}, description="What is rewarded; the reward is the weighted sum."
+    )
+
+    @property
+    def reads(self) -> bool:
+        """Whether a term that counts asks the reader."""
+        return any_reads(self.terms)
 
 
 class AlgorithmConfig(Table):
-    advantage: Literal["grpo", "rloo", "dr_grpo"] = Field(
-        "grpo", description="How rewards of a group become advantages."
+    advantage: Annotated[Options, OneOf(ADVANTAGES)] = Field(
+        {"type": "grpo"}, description="How rewards of a group become advantages."
     )
-    std: Literal["unbiased", "population", "none"] = Field(
-        "unbiased", description="grpo: what the advantage is divided by."
+    whiten: bool = Field(
+        False, description="Advantages get mean 0 and deviation 1 over the batch's tokens."
     )
-    std_eps: float = Field(1e-6, ge=0, description="grpo: added to the deviation.")
-    loss: Literal["ppo", "gspo"] = Field(
-        "ppo", description="Clipped ratio per token, or per sequence."
+    loss: Annotated[Options, OneOf(LOSSES)] = Field(
+        {"type": "ppo"}, description="The loss of each token."
     )
-    clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below 1 - clip_low.")
-    clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above 1 + clip_high.")
-    dual_clip: Annotated[float, Must(lambda c: c == 0 or c > 1, "0, or more than 1")] = Field(
-        0.0, description="Bound on the loss of negative advantages, > 1; 0: none."
+    aggregation: Aggregation = Field(
+        "token-mean",
+        description="How token losses become one number; all denominators are global.",
     )
-    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "dr_grpo"] = (
-        Field(
-            "token-mean",
-            description="How token losses become one number; all denominators are global.",
-        )
+    old: Literal["trainer", "engine"] = Field(
+        "trainer", description="Whose log-probs of the sampled tokens the ratio compares with."
     )
-    kl_weight: float = Field(
-        0.0,
-        ge=0,
-        description="Weight of the KL term against the reference policy; 0: none is loaded.",
+    kl: Annotated[KlOptions, OneOf(KL)] = Field(
+        {"type": "k3"}, description="The KL term against the reference policy: its estimator."
     )
-    kl: Literal["k1", "k2", "k3"] = Field("k3", description="Estimator of the KL term.")
-    reference: UserPath = Field(
-        "", description="Directory of the reference policy; empty: policy.path."
-    )
-    tis_cap: Annotated[float, Must(lambda cap: cap == 0 or cap >= 1, "0, or 1 or more")] = Field(
-        2.0, description="Truncated importance sampling against the engine's log-probs; 0: off."
+    corrections: Annotated[dict[str, Options], Named(CORRECTIONS)] = Field(
+        {"tis": {"type": "tis", "level": "token", "cap": 2.0}},
+        description="What token losses are multiplied with, since the engine has sampled and the "
+        "trainer learns.",
     )
     updates: int = Field(
         1, ge=1, description="Optimizer steps per batch: it is cut into this many mini-batches."
@@ -460,6 +428,25 @@ class Program(Table):
 
 class Config(Program):
     """The whole of a training run's settings."""
+
+    moved: ClassVar[dict[str, str]] = {
+        "reward.alpha": "reward.terms.timestamps.weight",
+        "reward.beta": "reward.terms.length.weight",
+        "reward.accuracy.": "reward.terms.accuracy.",
+        "reward.timestamps.": "reward.terms.timestamps.",
+        "reward.length.": "reward.terms.length.",
+        "algorithm.advantage": "algorithm.advantage.type",
+        "algorithm.std": "algorithm.advantage.std",
+        "algorithm.std_eps": "algorithm.advantage.eps",
+        "algorithm.loss": "algorithm.loss.type",
+        "algorithm.clip_low": "algorithm.loss.clip_low",
+        "algorithm.clip_high": "algorithm.loss.clip_high",
+        "algorithm.dual_clip": "algorithm.loss.dual_clip",
+        "algorithm.kl": "algorithm.kl.type",
+        "algorithm.kl_weight": "algorithm.kl.weight",
+        "algorithm.reference": "algorithm.kl.reference",
+        "algorithm.tis_cap": "algorithm.corrections.tis.cap",
+    }
 
     run: RunConfig = Field(default_factory=RunConfig)
     data: DataConfig = Field(default_factory=DataConfig)

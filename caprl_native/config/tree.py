@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
-from caprl_native.config.fields import OFF, Named, OneOf, bounds, choice, default, tables
+from caprl_native.bounds import bounds
+from caprl_native.config.fields import OFF, Named, OneOf, choice, default, tables
 from caprl_native.registry import Options
 
 Types = Mapping[str, str]
@@ -46,8 +47,11 @@ class Choice:
     @property
     def names(self) -> tuple[str, ...]:
         """All types."""
-        registered = tuple(self.mark.registry)
-        return registered + ((OFF,) if isinstance(self.mark, Named) else ())
+        return tuple(self.mark.registry) + ((OFF,) if self.is_off(OFF) else ())
+
+    def is_off(self, kind: str) -> bool:
+        """Whether a table of this type is left out."""
+        return isinstance(self.mark, Named) and self.mark.is_off(kind)
 
     def default_type(self, key: str) -> str | None:
         """The type of the table under this key (the choice's own, or a name's) if none is given."""
@@ -70,7 +74,7 @@ class Choice:
         """The settings of the table under this key, if it is of that type."""
         start = self.default if isinstance(self.mark, OneOf) else self.default.get(_last(key))
         yield Leaf(f"{key}.type", Literal[self.names], self.default_type(key) or kind, self.help)
-        if kind == OFF and isinstance(self.mark, Named):
+        if self.is_off(kind):
             return
         options = self.mark.registry[kind].options
         known = start if isinstance(start, options) else None

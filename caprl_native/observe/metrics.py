@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from caprl_native.algorithm.advantages import flat_groups
+from caprl_native.algorithm.groups import flat_groups
 from caprl_native.distributed.world import gather_objects
 from caprl_native.types import Group, Rollout
 

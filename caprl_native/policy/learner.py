@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from caprl_native.algorithm.aggregation import Denominators
-from caprl_native.algorithm.correction import importance_weights
-from caprl_native.algorithm.kl import kl_loss
-from caprl_native.algorithm.losses import policy_loss
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
-from caprl_native.observe.metrics import Max, Metric, Sum, added, over_ranks, over_updates
+from caprl_native.observe.metrics import Metric, Sum, added, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.fsdp import full_tensor
 from caprl_native.policy.model import Policy
+from caprl_native.policy.objective import TokenTables, objective
 from caprl_native.policy.optim import check_finite, learning_rate, require_finite
 from caprl_native.policy.packing import MicroBatch, PackedRow, collate, pack
 from caprl_native.policy.prompt import text_prompt
@@ -165,53 +163,18 @@ class Learner:
         flat, entropy = self.policy(batch, self.temperature)
         if not rollouts:
             return flat.sum() * 0.0, {}
-        config, device = self.algorithm, flat.device
-        logprobs, mask = batch.table(flat), batch.mask
-        engine = _padded([r.logprobs for r in rollouts], batch.shape).to(device)
-        advantages = torch.tensor([[r.advantage] for r in rollouts], device=device)
-        old = logprobs.detach() if old is None else old
-        weights, tis_clipped = None, torch.zeros_like(mask)
-        if config.tis_cap:
-            weights = importance_weights(old, engine, mask, high=config.tis_cap)
-            tis_clipped = mask & (old - engine > math.log(config.tis_cap))
-        loss, clipping = policy_loss(
-            logprobs,
-            old,
-            advantages,
-            mask,
-            kind=config.loss,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            dual_clip=config.dual_clip or None,
-            weights_bt=weights,
-            aggregation=config.aggregation,
-            denominators=denominators,
+        device = flat.device
+        logprobs = batch.table(flat)
+        tables = TokenTables(
+            logprobs=logprobs,
+            entropy=entropy,
+            engine=_padded([r.logprobs for r in rollouts], batch.shape).to(device),
+            before=logprobs.detach() if old is None else old,
+            reference=reference,
+            advantages=torch.tensor([[r.advantage] for r in rollouts], device=device),
+            mask=batch.mask,
         )
-        kl = torch.zeros_like(loss)
-        if reference is not None:
-            kl, kl_metrics = kl_loss(
-                logprobs,
-                reference,
-                mask,
-                kind=config.kl,
-                aggregation=config.aggregation,
-                denominators=denominators,
-            )
-            kl_mean = kl_metrics["kl_reference"]
-        else:
-            kl_mean = clipping["kl"]
-        gap = torch.where(mask, (logprobs.detach() - engine).abs(), 0.0)
-        tokens = denominators.tokens
-        loss = loss + config.kl_weight * kl
-        return loss, {
-            "policy/loss": Sum(loss.detach()),
-            "policy/entropy": Sum(entropy.sum() / tokens),
-            "policy/kl": Sum(kl_mean.detach()),
-            "policy/clip_frac": Sum(clipping["clip_frac"]),
-            "mismatch/logprob_abs_mean": Sum(gap.sum() / tokens),
-            "mismatch/logprob_abs_max": Max(gap.max()),
-            "mismatch/tis_clipped_frac": Sum(tis_clipped.sum() / tokens),
-        }
+        return objective(tables, self.algorithm, denominators)
 
     def _apply(self, number: int, loss: float) -> float:
         """Clips the gradients and steps; returns their norm before clipping.

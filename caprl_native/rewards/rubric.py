@@ -144,17 +144,7 @@ def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:
     from caprl_native.rewards.readers import build_reader
 
     context = TermContext(lambda: build_reader(config.reader, tp_size), seed, tp_size)
-    return Rubric.of(term_options(config), context, overlap=config.overlap)
-
-
-def term_options(config: RewardConfig) -> dict[str, TermOptions]:
-    """Provisional: the terms of the settings as they stand today."""
-    accuracy, timestamps, length = config.accuracy, config.timestamps, config.length
-    return {
-        "accuracy": TERMS["accuracy"].options(**vars(accuracy)),
-        "timestamps": TERMS["timestamps"].options(weight=config.alpha, **vars(timestamps)),
-        "length": TERMS["length"].options(weight=config.beta, **vars(length)),
-    }
+    return Rubric.of(config.terms, context, overlap=config.overlap)
 
 
 @dataclass

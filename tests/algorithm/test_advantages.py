@@ -3,67 +3,57 @@
 import pytest
 import torch
 
-from caprl_native.algorithm.advantages import (
-    combine_rewards,
-    flat_groups,
-    group_advantages,
-    length_penalised,
-    nonzero_scale,
-    normalised_sum_advantages,
-    pass_at_k_advantages,
-    whiten,
-)
+from caprl_native.algorithm.advantages.dr_grpo import DrGrpo
+from caprl_native.algorithm.advantages.gdpo import Gdpo
+from caprl_native.algorithm.advantages.grpo import Grpo
+from caprl_native.algorithm.groups import flat_groups, whitened
+from caprl_native.algorithm.objective import advantages_of
+from caprl_native.algorithm.registries import ADVANTAGES
+from caprl_native.registry import Options
 
 TABLE = "advantages.json"
 
-# References that give a lone response its raw reward; the option reproduces them, the default is 0.
-RAW_SINGLETONS = {"verl.grpo", "verl.grpo_vectorized", "verl.rloo", "verl.opo", "verl.gpg"}
+# References that give a lone response its raw reward; ours gets 0, and leaves the batch.
+RAW_SINGLETONS = {"verl.grpo", "verl.grpo_vectorized", "verl.rloo", "verl.opo"}
 
 
 def ours(case: dict) -> torch.Tensor:
     """Our advantages `[B]` with the options that stand for the case's reference."""
-    kind, reference, params = case["kind"], case["reference"], case["params"]
-    batch = case["inputs"]
-    group, eps = batch["group"], case["epsilon"] or 0.0
+    kind, batch = case["kind"], case["inputs"]
+    group, options = batch["group"], options_of(case)
     if kind == "multi_reward":
         columns, weights = batch["rewards_per_function"], batch["reward_weights"]
-        if params["aggregation"] == "normalize_then_sum":
-            return normalised_sum_advantages(columns, weights, group, eps=eps)
-        std = "none" if params["scale_rewards"] == "none" else "unbiased"
-        return group_advantages(combine_rewards(columns, weights), group, std=std, eps=eps)
-    rewards = batch["rewards"]
-    if kind == "f32_zero_std":
-        rewards = rewards.float()
-    if kind == "passk":
-        std = "unbiased" if params.get("norm_by_std", True) else "none"
-        return pass_at_k_advantages(rewards, group, std=std, eps=eps)
-    singleton = "reward" if reference in RAW_SINGLETONS else "zero"
-    if kind == "length_shaped":
-        lengths, weight = batch["mask"].sum(1), params["num_output_tokens_weight"]
-        return group_advantages(length_penalised(rewards, group, lengths, weight), group, "dr_grpo")
-    if kind == "gpg":
-        centred = group_advantages(rewards, group, "dr_grpo", singleton=singleton)
-        return centred * nonzero_scale(rewards) / params["f_norm"]
+        total = torch.nansum(columns * weights, dim=1)
+        return advantages_of(
+            torch.where(columns.isnan().all(1), torch.nan, total),
+            group,
+            options,
+            terms={str(k): column for k, column in enumerate(columns.T)},
+            weights={str(k): weight for k, weight in enumerate(weights.tolist())},
+        )
+    rewards = batch["rewards"].float() if kind == "f32_zero_std" else batch["rewards"]
+    lengths = batch["mask"].sum(1) if "mask" in batch else None
+    return advantages_of(rewards, group, options, lengths=lengths)
+
+
+def options_of(case: dict) -> Options:
+    kind, reference, params = case["kind"], case["reference"], case["params"]
+    eps = case["epsilon"] or 0.0
+    if params.get("aggregation") == "normalize_then_sum":
+        return Gdpo(eps=eps)
     plain = params.get("scale_rewards") == "none" or case["epsilon"] is None
-    return group_advantages(
-        rewards,
-        group,
-        estimator_of(kind, reference, plain),
+    if kind in ("rloo", "opo", "max_rl"):
+        return ADVANTAGES[kind].options()
+    if kind == "singleton" and "rloo" in reference:
+        return ADVANTAGES["rloo"].options()
+    if plain or kind in ("grpo_no_std", "whitened"):
+        return DrGrpo()
+    return Grpo(
         std="population" if reference == "open_instruct" else "unbiased",
         eps=eps,
-        min_variance=1e-6 if reference == "verl.grpo_vectorized" else 0.0,
-        std_scope="batch" if kind == "grpo_batch_std" else "group",
-        lengths=batch["mask"].sum(1) if "mask" in batch else None,
-        singleton=singleton,
+        min_std=1e-3 if reference == "verl.grpo_vectorized" else 0.0,
+        scope="batch" if kind == "grpo_batch_std" else "group",
     )
-
-
-def estimator_of(kind: str, reference: str, plain: bool) -> str:
-    if kind in ("rloo", "opo", "max_rl"):
-        return kind
-    if kind == "singleton" and "rloo" in reference:
-        return "rloo"
-    return "dr_grpo" if plain or kind in ("grpo_no_std", "whitened") else "grpo"
 
 
 def test_golden(case: dict) -> None:
@@ -80,28 +70,46 @@ def test_golden(case: dict) -> None:
         return
     if "mask" in case["inputs"]:  # the references read the value back from the token matrix
         got = torch.where((case["inputs"]["mask"] != 0).any(1), got, 0.0)
+    if case["reference"] in RAW_SINGLETONS:
+        group = list(case["inputs"]["group"])
+        want = torch.where(torch.tensor([group.count(g) == 1 for g in group]), 0.0, want)
     want = want.nan_to_num(nan=0.0)  # OpenRLHF returns NaN for a lone response, we return 0
     torch.testing.assert_close(got, want, atol=tolerance, rtol=tolerance)
 
 
 def check_whitened(centred: torch.Tensor, case: dict) -> None:
     mask = case["inputs"]["mask"]
-    spread = centred[:, None] * mask
-    if case["reference"].startswith("verl"):
-        got = whiten(spread, mask, eps=case["epsilon"])
-    else:
-        got = whiten(spread, mask, std="population", eps=0.0, min_variance=case["epsilon"])
+    lengths = mask.sum(1)
+    got = whitened(centred, lengths)[:, None] * mask
+    if case["reference"].startswith("openrlhf"):  # divides by n, ours by n - 1; a floor, no eps
+        tokens = centred.repeat_interleave(lengths.long())
+        theirs = tokens.var(unbiased=False).clamp(min=case["epsilon"])
+        got = whitened(centred, lengths, eps=0.0)[:, None] * mask * (tokens.var() / theirs).sqrt()
     want = case["output"]["advantage_per_token"]
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
 
 
+NAMES = [name for name in ADVANTAGES if name != "custom"]
+
+
+def advantages(kind: str, rewards: torch.Tensor, group: list, **options) -> torch.Tensor:
+    """Of one term, which is the total."""
+    return advantages_of(
+        rewards,
+        group,
+        ADVANTAGES[kind].options(**options),
+        terms={"one": rewards},
+        weights={"one": 1.0},
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["grpo", "rloo", "dr_grpo", "max_rl"])
+@pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("reward", [0.1, 0.7, -3.1, 1e6, 1e-12])
 def test_equal_rewards_give_exactly_zero(kind: str, dtype: torch.dtype, reward: float) -> None:
     for size in range(1, 14):
         rewards = torch.full((size,), reward, dtype=dtype)
-        assert (group_advantages(rewards, [0] * size, kind, eps=0.0) == 0).all()
+        assert (advantages(kind, rewards, [0] * size) == 0).all()
         assert flat_groups(rewards, [0] * size).all()
 
 
@@ -109,33 +117,58 @@ def test_groups_are_independent_and_may_be_interleaved() -> None:
     torch.manual_seed(0)
     rewards = torch.rand(12, dtype=torch.float64)
     group = ["a", "b", "c"] * 4
-    whole = group_advantages(rewards, group)
+    whole = advantages("grpo", rewards, group)
     for name in "abc":
         rows = [i for i, g in enumerate(group) if g == name]
-        torch.testing.assert_close(whole[rows], group_advantages(rewards[rows], [name] * 4))
+        torch.testing.assert_close(whole[rows], advantages("grpo", rewards[rows], [name] * 4))
         assert abs(whole[rows].sum()) < 1e-12
 
 
 def test_a_missing_reward_is_as_if_the_response_were_not_there() -> None:
-    rewards = torch.tensor([0.2, torch.nan, 0.9, 0.4, torch.nan, 0.5])
+    rewards = torch.tensor([0.2, torch.nan, 0.9, 0.4, torch.nan, 0.5], dtype=torch.float64)
     group = [0, 0, 0, 0, 1, 1]
-    for kind in ("grpo", "rloo", "dr_grpo"):
-        got = group_advantages(rewards, group, kind)
-        torch.testing.assert_close(
-            got[[0, 2, 3]], group_advantages(rewards[[0, 2, 3]], [0] * 3, kind)
-        )
+    for kind in ("grpo", "rloo", "dr_grpo", "opo", "max_rl"):
+        got = advantages(kind, rewards, group)
+        torch.testing.assert_close(got[[0, 2, 3]], advantages(kind, rewards[[0, 2, 3]], [0] * 3))
         assert (got[[1, 4, 5]] == 0).all()  # response 5 is alone once 4 is missing
 
 
 def test_adding_a_constant_changes_nothing() -> None:
     rewards = torch.tensor([0.1, 0.4, 0.9, 0.3], dtype=torch.float64)
-    for kind in ("grpo", "rloo", "dr_grpo"):
-        shifted = group_advantages(rewards + 5, [0] * 4, kind)
-        torch.testing.assert_close(group_advantages(rewards, [0] * 4, kind), shifted)
+    for kind in ("grpo", "rloo", "dr_grpo", "opo", "gdpo"):
+        shifted = advantages(kind, rewards + 5, [0] * 4)
+        torch.testing.assert_close(advantages(kind, rewards, [0] * 4), shifted)
+
+
+def test_gdpo_gives_each_term_its_weight_whatever_its_spread() -> None:
+    accuracy = torch.tensor([0.2, 0.9, 0.4, 0.5, 0.1, 0.3], dtype=torch.float64)
+    length = torch.tensor([1.0, 1.0, 0.999, 0.998, torch.nan, torch.nan], dtype=torch.float64)
+    group = [0, 0, 0, 1, 1, 1]
+
+    def of(scale: float, weight: float) -> torch.Tensor:
+        terms = {"accuracy": accuracy, "length": scale * length}
+        weights = {"accuracy": 1.0, "length": weight}
+        return advantages_of(accuracy, group, Gdpo(eps=0.0), terms=terms, weights=weights)
+
+    torch.testing.assert_close(of(1.0, 0.5), of(1000.0, 0.5))
+    torch.testing.assert_close(of(1.0, 0.0), advantages("gdpo", accuracy, group, eps=0.0))
+    assert (of(1.0, 0.5) - of(1.0, 0.1)).abs().max() > 0.01
+    assert of(1.0, 0.5).mean().abs() < 1e-12 and of(1.0, 0.5).std() == pytest.approx(1.0)
+
+
+def test_whitening_counts_every_token() -> None:
+    torch.manual_seed(0)
+    values, lengths = torch.randn(9).double(), torch.tensor([3, 1, 0, 7, 2, 2, 5, 1, 4])
+    got = whitened(values, lengths)
+    tokens = got.repeat_interleave(lengths)
+    assert tokens.mean().abs() < 1e-12 and tokens.var() == pytest.approx(1.0)
+    assert got[2] == 0
+    assert (whitened(torch.full((3,), -3.1), torch.ones(3)) == 0).all()
+    assert (whitened(values, torch.zeros(9)) == 0).all()
 
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="2 rewards but 3 group ids"):
-        group_advantages(torch.zeros(2), [0, 0, 0])
-    with pytest.raises(ValueError, match="unknown advantage 'gae'"):
-        group_advantages(torch.zeros(2), [0, 0], "gae")
+        advantages("grpo", torch.zeros(2), [0, 0, 0])
+    with pytest.raises(KeyError, match="unknown advantage 'gae'; valid: custom, "):
+        ADVANTAGES["gae"]

@@ -1,111 +1,77 @@
 """Corrections for the mismatch of trainer and engine: golden rows, and laws."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from caprl_native.algorithm.correction import (
-    Mismatch,
-    divergence_keep,
-    importance_ratio,
-    importance_weights,
-    normalise_weights,
-    off_policy_keep,
-    probability_keep,
-    range_keep,
-    total_variation_keep,
-)
-from caprl_native.algorithm.kl import kl_loss
-from caprl_native.algorithm.losses import policy_loss
+from caprl_native.algorithm.corrections.mask import Mask
+from caprl_native.algorithm.corrections.none import NoCorrection
+from caprl_native.algorithm.corrections.off_policy_mask import OffPolicyMask
+from caprl_native.algorithm.corrections.tis import Tis
+from caprl_native.algorithm.inputs import CorrectionInputs
+from caprl_native.algorithm.losses.ppo import Ppo
+from caprl_native.algorithm.objective import corrections_of, policy_loss
+from caprl_native.algorithm.ratios import log_importance_ratio
+from caprl_native.algorithm.registries import CORRECTIONS
+from caprl_native.registry import Options
 
 TABLE = "rollout_correction.json"
 
 LEVELS = {"token": "token", "seq_sum": "sequence", "seq_mean": "geometric"}
 
 
+def inputs_of(
+    batch: dict, trainer: torch.Tensor, engine: torch.Tensor, limit: float | None = 20.0
+) -> CorrectionInputs:
+    logprobs, advantages, mask = batch["log_prob"], batch["advantages"], batch["mask"] != 0
+    return CorrectionInputs(logprobs, trainer, engine, advantages, mask, limit)
+
+
+def weights_of(inputs: CorrectionInputs, *corrections: Options) -> torch.Tensor | None:
+    return corrections_of(inputs, {str(i): c for i, c in enumerate(corrections)})[0]
+
+
 def rejection(case: dict, trainer: torch.Tensor, engine: torch.Tensor) -> torch.Tensor:
-    """The mask of verl's comma-separated rejection rules."""
-    mask, params = case["inputs"]["mask"], case["params"]
-    keep = mask != 0
+    """The mask `[B, T]` of verl's comma-separated rejection rules, 1 or 0."""
+    params, masks = case["params"], []
     for rule, bounds in zip(params["rs"].split(","), params["threshold"].split(","), strict=True):
-        over, estimator = rule.rsplit("_", 1)
         numbers = [float(x) for x in bounds.split("_")]
-        if estimator == "k1":
-            low, high = numbers if len(numbers) == 2 else (1 / numbers[0], numbers[0])
-            keep &= range_keep(trainer, engine, mask, level=LEVELS[over], low=low, high=high)
-        else:
-            options = {"estimator": estimator, "over": over.removeprefix("seq_")}
-            keep &= divergence_keep(trainer, engine, mask, high=numbers[0], **options)
-    return keep
+        low, high = numbers if len(numbers) == 2 else (1 / numbers[0], numbers[0])
+        masks.append(Mask(level=LEVELS[rule.removesuffix("_k1")], low=low, high=high))
+    return weights_of(inputs_of(case["inputs"], trainer, engine), *masks)
 
 
-def weights_of(case: dict) -> torch.Tensor | None:
-    """Our weights `[B, T]` with the options that stand for the case's reference."""
-    params, reference, batch = case["params"], case["reference"], case["inputs"]
-    now, advantages, mask = batch["log_prob"], batch["advantages"], batch["mask"]
-    both = (batch["old_log_prob"], batch["rollout_log_prob"], mask)
+def corrections_for(case: dict) -> list[Options]:
+    """Our corrections that stand for the case's reference."""
+    params, reference = case["params"], case["reference"]
     if reference.startswith("verl.rollout_is"):
-        weights = importance_weights(*both, level=params["level"], high=params["cap"])
-        normalise = params.get("batch_normalize", False)
-        return normalise_weights(weights, mask, params["level"]) if normalise else weights
+        return [Tis(level=params["level"], cap=params["cap"])]
     if reference == "trl.vllm_is":
         level, mode = params["mode"].split("_")
-        bounds = {"low": params["clip_min"] or 0.0, "high": params["clip_max"] or math.inf}
-        return importance_weights(*both, level=level, mode=mode, limit=None, **bounds)
+        low, high = params["clip_min"] or 0.0, params["clip_max"] or math.inf
+        if mode == "truncate":
+            return [Tis(level=level, low=low, cap=high)]
+        return [Tis(level=level, cap=math.inf), Mask(level=level, low=low, high=high)]
     if reference == "trl.off_policy_mask":
-        engine = batch["rollout_log_prob"]
-        return off_policy_keep(now, engine, advantages, mask, params["threshold"]).double()
-    if reference == "open_instruct.rho":
-        return rho(params, both, advantages)
-    if reference.startswith("prime_rl"):
-        low = params.get("ipo_threshold", params.get("dppo_mask_low"))
-        high = params.get("ipo_threshold", params.get("dppo_mask_high"))
-        signed = None if "ipo" in reference else advantages
-        engine = batch["rollout_log_prob"]
-        keep = probability_keep(now, engine, mask, low=low, high=high, advantages_bt=signed)
-        return keep * params["adv_tau"]
+        return [OffPolicyMask(high=params["threshold"])]
+    if reference == "open_instruct.rho":  # an upper bound of 0: none
+        level = "geometric" if params["rho_mask_sequence_level"] else "token"
+        clamp = params["rho_clamp_lower_bound"], params["rho_clamp_upper_bound"] or math.inf
+        keep = params["rho_mask_lower_bound"], params["rho_mask_upper_bound"] or math.inf
+        return [
+            Tis(level=level, low=clamp[0], cap=clamp[1]),
+            Mask(level=level, low=keep[0], high=keep[1]),
+        ]
     if not reference.startswith("openrlhf"):
-        return None
-    bounds = {"low": params["low"], "high": params["high"], "limit": None}
-    if (
-        reference == "openrlhf.seq-mask-tis"
-    ):  # whole sequences are kept; their token weights are free
-        return importance_ratio(*both, limit=None) * range_keep(*both, level="geometric", **bounds)
-    mode = "mask" if reference == "openrlhf.icepop" else "truncate"
-    return importance_weights(*both, mode=mode, **bounds)
-
-
-def rho(params: dict, both: tuple[torch.Tensor, ...], advantages: torch.Tensor) -> torch.Tensor:
-    """open-instruct: a clamped ratio times a mask; upper bound 0: none; log ratios within +-10."""
-    level = "geometric" if params["rho_mask_sequence_level"] else "token"
-    weights = importance_weights(
-        *both,
-        level=level,
-        low=params["rho_clamp_lower_bound"],
-        high=params["rho_clamp_upper_bound"] or math.inf,
-        limit=10.0,
-    )
-    bounds = {
-        "low": params["rho_mask_lower_bound"],
-        "high": params["rho_mask_upper_bound"] or math.inf,
-    }
-    if params["rho_mask_tv_divergence"]:
-        trainer, engine, mask = both
-        return weights * total_variation_keep(trainer, engine, advantages, mask, **bounds)
-    return weights * range_keep(*both, level=level, limit=10.0, **bounds)
-
-
-def loss_options(reference: str) -> dict:
-    dual = 3.0 if reference.startswith("verl") else None
-    limit = 20.0 if reference.startswith(("verl", "openrlhf")) else None
-    bounds = (math.inf, math.inf) if reference.startswith("prime_rl") else (0.2, 0.28)
-    return {
-        "clip_low": bounds[0],
-        "clip_high": bounds[1],
-        "dual_clip": dual,
-        "log_ratio_limit": limit,
-    }
+        return []
+    bounds = {"low": params["low"], "high": params["high"]}
+    if reference == "openrlhf.tis":
+        return [Tis(low=params["low"], cap=params["high"])]
+    # Of seq-mask-tis whole sequences are kept; their token weights are free.
+    level = "token" if reference == "openrlhf.icepop" else "geometric"
+    return [Tis(cap=math.inf), Mask(level=level, **bounds)]
 
 
 def inverse_bounds(case: dict) -> bool:
@@ -119,96 +85,102 @@ def inverse_bounds(case: dict) -> bool:
 
 def test_golden(case: dict) -> None:
     batch, output, reference = case["inputs"], case["output"], case["reference"]
-    mask, engine = batch["mask"], batch["rollout_log_prob"]
+    mask, trainer, engine = batch["mask"], batch["old_log_prob"], batch["rollout_log_prob"]
+    limit = {"open_instruct.rho": 10.0, "trl.vllm_is": None}.get(reference, 20.0)
+    limit = None if reference.startswith("openrlhf") else limit
+    weights = weights_of(inputs_of(batch, trainer, engine, limit), *corrections_for(case))
     kept = mask
     if "rs" in case["params"]:
-        trainer = batch["old_log_prob"]
-        if inverse_bounds(case):  # swapping the two gives the reference's reading
-            trainer, engine = engine, trainer
-        kept = rejection(case, trainer, engine).double()
+        swapped = (engine, trainer) if inverse_bounds(case) else (trainer, engine)
+        kept = rejection(case, *swapped)
         want = case.get("sensible_modified_mask", output.get("modified_mask"))
         torch.testing.assert_close(kept, want)
-    weights = weights_of(case)
     if "weights" in output:
         want = (output["weights"] * mask).expand_as(mask)
         torch.testing.assert_close(weights * mask, want, atol=1e-6, rtol=1e-6)
     if "loss" not in output:
         return
     logprobs = batch["log_prob"].clone().requires_grad_()
-    old = engine if reference.startswith("prime_rl") else batch["old_log_prob"]
-    options = loss_options(reference)
-    loss, _ = policy_loss(logprobs, old, batch["advantages"], kept, weights_bt=weights, **options)
-    if case["params"].get("kl_tau"):  # prime-rl's penalty is twice k2
-        penalty, _ = kl_loss(logprobs, engine, mask, kind="k2", limit=None)
-        loss = loss + 2 * case["params"]["kl_tau"] * penalty
+    loss, _ = policy_loss(
+        logprobs,
+        trainer,
+        batch["advantages"],
+        kept,
+        Ppo(clip_low=0.2, clip_high=0.28, dual_clip=3.0 if reference.startswith("verl") else 0.0),
+        weights_bt=weights,
+        log_ratio_limit=20.0 if reference.startswith(("verl", "openrlhf")) else None,
+    )
     (gradient,) = torch.autograd.grad(loss, logprobs)
     assert loss.item() == pytest.approx(output["loss"], abs=1e-6, rel=1e-6)
     torch.testing.assert_close(gradient, output["grad_log_prob"], atol=1e-6, rtol=1e-6)
 
 
-def random_pair(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_inputs(seed: int = 0) -> CorrectionInputs:
     generator = torch.Generator().manual_seed(seed)
     engine = -torch.rand(6, 9, generator=generator, dtype=torch.float64)
     trainer = engine + 0.5 * torch.randn(6, 9, generator=generator, dtype=torch.float64)
-    return trainer, engine, torch.rand(6, 9, generator=generator) < 0.7
+    mask = torch.rand(6, 9, generator=generator) < 0.7
+    advantages = torch.randn(6, 1, generator=generator, dtype=torch.float64).expand(6, 9)
+    return CorrectionInputs(trainer - 0.1, trainer, engine, advantages, mask)
 
 
-@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
-def test_without_a_mismatch_nothing_is_corrected(level: str) -> None:
-    trainer, _, mask = random_pair()
-    for mode in ("truncate", "mask"):
-        weights = importance_weights(trainer, trainer, mask, level=level, mode=mode)
-        assert torch.equal(weights, mask.double())
-    assert torch.equal(range_keep(trainer, trainer, mask, level=level, low=0.9, high=1.1), mask)
+ALL = [
+    *(Tis(level=level, cap=1.1, low=0.9) for level in ("token", "sequence", "geometric")),
+    *(Mask(level=level, low=0.9, high=1.1) for level in ("token", "sequence", "geometric")),
+    OffPolicyMask(high=0.05),
+]
+IDS = [f"{o.type} {getattr(o, 'level', '')}" for o in ALL]
 
 
-def test_bounds_hold_and_normalised_weights_have_mean_one() -> None:
-    trainer, engine, mask = random_pair()
-    for level in ("token", "sequence", "geometric"):
-        weights = importance_weights(trainer, engine, mask, level=level, low=0.5, high=1.5)
-        assert weights[mask].min() >= 0.5 and weights.max() <= 1.5 and (weights[~mask] == 0).all()
-        masked = importance_weights(
-            trainer, engine, mask, level=level, mode="mask", low=0.5, high=1.5
-        )
-        keep = range_keep(trainer, engine, mask, level=level, low=0.5, high=1.5)
-        assert torch.equal(masked != 0, keep)
-    scaled = normalise_weights(importance_weights(trainer, engine, mask), mask)
-    assert scaled[mask].mean().item() == pytest.approx(1.0)
+@pytest.mark.parametrize("options", ALL, ids=IDS)
+def test_without_a_mismatch_nothing_is_corrected(options: Options) -> None:
+    inputs = random_inputs()
+    same = replace(inputs, logprobs=inputs.engine_logprobs, old_logprobs=inputs.engine_logprobs)
+    weights, clipped = corrections_of(same, {"one": options})
+    assert torch.equal(weights, inputs.mask.double()) and not clipped["one"].any()
 
 
-def test_padding_never_matters() -> None:
-    trainer, engine, mask = random_pair()
-    poisoned = engine.masked_fill(~mask, -torch.inf)
-    for level in ("token", "sequence", "geometric"):
-        torch.testing.assert_close(
-            importance_weights(trainer, poisoned, mask, level=level),
-            importance_weights(trainer, engine, mask, level=level),
-        )
-
-
-def test_the_mismatch_adds_up() -> None:
-    trainer, engine, mask = random_pair()
-    whole = Mismatch.of(trainer, engine, mask, cap=1.3)
-    parts = Mismatch()
-    for rows in (slice(0, 2), slice(2, 3), slice(3, 6)):
-        parts = parts + Mismatch.of(trainer[rows], engine[rows], mask[rows], cap=1.3)
-    assert parts.metrics == pytest.approx(whole.metrics)
-    distance = (trainer - engine)[mask]
-    assert whole.metrics == pytest.approx(
-        {
-            "logprob_abs_mean": distance.abs().mean().item(),
-            "logprob_abs_max": distance.abs().max().item(),
-            "tis_clipped_frac": (distance.exp() > 1.3).double().mean().item(),
-        }
+@pytest.mark.parametrize("options", ALL, ids=IDS)
+def test_weights_stay_in_their_bounds_and_padding_never_matters(options: Options) -> None:
+    inputs = random_inputs()
+    weights, clipped = corrections_of(inputs, {"one": options})
+    inside, low, high = weights[inputs.mask], *((0.9, 1.1) if options.type == "tis" else (0, 1))
+    assert inside.min() >= low and inside.max() <= high and (weights[~inputs.mask] == 0).all()
+    assert clipped["one"].any() and not clipped["one"][~inputs.mask].any()
+    poisoned = replace(
+        inputs, engine_logprobs=inputs.engine_logprobs.masked_fill(~inputs.mask, -torch.inf)
     )
-    assert Mismatch.of(trainer, engine, mask, cap=0.0).clipped == 0
-    assert Mismatch().metrics["logprob_abs_mean"] == 0.0
+    again, clipped_again = corrections_of(poisoned, {"one": options})
+    assert torch.equal(again, weights) and torch.equal(clipped_again["one"], clipped["one"])
 
 
-def test_unknown_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="unknown ratio level 'word'"):
-        importance_ratio(*random_pair(), level="word")
-    with pytest.raises(ValueError, match="unknown correction mode 'drop'"):
-        importance_weights(*random_pair(), mode="drop")
-    with pytest.raises(ValueError, match="unknown divergence 'k1'"):
-        divergence_keep(*random_pair(), high=1.0, estimator="k1")
+@pytest.mark.parametrize("options", ALL, ids=IDS)
+def test_rows_are_independent(options: Options) -> None:
+    """So that any cut into micro-batches gives the same weights."""
+    inputs = random_inputs()
+    whole = weights_of(inputs, options)
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        piece = CorrectionInputs(*(t[rows] for t in list(vars(inputs).values())[:5]))
+        assert torch.equal(weights_of(piece, options), whole[rows])
+
+
+def test_what_is_clipped_is_above_the_cap_or_left_out() -> None:
+    inputs = random_inputs()
+    ratio = log_importance_ratio(inputs, "token").exp()
+    above = inputs.mask & (ratio > 1.3)
+    outside = inputs.mask & ((ratio > 1.3) | (ratio < 0.8))
+    corrections = {"a": Tis(cap=1.3), "b": Mask(low=0.8, high=1.3), "c": NoCorrection()}
+    weights, clipped = corrections_of(inputs, corrections)
+    assert torch.equal(clipped["a"], above) and torch.equal(clipped["b"], outside)
+    assert not clipped["c"].any()
+    want = torch.where(inputs.mask & ~outside, ratio, 0.0)  # IcePop
+    torch.testing.assert_close(weights, want)
+    assert weights_of(inputs, NoCorrection()) is None and weights_of(inputs) is None
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(KeyError, match="unknown correction 'drop'"):
+        CORRECTIONS["drop"]
+    for options in ({"cap": 0.5}, {"low": 2.0}, {"level": "word"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Tis(**options)

@@ -1,16 +1,21 @@
 """Policy losses: the golden rows (loss, gradient, clip shares), and the law of micro-batches."""
 
-import math
 from typing import Any, get_args
 
 import pytest
 import torch
 
 from caprl_native.algorithm.aggregation import Aggregation, Denominators, aggregate
-from caprl_native.algorithm.kl import kl_loss
-from caprl_native.algorithm.losses import PolicyLoss, policy_loss
+from caprl_native.algorithm.kl.k3 import K3
+from caprl_native.algorithm.losses.ppo import Ppo
+from caprl_native.algorithm.losses.reinforce import Reinforce
+from caprl_native.algorithm.objective import kl_loss, policy_loss
+from caprl_native.algorithm.registries import LOSSES
+from caprl_native.registry import Options
 
 TABLE = "policy_losses.json"
+
+NAMES = [name for name in LOSSES if name != "custom"]
 
 KINDS = {
     "verl": {
@@ -69,45 +74,54 @@ def denominators_of(library: str, name: str, params: dict, mask: torch.Tensor) -
     )
 
 
-def options_of(case: dict) -> dict[str, Any]:
+def loss_of(case: dict) -> Options:
+    """The loss that stands for the case's reference, with its settings."""
     params = case["params"]
     library, name = case["reference"].split(".")
     kind = KINDS[library].get(name, name)
-    low = params.get("clip_low", params.get("epsilon_low", math.inf))
-    high = params.get("clip_high", params.get("epsilon_high", math.inf))
+    low = params.get("clip_low", params.get("epsilon_low"))
+    high = params.get("clip_high", params.get("epsilon_high"))
     if kind == "cispo" and library in ("trl", "open_instruct"):
-        low = math.inf  # they bound the ratio from above only
+        low = 1.0  # they bound the ratio from above only
         high = high - 1.0 if library == "trl" else high  # TRL's is the absolute bound
-    dual = params.get("dual_clip")
-    return {
-        "kind": kind,
+    dual = params.get("dual_clip") or 0.0
+    given = {
         "clip_low": low,
         "clip_high": high,
-        "dual_clip": dual if dual and dual < 1e8 else None,
-        "ratio_cap": params.get("delta"),
-        "log_ratio_limit": 20.0 if library in ("verl", "openrlhf", "easyr1") else None,
-        "sapo_temperatures": (params.get("tau_pos", 1.0), params.get("tau_neg", 1.05)),
-        "aggregation": aggregation_of(library, name, params),
-        "denominators": denominators_of(library, name, params, case["inputs"]["mask"]),
+        "dual_clip": dual if dual < 1e8 else 0.0,
+        "ratio_cap": params.get("delta", 0.0),
+        "tau_positive": params.get("tau_pos", 1.0),
+        "tau_negative": params.get("tau_neg", 1.05),
     }
+    options = LOSSES[kind].options
+    return options(**{k: v for k, v in given.items() if k in options.model_fields})
 
 
 def test_golden(case: dict) -> None:
     batch, params, want = case["inputs"], case["params"], case["output"]
-    options, mask = options_of(case), batch["mask"]
+    mask, (library, name) = batch["mask"], case["reference"].split(".")
+    shared: dict[str, Any] = {
+        "aggregation": aggregation_of(library, name, params),
+        "denominators": denominators_of(library, name, params, mask),
+    }
     logprobs = batch["log_prob"].clone().requires_grad_()
     loss, metrics = policy_loss(
-        logprobs, batch["old_log_prob"], batch["advantages"], mask, **options
+        logprobs,
+        batch["old_log_prob"],
+        batch["advantages"],
+        mask,
+        loss_of(case),
+        log_ratio_limit=20.0 if library in ("verl", "openrlhf", "easyr1") else None,
+        **shared,
     )
     if "beta" in params:
-        shared = {key: options[key] for key in ("aggregation", "denominators")}
-        kl, _ = kl_loss(logprobs, batch["ref_log_prob"], mask, limit=None, **shared)
+        kl, _ = kl_loss(logprobs, batch["ref_log_prob"], mask, K3(), limit=None, **shared)
         loss = loss + params["beta"] * kl
     loss = loss * params.get("dp_size", 1)  # verl averages over ranks afterwards, we sum
     (gradient,) = torch.autograd.grad(loss, logprobs)
     assert loss.item() == pytest.approx(want["loss"], abs=1e-6, rel=1e-6)
     torch.testing.assert_close(gradient, want["grad_log_prob"], atol=1e-6, rtol=1e-6)
-    check_metrics(metrics, case, options["denominators"].tokens / max(mask.sum().item(), 1))
+    check_metrics(metrics, case, shared["denominators"].tokens / max(mask.sum().item(), 1))
 
 
 def check_metrics(metrics: dict[str, torch.Tensor], case: dict, scale: float) -> None:
@@ -142,11 +156,17 @@ def random_batch(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def settings(kind: str) -> Options:
+    """Of a loss, with every option in use."""
+    options = LOSSES[kind].options
+    return options(dual_clip=3.0) if "dual_clip" in options.model_fields else options()
+
+
 @pytest.mark.parametrize("aggregation", get_args(Aggregation))
-@pytest.mark.parametrize("kind", get_args(PolicyLoss))
+@pytest.mark.parametrize("kind", NAMES)
 def test_any_cut_into_micro_batches_gives_the_same_loss(kind: str, aggregation: str) -> None:
     batch = random_batch()
-    options = {"kind": kind, "aggregation": aggregation, "dual_clip": 3.0}
+    options = {"options": settings(kind), "aggregation": aggregation}
     logprobs = batch["logprobs_bt"].requires_grad_()
     whole_denominators = Denominators.of(batch["mask_bt"], 11)
     whole, metrics = policy_loss(**batch, **options, denominators=whole_denominators)
@@ -166,31 +186,31 @@ def test_any_cut_into_micro_batches_gives_the_same_loss(kind: str, aggregation: 
             torch.testing.assert_close(sum(part[1][name] for part in parts), value)
 
 
-@pytest.mark.parametrize("kind", get_args(PolicyLoss))
+@pytest.mark.parametrize("kind", NAMES)
 def test_padding_never_matters(kind: str) -> None:
     batch = random_batch(1)
     del batch["weights_bt"]
-    clean, metrics = policy_loss(**batch, kind=kind)
+    clean, metrics = policy_loss(**batch, options=LOSSES[kind].options())
     outside = ~batch["mask_bt"]
     for name in ("logprobs_bt", "old_logprobs_bt"):
         batch[name] = batch[name].masked_fill(outside, torch.nan)
     logprobs = batch["logprobs_bt"].requires_grad_()
-    loss, again = policy_loss(**batch, kind=kind)
+    loss, again = policy_loss(**batch, options=LOSSES[kind].options())
     torch.testing.assert_close(loss, clean)
     torch.testing.assert_close(again, metrics)
     (gradient,) = torch.autograd.grad(loss, logprobs)
     assert gradient.isfinite().all() and (gradient[outside] == 0).all()
 
 
-@pytest.mark.parametrize("kind", [k for k in get_args(PolicyLoss) if k != "gmpo"])
+@pytest.mark.parametrize("kind", [k for k in NAMES if k != "gmpo"])
 def test_on_policy_all_losses_have_the_policy_gradient(kind: str) -> None:
     batch = random_batch(2)
     batch["old_logprobs_bt"] = batch["logprobs_bt"].clone()
     del batch["weights_bt"]
     logprobs = batch["logprobs_bt"].requires_grad_()
     options = {"aggregation": "seq-mean-token-mean"}
-    (want,) = torch.autograd.grad(policy_loss(**batch, kind="reinforce", **options)[0], logprobs)
-    loss, metrics = policy_loss(**batch, kind=kind, **options)
+    (want,) = torch.autograd.grad(policy_loss(**batch, options=Reinforce(), **options)[0], logprobs)
+    loss, metrics = policy_loss(**batch, options=LOSSES[kind].options(), **options)
     torch.testing.assert_close(torch.autograd.grad(loss, logprobs)[0], want)
     assert metrics["clip_frac"] == 0 and metrics["kl"] == 0
 
@@ -199,8 +219,8 @@ def test_zero_advantages_carry_no_gradient() -> None:
     batch = random_batch(3)
     batch["advantages_bt"] = torch.zeros(9, 1, dtype=torch.float64)
     logprobs = batch["logprobs_bt"].requires_grad_()
-    for kind in get_args(PolicyLoss):
-        loss, _ = policy_loss(**batch, kind=kind)
+    for kind in NAMES:
+        loss, _ = policy_loss(**batch, options=LOSSES[kind].options())
         assert loss == 0 and (torch.autograd.grad(loss, logprobs)[0] == 0).all()
 
 
@@ -213,11 +233,12 @@ def test_an_empty_batch_is_zero_and_not_nan() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     batch = random_batch()
-    with pytest.raises(ValueError, match="unknown policy loss 'a2c'"):
-        policy_loss(**batch, kind="a2c")
+    with pytest.raises(KeyError, match="unknown loss 'a2c'; valid: cispo, "):
+        LOSSES["a2c"]
     with pytest.raises(ValueError, match="unknown aggregation 'mean'"):
-        policy_loss(**batch, aggregation="mean")
-    with pytest.raises(ValueError, match="dual_clip must be greater than 1"):
-        policy_loss(**batch, dual_clip=0.5)
+        policy_loss(**batch, options=Reinforce(), aggregation="mean")
+    for options in ({"dual_clip": 0.5}, {"ratio_cap": 1.0}):
+        with pytest.raises(ValueError, match="expected 0, or more than 1"):
+            Ppo(**options)
     with pytest.raises(ValueError, match="disagree on max_tokens"):
         Denominators(1, 1, 8) + Denominators(1, 1, 9)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from caprl_native.bounds import UserPath
 from caprl_native.config.cli import parse_cli
-from caprl_native.config.fields import Named, OneOf, Table, UserPath
+from caprl_native.config.fields import Named, OneOf, Table
 from caprl_native.config.load import dump, help_text, load, load_with_origins
 from caprl_native.config.schema import Program
 from caprl_native.config.toml import ConfigError

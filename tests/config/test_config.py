@@ -74,13 +74,13 @@ def test_overrides_take_toml_and_bare_texts():
         [],
         ["--policy.lr=1e-6", "--policy.path", "a b=c", "--rollout.refill", "true", "--eval.every=0"]
         + ["--policy.freeze", '["vision", "projector"]', "--run.resume", "50", "--policy.eps", "1"]
-        + ["--log.rollouts", "-1", "--algorithm.loss", "gspo", "--run.name", '"quoted"'],
+        + ["--log.rollouts", "-1", "--algorithm.loss.type", "gspo", "--run.name", '"quoted"'],
     )
     assert (config.policy.lr, config.policy.path, config.rollout.refill) == (1e-6, "a b=c", True)
     assert config.policy.freeze == ["vision", "projector"]
     assert (config.run.resume, config.policy.eps, config.log.rollouts) == ("50", 1.0, -1)
     assert isinstance(config.policy.eps, float)
-    assert (config.algorithm.loss, config.run.name) == ("gspo", "quoted")
+    assert (config.algorithm.loss.type, config.run.name) == ("gspo", "quoted")
 
 
 def test_defaults_are_not_shared():
@@ -140,11 +140,16 @@ def test_recipes_carry_the_reference_defaults():
     for c in (image, video):
         assert (c.data.batch_size, c.rollout.n, c.run.epochs, c.run.save_every) == (128, 8, 3, 50)
         assert (c.data.max_prompt_tokens, c.rollout.max_tokens) == (13000, 4096)
-        assert (c.rollout.max_model_len, c.reward.beta) == (18000, 0.2)
-        assert (c.reward.length.l1, c.reward.length.l2) == (2048, 3072)
-        assert (c.reward.accuracy.draws, c.reward.reader.temperature) == (8, 0.6)
-    assert (image.policy.lr, image.reward.alpha) == (1e-6, 0.0)
-    assert (video.policy.lr, video.reward.alpha) == (1e-5, 0.2)
+        accuracy, length = c.reward.terms["accuracy"], c.reward.terms["length"]
+        assert (c.rollout.max_model_len, accuracy.weight, length.weight) == (18000, 1.0, 0.2)
+        assert (length.l1, length.l2) == (2048, 3072)
+        assert (accuracy.draws, c.reward.reader.temperature) == (8, 0.6)
+        assert (c.algorithm.advantage.type, c.algorithm.kl.weight) == ("rloo", 0.0)
+    assert (image.policy.lr, list(image.reward.terms)) == (1e-6, ["accuracy", "length"])
+    assert (video.policy.lr, video.reward.terms["timestamps"].weight) == (1e-5, 0.2)
+    assert list(video.reward.terms) == ["accuracy", "timestamps", "length"]  # as they are summed
+    demo = load(Config, ["demo.toml"]).reward.terms
+    assert list(demo) == ["accuracy"] and demo["accuracy"].weight == 1.0
 
 
 def test_key_lines_see_through_values():
@@ -210,7 +215,7 @@ def test_what_a_file_can_get_wrong(text, parts, write, capsys):
         (["--policy.lr", "--rollout.n", "8"], ["policy.lr", "found no value"]),
         (["--policy.freeze", "vision"], ["policy.freeze", "a list of texts"]),
         (["--rollout.n", "1.5"], ["rollout.n", "a whole number", "'1.5'"]),
-        (["--algorithm.loss", "ppoo"], ["algorithm.loss", '"ppo", "gspo"']),
+        (["--algorithm.loss.type", "ppoo"], ["algorithm.loss.type", '"gspo"', '"ppo"', "'ppoo'"]),
         (["--dryrun"], ["dryrun", "unknown"]),
     ],
 )
@@ -243,7 +248,7 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
             ["--policy.freeze", '["vision", "projector", "language"]'],
             ["policy.freeze", "left to be trained"],
         ),
-        (["--rollout.n=1"], ["rollout.n", "2 or more", "algorithm.advantage = 'grpo'"]),
+        (["--rollout.n=1"], ["rollout.n", "2 or more", "algorithm.advantage.type = 'grpo'"]),
         (["--rollout.temperature=0"], ["rollout.temperature", "more than 0"]),
         (["--rollout.top_p=0"], ["rollout.top_p", "at most 1"]),
         (["--rollout.max_tokens=18000"], ["rollout.max_tokens", "rollout.max_model_len = 18000"]),
@@ -260,12 +265,25 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
         ),
         (["--reward.reader.path=", "--reward.reader.endpoint=x"], ["endpoint", "http://"]),
         (["--reward.reader.max_model_len=2000"], ["reader.max_model_len", "max_tokens = 4096"]),
-        (["--reward.alpha=-1"], ["reward.alpha", "0 or more"]),
-        (["--reward.length.l2=1000"], ["reward.length.l2", "reward.length.l1 = 2048"]),
-        (["--algorithm.clip_low=1"], ["algorithm.clip_low", "less than 1"]),
-        (["--algorithm.clip_high=-0.1"], ["algorithm.clip_high", "0 or more"]),
-        (["--algorithm.dual_clip=0.5"], ["algorithm.dual_clip", "more than 1"]),
-        (["--algorithm.tis_cap=0.5"], ["algorithm.tis_cap", "1 or more"]),
+        (["--reward.terms.timestamps.weight=-1"], ["terms.timestamps.weight", "0 or more"]),
+        (["--reward.terms.length.l2=1000"], ["length.l2", "reward.terms.length.l1 = 2048"]),
+        (["--reward.terms.accuracy.weight=0"], ["accuracy.weight", "at least one term"]),
+        (
+            ["--reward.terms.accuracy.type=none"],
+            ["reward.terms.accuracy.type", "at least one term"],
+        ),
+        (["--algorithm.loss.clip_low=1"], ["algorithm.loss.clip_low", "less than 1"]),
+        (["--algorithm.loss.clip_high=-0.1"], ["algorithm.loss.clip_high", "0 or more"]),
+        (["--algorithm.loss.dual_clip=0.5"], ["algorithm.loss.dual_clip", "more than 1"]),
+        (["--algorithm.corrections.tis.cap=0.5"], ["corrections.tis.cap", "1 or more"]),
+        (
+            [
+                "--rollout.top_k=5",
+                "--algorithm.corrections.tis.type=none",
+                "--algorithm.old=engine",
+            ],
+            ["rollout.top_k", 'algorithm.old = "trainer"', "algorithm.old = 'engine'"],
+        ),
         (["--algorithm.updates=3"], ["algorithm.updates", "data.batch_size = 128"]),
         (["--eval.every=5"], ["eval.every", "eval_files"]),
         (["--log.rollouts=-2"], ["log.rollouts", "-1 or more"]),
@@ -276,8 +294,47 @@ def test_contradictions_never_start(tokens, parts, write, capsys):
 
 
 def test_a_contradiction_names_the_file_that_set_either_side(write, capsys):
-    file = write(MINIMAL + "[reward.length]\nl1 = 4000\n")
-    assert_error(["--config", file], ["a.toml:10: reward.length.l2", "3072 (default)"], capsys)
+    file = write(MINIMAL + "[reward.terms.length]\nl1 = 4000\n")
+    parts = ["a.toml:10: reward.terms.length.l2", "3072 (default)"]
+    assert_error(["--config", file], parts, capsys)
+
+
+OLD_KEYS = {
+    "reward.alpha": "reward.terms.timestamps.weight",
+    "reward.beta": "reward.terms.length.weight",
+    "reward.accuracy.draws": "reward.terms.accuracy.draws",
+    "reward.accuracy.cannot_answer": "reward.terms.accuracy.cannot_answer",
+    "reward.timestamps.rule": "reward.terms.timestamps.rule",
+    "reward.timestamps.min_brackets": "reward.terms.timestamps.min_brackets",
+    "reward.timestamps.max_minute": "reward.terms.timestamps.max_minute",
+    "reward.length.l1": "reward.terms.length.l1",
+    "reward.length.l2": "reward.terms.length.l2",
+    "algorithm.advantage": "algorithm.advantage.type",
+    "algorithm.std": "algorithm.advantage.std",
+    "algorithm.std_eps": "algorithm.advantage.eps",
+    "algorithm.loss": "algorithm.loss.type",
+    "algorithm.clip_low": "algorithm.loss.clip_low",
+    "algorithm.clip_high": "algorithm.loss.clip_high",
+    "algorithm.dual_clip": "algorithm.loss.dual_clip",
+    "algorithm.kl": "algorithm.kl.type",
+    "algorithm.kl_weight": "algorithm.kl.weight",
+    "algorithm.reference": "algorithm.kl.reference",
+    "algorithm.tis_cap": "algorithm.corrections.tis.cap",
+}
+
+
+@pytest.mark.parametrize("old", OLD_KEYS)
+def test_moved_keys_name_the_new_ones(old, write):
+    new = OLD_KEYS[old]
+    table, _, name = old.rpartition(".")
+    file = write(f"[{table}]\n{name} = 1\n")
+    said = f'{old}: is now "{new}"'
+    for files, words, place in (([file], [], "a.toml:"), ([], [f"--{old}", "1"], "command line: ")):
+        with pytest.raises(ConfigError) as error:
+            load(Config, files, words)
+        assert str(error.value).startswith(place) and str(error.value).endswith(said)
+    terms = {f"reward.terms.{name}": name for name in ("timestamps", "length")}
+    assert new in {leaf.key for leaf in leaves(Config, terms)}
 
 
 def assert_error(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

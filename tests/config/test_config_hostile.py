@@ -94,9 +94,9 @@ def test_hostile_files(text, problem, write, capsys):
         (["--run.name", "x" * 300], "run.name: expected a name that can be a folder's"),
         (["--run.name=.."], "run.name: expected a name that can be a folder's"),
         (["--run.dir", "x" * 300], "run.dir: expected a path of at most"),
-        (["--algorithm.reference", "x/" * 3000], "algorithm.reference: expected a path"),
-        (["--rollout.top_k=5"], "rollout.top_k: expected 0, or algorithm.tis_cap = 0"),
-        (["--rollout.top_p=0.8"], "rollout.top_p: expected 1.0, or algorithm.tis_cap = 0"),
+        (["--algorithm.kl.reference", "x/" * 3000], "algorithm.kl.reference: expected a path"),
+        (["--rollout.top_k=5"], "rollout.top_k: expected 0, or algorithm.corrections.tis.type = "),
+        (["--rollout.top_p=0.8"], "rollout.top_p: expected 1.0, or algorithm.corrections.tis.type"),
     ],
     ids=range(12),
 )
@@ -113,8 +113,9 @@ def test_config_files_that_are_none(write, tmp_path, capsys):
 
 def test_a_cut_distribution_may_be_sampled_from_without_the_correction(write):
     for cut in ("--rollout.top_k=5", "--rollout.top_p=0.8"):
-        argv = ["--config", write(MINIMAL), cut, "--algorithm.tis_cap=0"]
-        assert parse_cli(Config, argv, "x").config.algorithm.tis_cap == 0
+        argv = ["--config", write(MINIMAL), cut, "--algorithm.corrections.tis.type=none"]
+        found = parse_cli(Config, argv, "x").config.algorithm.corrections
+        assert found["tis"].type == "none"
 
 
 def test_the_mismatch_warning_names_what_cuts_the_distribution():
@@ -125,7 +126,7 @@ def test_the_mismatch_warning_names_what_cuts_the_distribution():
 
 def test_home_means_the_same_in_every_path(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    keys = ["data.media_root", "policy.path", "reward.reader.path", "algorithm.reference"]
+    keys = ["data.media_root", "policy.path", "reward.reader.path", "algorithm.kl.reference"]
     overrides = [f"--{key}=~/x y" for key in [*keys, "run.dir"]]
     overrides += ["--data.files", '["~/*.jsonl", "~"]', "--data.eval_files", '["~/e.jsonl"]']
     config, _ = load_with_origins(Config, [write('[run]\nname = "~"\n')], overrides)

@@ -119,7 +119,7 @@ def test_memory_shrinks_with_ranks_and_freezing(config):
     config.policy.freeze = ["language"]
     assert training_bytes(config, model, 1)["gradients"] == 4 * (64 + 128)
     assert "reference policy" not in one
-    config.algorithm.kl_weight = 0.1
+    config.algorithm.kl.weight = 0.1
     assert training_bytes(config, model, 2)["reference policy"] == 2 * TOTAL
 
 

@@ -138,26 +138,27 @@ def test_where_a_chat_template_may_stand(model, tiny_reader, tmp_path):
     assert len(PromptBuilder(str(model), MEDIA)(sample("image"), [noise_image(0)]))
 
 
-def config_of(policy: Path, reader: Path, **algorithm) -> Config:
+def config_of(policy: Path, reader: Path, **kl) -> Config:
     config = Config()
     config.policy.path, config.reward.reader.path = str(policy), str(reader)
-    for key, value in algorithm.items():
-        setattr(config.algorithm, key, value)
+    config.algorithm.kl = {"type": "k3"} | kl
     return config
 
 
 def test_a_reference_of_another_kind(model, tiny_policy, tiny_policy_2_5, tiny_reader):
-    other = config_of(tiny_policy, tiny_reader, kl_weight=0.1, reference=str(tiny_policy_2_5))
-    with pytest.raises(ConfigError, match="algorithm.reference: .*model_type differs: 'qwen2_5_vl"):
+    other = config_of(tiny_policy, tiny_reader, weight=0.1, reference=str(tiny_policy_2_5))
+    with pytest.raises(
+        ConfigError, match="algorithm.kl.reference: .*model_type differs: 'qwen2_5_vl"
+    ):
         check_machine(other)
-    config = config_of(tiny_policy, tiny_reader, kl_weight=0.1, reference=str(model))
+    config = config_of(tiny_policy, tiny_reader, weight=0.1, reference=str(model))
     check_machine(config)
     described = json.loads((model / "tokenizer.json").read_text())
     vocab = described["model"]["vocab"]
     first, second = list(vocab)[20:22]
     vocab[first], vocab[second] = vocab[second], vocab[first]
     (model / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match="algorithm.reference: .*the tokenizer differs"):
+    with pytest.raises(ConfigError, match="algorithm.kl.reference: .*the tokenizer differs"):
         check_machine(config)
     text = json.loads((model / "config.json").read_text())["text_config"]
     change(model / "config.json", text_config=text | {"vocab_size": 7})

@@ -50,13 +50,13 @@ def main(path: str, folder: str, which: str) -> None:
     case("sequence mean", aggregation="seq-mean-token-mean")
     case("sequence mean, single", base.replace(micro_batch_tokens=1),
          aggregation="seq-mean-token-mean")  # fmt: skip
-    case("kl", kl_weight=0.1, updates=2)
+    case("kl", kl={"type": "k3", "weight": 0.1}, updates=2)
     case("clipped", base.replace(max_grad_norm=0.01))
     for part in ("vision", "projector", "language"):
         case(f"frozen {part}", base.replace(freeze=[part]))
     blind = base.replace(freeze=["vision"], micro_batch_tokens=1)
     case("frozen vision, single", blind)
-    case("frozen vision, kl", blind, kl_weight=0.1, updates=2)
+    case("frozen vision, kl", blind, kl={"type": "k3", "weight": 0.1}, updates=2)
     case("frozen vision, text apart", blind, share="text apart")
     if dims.world == 2:
         case("replicas", base.replace(replicas=2))
@@ -71,7 +71,7 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, dims, share: str) -> d
     """One update from the same weights on the same four groups."""
     policy = load_policy(config, dims)
     reference = None
-    if algorithm.kl_weight:
+    if algorithm.kl.weight:
         frozen = config.replace(freeze=["vision", "projector", "language"])
         reference = load_policy(frozen, dims)
     optimizer = build_optimizer(policy, config)

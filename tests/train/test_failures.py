@@ -197,7 +197,7 @@ def dead(request: Request) -> Reply:
 def endpoint_config(world: Path, policy: Path, url: str, folder: Path) -> Config:
     config = tiny_config(world, policy, url, folder)
     config.run.steps, config.run.export = 5, False
-    config.reward.accuracy.draws = 1
+    config.reward.terms["accuracy"].draws = 1
     config.reward.reader.retries, config.reward.reader.timeout_s = 1, 20.0
     return config
 
@@ -295,7 +295,7 @@ def test_flat_groups_are_replaced_until_the_tries_are_used_up(
     mood = Mood(lambda request: Reply(" A"), lambda request: Reply(" Z"))
     with serve(mood) as server:
         config = endpoint_config(world, tiny_policy, server.url, folder)
-        config.data.batch_size, config.reward.alpha, config.reward.beta = 4, 0.0, 0.0
+        config.data.batch_size, config.reward.terms = 4, {"accuracy": {"draws": 2}}
         config.rollout.n = 2  # half of the groups or more are flat
         config.rollout.refill, config.rollout.refill_tries = True, 6
         file = write_config(config, tmp_path / "run.toml")

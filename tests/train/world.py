@@ -50,14 +50,16 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
     rollout = config.rollout
     rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.25
     reward = config.reward
-    reward.alpha, reward.beta = 0.2, 0.2
-    reward.length.l1, reward.length.l2 = 8, 32
+    reward.terms = {
+        "accuracy": {"draws": 2},
+        "timestamps": {"weight": 0.2},
+        "length": {"weight": 0.2, "l1": 8, "l2": 32},
+    }
     if str(reader).startswith("http"):
         reward.reader.endpoint, reward.reader.model = str(reader), "reader"
     else:
         reward.reader.path = str(reader)
     reward.reader.max_model_len, reward.reader.kv_cache_gib = 512, 0.25
-    reward.accuracy.draws = 2
     config.eval.every = 0
     config.log.wandb = "disabled"
     return config

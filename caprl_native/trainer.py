@@ -26,7 +26,7 @@ from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.memory import give_back_freed_memory
-from caprl_native.observe.metrics import Metric, Sum, group_metrics, numbers, over_ranks
+from caprl_native.observe.metrics import Sum, group_metrics, numbers, over_ranks
 from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
@@ -232,7 +232,7 @@ class Trainer:
         assign_advantages(batch.trainable, self.config.algorithm, weights)
         require_rewards(batch)
 
-    def update(self, batch: Batch) -> dict[str, Metric]:
+    def update(self, batch: Batch) -> dict[str, float]:
         """One pass over the batch's groups: the policy gets better."""
         self.engine.sleep()
         self.rubric.sleep()
@@ -245,7 +245,7 @@ class Trainer:
             sync(self.policy, self.engine)
         self.rubric.wake()
 
-    def report(self, batch: Batch, update: Mapping[str, Metric]) -> None:
+    def report(self, batch: Batch, update: Mapping[str, float]) -> None:
         """Metrics line, rollout log, progress; the step is then done.
 
         Rewards are those of all that was sampled, groups that were dropped included.
@@ -255,7 +255,7 @@ class Trainer:
             give_back_freed_memory()
         tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
         local = group_metrics(batch.sampled, self.rubric.names) | {"perf/tokens_per_s": Sum(tokens)}
-        metrics = numbers(over_ranks(local) | update) | {"data/skipped": batch.skipped}
+        metrics = numbers(over_ranks(local)) | update | {"data/skipped": batch.skipped}
         self.log.rollouts(batch.step, batch.sampled)
         seconds, times = self.log.take_seconds()
         metrics |= {"perf/step_s": seconds} | times

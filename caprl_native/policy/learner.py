@@ -13,7 +13,7 @@ from torch import Tensor
 from caprl_native.algorithm.aggregation import Denominators
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
-from caprl_native.observe.metrics import Metric, Sum, added, over_ranks, over_updates
+from caprl_native.observe.metrics import Metric, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.fsdp import full_tensor
 from caprl_native.policy.model import Policy
@@ -40,7 +40,7 @@ class Learner:
     total_steps: int
     dims: ParallelDims
 
-    def update(self, groups: Sequence[Group], step: int) -> dict[str, Metric]:
+    def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Trains on this rank's groups (a collective); returns the metrics of the whole batch.
 
         The loss is that of the global batch however it is cut: every piece divides by the global
@@ -53,7 +53,7 @@ class Learner:
         with self._vision_cached(pieces):
             return self._updates(pieces, step)
 
-    def _updates(self, pieces: list[Pieces], step: int) -> dict[str, Metric]:
+    def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
         updates = len(pieces)
         old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
@@ -61,7 +61,7 @@ class Learner:
             self._step(piece, old[u], reference[u], step * updates + u)
             for u, piece in enumerate(pieces)
         ]
-        return over_updates(found)
+        return numbers(over_updates(found))
 
     @contextmanager
     def _vision_cached(self, pieces: list[Pieces]) -> Iterator[None]:

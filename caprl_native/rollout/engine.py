@@ -153,8 +153,6 @@ class Engine:
                 **(multimodal if media else {}),
             )
         torch.set_num_threads(threads)
-        if not cuda:
-            self.llm.collective_rpc(_claim_cache)
         self._tokenizer = self.llm.get_tokenizer()
         self._names = map(str, itertools.count())
         self._left: dict[str, int] = {}  # of each request, completions that have not ended
@@ -265,16 +263,6 @@ class Engine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
-
-
-def _claim_cache(worker: Any) -> None:
-    """Writes to every page of the KV cache, which a CPU's system gives only when they are used.
-
-    vLLM takes its blocks in turn: without this a run's memory grew for 200 steps, by the caches of
-    policy and reader, and too large a cache would end it hours after its start.
-    """
-    for cache in worker.model_runner.kv_caches:
-        cache.zero_()
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Bench:
         ]
 
     def update(self, groups: list[Group], budget: int) -> None:
-        self.updater.config = dataclasses.replace(self.config, micro_batch_tokens=budget)
+        self.updater.config = self.config.replace(micro_batch_tokens=budget)
         self.updater.update(groups, step=0)
         if torch.cuda.is_available():
             torch.cuda.synchronize()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +124,7 @@ class Trainer:
         algorithm, policy = self.config.algorithm, self.config.policy
         if not algorithm.kl_weight:
             return None
-        frozen = dataclasses.replace(policy, freeze=["vision", "projector", "language"])
+        frozen = policy.replace(freeze=["vision", "projector", "language"])
         return load_policy(frozen, self.dims, path=algorithm.reference or policy.path)
 
     @property

@@ -1,15 +1,16 @@
-"""Every setting of an evaluation: one dataclass per TOML table, each field with its meaning."""
+"""Every setting of an evaluation: one model per TOML table, each field with its meaning."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from pydantic import Field, create_model
+
 from caprl_native.config.cli import ConfigError, Origins
-from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig, opt
+from caprl_native.config.fields import Table, UserPath
+from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig, Program
 from caprl_native.inference.endpoint import key_problem, settings_problem
 from caprl_native.policy.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks
@@ -18,66 +19,74 @@ Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
 STAGES = ("caption", "answer", "judge", "report")
 
 
-@dataclass
-class EvalRunConfig:
-    name: str = opt("prism", "Name of the run; the column it gets in comparisons.")
-    dir: str = opt("", "Where everything is kept; empty: outputs/prism/<name>.", path=True)
-    seed: int = opt(0, "Seed of captions and answers that are sampled.")
-    stage: Literal["all", "caption", "answer", "judge", "report"] = opt(
-        "all", "Run one stage alone, on what the others have left."
+class EvalRunConfig(Table):
+    name: str = Field("prism", description="Name of the run; the column it gets in comparisons.")
+    dir: UserPath = Field("", description="Where everything is kept; empty: outputs/prism/<name>.")
+    seed: int = Field(0, description="Seed of captions and answers that are sampled.")
+    stage: Literal["all", "caption", "answer", "judge", "report"] = Field(
+        "all", description="Run one stage alone, on what the others have left."
     )
-    limit: int = opt(0, "Only the first items of each benchmark; 0: all.")
-    rule: Literal["official", "caprl"] = opt(
-        "official", 'Scores by the rule of each benchmark, or by that of the reference ("caprl").'
+    limit: int = Field(0, ge=0, description="Only the first items of each benchmark; 0: all.")
+    rule: Literal["official", "caprl"] = Field(
+        "official",
+        description='Scores by the rule of each benchmark, or by that of the reference ("caprl").',
     )
-    skip_judge: bool = opt(False, "Ask no judge; verdicts that need one are missing.")
-    keep_failed: bool = opt(False, "Leave failed captions and answers instead of trying again.")
-    replicas: int = opt(
-        1, "Copies of each in-process model, as Ray actors where there are several."
+    skip_judge: bool = Field(False, description="Ask no judge; verdicts that need one are missing.")
+    keep_failed: bool = Field(
+        False, description="Leave failed captions and answers instead of trying again."
     )
-    ray: str = opt("", "Address of a Ray cluster for them; empty: this machine.")
-    allow_outside: bool = opt(
-        False, "Annotation files may name media outside of the folder that media paths start from."
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Copies of each in-process model, as Ray actors where there are several.",
     )
-    progress: bool = opt(True, "Show progress.")
+    ray: str = Field("", description="Address of a Ray cluster for them; empty: this machine.")
+    allow_outside: bool = Field(
+        False,
+        description="Annotation files may name media outside of the folder that media paths start "
+        "from.",
+    )
+    progress: bool = Field(True, description="Show progress.")
 
 
-@dataclass
-class BenchmarkConfig:
-    files: list[str] = opt([], "Annotation files; none: the benchmark is not run.", path=True)
-    media_root: str = opt(
-        "", "Folder that media paths start from; empty: the file's, or its parent.", path=True
+class BenchmarkConfig(Table):
+    files: list[UserPath] = Field(
+        [], description="Annotation files; none: the benchmark is not run."
     )
-    subtitles: str = opt(
-        "", "Folder of subtitles, for benchmarks that have any; empty: none.", path=True
+    media_root: UserPath = Field(
+        "", description="Folder that media paths start from; empty: the file's, or its parent."
+    )
+    subtitles: UserPath = Field(
+        "", description="Folder of subtitles, for benchmarks that have any; empty: none."
     )
 
 
-@dataclass
-class ReportConfig:
-    compare: list[str] = opt([], "Folders of other runs, shown side by side.", path=True)
-    reference_layout: bool = opt(False, "Also write the reference's files and record layout.")
-    html: bool = opt(True, "Write report.html.")
-    confidence: float = opt(0.95, "Of the bootstrap intervals.")
+class ReportConfig(Table):
+    compare: list[UserPath] = Field([], description="Folders of other runs, shown side by side.")
+    reference_layout: bool = Field(
+        False, description="Also write the reference's files and record layout."
+    )
+    html: bool = Field(True, description="Write report.html.")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Of the bootstrap intervals.")
 
 
-BenchmarksConfig: Any = dataclasses.make_dataclass(
+BenchmarksConfig: Any = create_model(
     "BenchmarksConfig",
-    [(name, BenchmarkConfig, field(default_factory=BenchmarkConfig)) for name in benchmarks()],
+    __base__=Table,
+    **{name: (BenchmarkConfig, Field(default_factory=BenchmarkConfig)) for name in benchmarks()},
 )
 
 
-@dataclass
-class PrismConfig:
+class PrismConfig(Program):
     """The whole of an evaluation's settings."""
 
-    run: EvalRunConfig = field(default_factory=EvalRunConfig)
-    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
-    reader: ModelConfig = field(default_factory=ModelConfig)
-    judge: ModelConfig = field(default_factory=ModelConfig)
-    media: MediaConfig = field(default_factory=MediaConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
+    run: EvalRunConfig = Field(default_factory=EvalRunConfig)
+    captioner: CaptionerConfig = Field(default_factory=CaptionerConfig)
+    reader: ModelConfig = Field(default_factory=ModelConfig)
+    judge: ModelConfig = Field(default_factory=ModelConfig)
+    media: MediaConfig = Field(default_factory=MediaConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    benchmarks: BenchmarksConfig = Field(default_factory=BenchmarksConfig)
 
 
 def chosen(config: PrismConfig) -> dict[str, BenchmarkConfig]:
@@ -99,7 +108,8 @@ def check(config: PrismConfig, origins: Origins) -> None:
         raise ConfigError(f"{origins.of(key)}: {key}: {problem}")
 
     _check_benchmarks(config, fail)
-    _check_numbers(config, fail)
+    if config.captioner.n > 1 and not config.captioner.temperature:
+        fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
     for table in ("captioner", "reader", "judge"):
         _check_model(table, getattr(config, table), fail)
     # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
@@ -128,29 +138,7 @@ def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:
                  "its verdicts out with --skip-judge")  # fmt: skip
 
 
-def _check_numbers(config: PrismConfig, fail: Fail) -> None:
-    for least, keys in _LEAST.items():
-        for key in keys:
-            table, _, name = key.partition(".")
-            if getattr(getattr(config, table), name) < least:
-                fail(key, f"expected at least {least}")
-    if not 0 < config.report.confidence < 1:
-        fail("report.confidence", "expected a number between 0 and 1")
-    if config.captioner.n > 1 and not config.captioner.temperature:
-        fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
-
-
-_LEAST = {
-    0: ("run.limit", "captioner.temperature", "reader.temperature", "judge.temperature"),
-    1: ("run.replicas", "captioner.n", "captioner.workers", "captioner.max_tokens",
-        "reader.max_tokens", "judge.max_tokens", "captioner.concurrency", "reader.concurrency",
-        "judge.concurrency"),
-}  # fmt: skip
-
-
 def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
-    if not 0 < model.top_p <= 1:
-        fail(f"{table}.top_p", "expected more than 0 and at most 1")
     if model.path and model.endpoint:
         fail(f"{table}.endpoint", f"{table}.path is set, too; give one of them")
     if model.endpoint and not model.model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class Captions:
     def _settings(self) -> list[Any]:
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
-        media = asdict(self.config.media)
+        media = self.config.media.model_dump()
         # Whether a file or a prompt is taken, not what is made of it.
         for limit in ("max_per_prompt", "decode_seconds", "decode_gib"):
             del media[limit]

@@ -1,9 +1,7 @@
-"""Config files and the command line to a config, and back.
+"""The command lines of the programs: files, overrides, `--help`, `--dry-run`.
 
-    load(Config, ["video.toml", "mine.toml"], ["--policy.lr", "1e-6"])
-
-Files overlay left to right, then the command line. What cannot be used raises `ConfigError`, which
-the programs turn into one line on stderr and exit code 2.
+What cannot be used raises `ConfigError`, which the programs turn into one line on stderr and exit
+code 2.
 """
 
 from __future__ import annotations
@@ -13,24 +11,15 @@ import json
 import os
 import sys
 import time
-import typing
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
+from pydantic import BaseModel
+
+from caprl_native.config.load import dump, help_text, load, load_plugins, load_with_origins
 from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, SftConfig
-from caprl_native.config.toml import (
-    COMMAND_LINE,
-    ConfigError,
-    Leaf,
-    Origins,
-    expected,
-    leaves,
-    locate,
-    read_file,
-    read_overrides,
-)
+from caprl_native.config.toml import COMMAND_LINE, CommandLine, ConfigError, File, Origins, locate
 from caprl_native.redact import redact
 
 __all__ = [
@@ -48,98 +37,7 @@ __all__ = [
     "print_once",
 ]
 
-T = TypeVar("T")
-
-
-def load(schema: type[T], files: Sequence[str | Path], overrides: Sequence[str] = ()) -> T:
-    """The config that files and overrides give; combinations of values are left to `check`.
-
-    Raises ConfigError: a missing file, TOML that does not parse, an unknown key, a wrong type.
-    """
-    return load_with_origins(schema, files, overrides)[0]
-
-
-def load_with_origins(
-    schema: type[T], files: Sequence[str | Path], overrides: Sequence[str] = ()
-) -> tuple[T, Origins]:
-    """Like `load`, with the place where each value was set."""
-    known = {leaf.key: leaf for leaf in leaves(schema)}
-    values: dict[str, Any] = {}
-    origins = Origins()
-    for name in files:
-        file_values, file_origins = read_file(locate(name), known)
-        values.update(file_values)
-        origins.update(file_origins)
-    from_command_line = read_overrides(list(overrides), known)
-    values.update(from_command_line)
-    origins.update(dict.fromkeys(from_command_line, COMMAND_LINE))
-    return _build(schema, values), origins
-
-
-def _build(schema: type[T], values: dict[str, Any], prefix: str = "") -> T:
-    given: dict[str, Any] = {}
-    hints = typing.get_type_hints(schema)
-    for f in dataclasses.fields(schema):  # type: ignore[arg-type]
-        key = prefix + f.name
-        if dataclasses.is_dataclass(hints[f.name]):
-            given[f.name] = _build(hints[f.name], values, key + ".")
-        elif key in values:
-            given[f.name] = values[key]
-    return schema(**given)
-
-
-def _tables(schema: type) -> dict[str, list[Leaf]]:
-    """Table name -> its settings, in the order of the schema."""
-    tables: dict[str, list[Leaf]] = {}
-    for leaf in leaves(schema):
-        tables.setdefault(leaf.key.rpartition(".")[0], []).append(leaf)
-    return tables
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):  # a JSON string is a TOML basic string, but for a bare DEL
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return repr(value)
-
-
-def _get(config: Any, key: str) -> Any:
-    for name in key.split(".") if key else ():
-        config = getattr(config, name)
-    return config
-
-
-def dump(config: Any, origins: Origins | None = None) -> str:
-    """The whole config as TOML, which loads as an equal one; origins become comments."""
-    blocks = []
-    for table, settings in _tables(type(config)).items():
-        lines = [f"[{table}]"] if table else []
-        for leaf in settings:
-            line = f"{leaf.key.rpartition('.')[2]} = {_toml(_get(config, leaf.key))}"
-            place = origins.of(leaf.key) if origins is not None else "default"
-            lines.append(line if place == "default" else f"{line}  # {place}")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
-
-
-def help_text(schema: type) -> str:
-    """Every setting by table: name, type, default, meaning."""
-    blocks = []
-    for table, settings in _tables(schema).items():
-        lines = [f"[{table}]"]
-        for leaf in settings:
-            kind = expected(leaf.type).removesuffix(" in quotes")
-            lines.append(f"  --{leaf.key}  ({kind}; default {_toml(leaf.default)})")
-            lines.append(f"      {leaf.help}")
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
-
-
-# --- command line -----------------------------------------------------------------------------
-
+T = TypeVar("T", bound=BaseModel)
 _CHECKS = {Config: check, SftConfig: check_sft}
 
 _USAGE = """\
@@ -147,6 +45,7 @@ usage: torchrun --nproc-per-node N -m {prog} --config FILE ... [--table.key valu
 
   --config FILE ...   TOML files, overlaid left to right; a bare name is looked up in the current
                       folder, then in train_configs/
+  --plugins NAME ...  modules or Python files that add types (same as the setting `plugins`)
   --resume [STEP]     go on from the latest checkpoint, or from that step (same as --run.resume)
   --dry-run           print the resolved config and the plan, and stop
   --help              print this and stop
@@ -176,16 +75,13 @@ def parse_cli(
 
     `usage` opens what --help prints, with `{prog}` in it.
     """
-    if "--help" in argv or "-h" in argv:
-        if _speaks():
-            sys.stdout.write(usage.format(prog=prog) + help_text(schema))
-        raise SystemExit(0)
     try:
+        if "--help" in argv or "-h" in argv:
+            _help(schema, [word for word in argv if word not in ("--help", "-h")], prog, usage)
         files, overrides, dry_run = _split(argv)
         if needs_file and not files:
             raise ConfigError(f"{COMMAND_LINE}: --config: expected a TOML file; see --help")
         config, origins = load_with_origins(schema, files, overrides)
-        expand_home(config)
         if schema in _CHECKS:
             _CHECKS[schema](config, origins)
     except ConfigError as error:
@@ -193,19 +89,13 @@ def parse_cli(
     return CliArgs(config, dry_run, tuple(files), origins)
 
 
-# Last names of the settings that are paths.
-_PATHS = ["dir", "path", "files", "eval_files", "media_root", "reference", "subtitles", "compare"]
-
-
-def expand_home(config: Any) -> None:
-    """Puts the home folder in place of `~` in every setting that is a path."""
-    for leaf in leaves(type(config)):
-        table, _, name = leaf.key.rpartition(".")
-        value = _get(config, leaf.key)
-        if name in _PATHS and isinstance(value, str):
-            setattr(_get(config, table), name, os.path.expanduser(value))
-        elif name in _PATHS and isinstance(value, list):
-            setattr(_get(config, table), name, [os.path.expanduser(v) for v in value])
+def _help(schema: type[BaseModel], argv: Sequence[str], prog: str, usage: str) -> NoReturn:
+    """Prints every setting, those included that plugins of the command line's files bring."""
+    files, overrides, _ = _split(argv)
+    load_plugins(schema, [*(File(locate(name)) for name in files), CommandLine(overrides)])
+    if _speaks():
+        sys.stdout.write(usage.format(prog=prog) + help_text(schema))
+    raise SystemExit(0)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
@@ -223,6 +113,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:
             while not has_value and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
             files += values
+        elif name == "--plugins" and not has_value and rest and not rest[0].startswith("["):
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            overrides.append(f"--plugins={json.dumps(values)}")
         elif name == "--resume":
             if not has_value and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
@@ -245,7 +139,7 @@ def print_once(*texts: str) -> None:
         print(redact("\n".join(texts)))
 
 
-def exit_with_error(error: ConfigError) -> typing.NoReturn:
+def exit_with_error(error: ConfigError) -> NoReturn:
     """One line on stderr, then exit code 2; under torchrun from one rank per machine."""
     if _speaks():
         sys.stderr.write(f"error: {redact(str(error))}\n")

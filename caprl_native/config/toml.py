@@ -1,29 +1,25 @@
 """TOML text to flat, typed settings that know where they come from.
 
-The schema is a tree of dataclasses; here it is seen as a flat map from dotted keys ("policy.lr") to
-fields. `config_io.py` builds and writes whole configs from these pieces.
+What a file or a command line gives is a `Source`: it is asked for types of tables first, and for
+all of its settings once it is known which keys these types have.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 import re
-import sys
-import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import tomli
 
-from caprl_native.files import user_path
+from caprl_native.config.tree import Leaf, expected, typed
 from caprl_native.messages import cut, shown
 
 _LARGEST_FILE = 2**20  # bytes of a config file; that of the longest recipe has 3,000
 _LONGEST_MESSAGE = 2000  # characters; what it quotes is cut before
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # of a text: no file system and no tokenizer takes it
 
 RECIPES = Path(__file__).resolve().parents[2] / "train_configs"
 COMMAND_LINE = "command line"
@@ -53,103 +49,76 @@ class Origins(dict[str, str]):
         return "default"
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One setting of the schema."""
+class Known:
+    """The keys that may be set, and what is said of those that may not.
 
-    key: str
-    type: Any
-    default: Any
-    help: str
-    is_path: bool = False  # of a file or a folder, or a list of them
-
-
-def leaves(schema: type, prefix: str = "") -> Iterator[Leaf]:
-    """All settings of a config dataclass, plain fields of a table before its nested tables."""
-    hints = typing.get_type_hints(schema)
-    fields = dataclasses.fields(schema)
-    for f in (f for f in fields if not dataclasses.is_dataclass(hints[f.name])):
-        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        meta = f.metadata
-        is_path = meta.get("path", False)
-        yield Leaf(prefix + f.name, hints[f.name], default, meta.get("help", ""), is_path)
-    for f in (f for f in fields if dataclasses.is_dataclass(hints[f.name])):
-        yield from leaves(hints[f.name], f"{prefix}{f.name}.")
-
-
-def expected(kind: Any) -> str:
-    """A field's type in the words of an error message."""
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(f'"{v}"' for v in typing.get_args(kind))
-    if typing.get_origin(kind) is list:
-        return {str: "a list of texts", float: "a list of numbers"}[typing.get_args(kind)[0]]
-    words = {bool: "true or false", int: "a whole number", float: "a finite number"}
-    return words.get(kind, "a text in quotes")
-
-
-def typed(kind: Any, value: Any) -> Any:
-    """The value as the field holds it (integers pass for floats); ValueError if it does not fit."""
-    if typing.get_origin(kind) is Literal:
-        fits = isinstance(value, str) and value in typing.get_args(kind)
-    elif typing.get_origin(kind) is list:
-        fits = isinstance(value, list)
-        value = [typed(typing.get_args(kind)[0], v) for v in value] if fits else value
-    elif kind is float:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = fits and abs(value) <= sys.float_info.max  # nan and larger integers are not
-        value = float(value) if fits else value
-    elif kind is int:
-        fits = type(value) is int and -(2**63) <= value < 2**63  # not isinstance: True is an int
-    else:
-        fits = type(value) is kind and not (kind is str and _UNUSABLE.search(value))
-    if not fits:
-        raise ValueError
-    return value
-
-
-def settled(where: str, leaf: Leaf, value: Any) -> Any:
-    """The value of a setting that fits its type: in paths, `~` is expanded.
-
-    Raises ConfigError for a path that no file system takes.
+    `moved`: old key -> new key; a table's old name ends with a dot. `named`: tables in which any
+    name may stand for a table. `foreign`: what is wrong with the key of a table of a chosen type,
+    where it is another type's (empty: nothing is known).
     """
-    if not leaf.is_path:
-        return value
-    if isinstance(value, list):
-        return [settled(where, leaf, item) for item in value]
-    path = user_path(value)
-    longest = max((len(os.fsencode(name)) for name in path.split("/")), default=0)
-    if longest > 255 or len(os.fsencode(path)) > 4000:
-        raise ConfigError(
-            f"{where}: {leaf.key}: expected a path of at most 4,000 bytes, 255 in each of its "
-            f"names, found {shown(value)}"
-        )
-    return path
 
+    def __init__(
+        self,
+        leaves: Mapping[str, Leaf],
+        moved: Mapping[str, str],
+        named: Collection[str],
+        foreign: Callable[[str], str],
+    ) -> None:
+        self.leaves, self.moved, self.named, self.foreign = leaves, moved, named, foreign
+        self.tables = {key[:i] for key in leaves for i, c in enumerate(key) if c == "."} | {*named}
 
-def nearest(key: str, known: Mapping[str, Leaf]) -> str:
-    """The valid key that a mistyped one most likely stands for."""
-    table, _, name = key[:100].replace("-", "_").rpartition(".")
-    words = name.replace("_", " ").lower()
+    def refuse_moved(self, where: str, key: str) -> None:
+        """Raises ConfigError for a key that has another name now."""
+        for old, new in self.moved.items():
+            if key == old or (old.endswith(".") and f"{key}.".startswith(old)):
+                new += key[len(old) :] if old.endswith(".") else ""
+                raise ConfigError(f'{where}: {key}: is now "{new.rstrip(".")}"')
 
-    def likeness(candidate: str) -> float:
-        its_table, _, its_name = candidate.rpartition(".")
-        score = difflib.SequenceMatcher(None, name, its_name).ratio()
-        if len(words) > 4 and words in known[candidate].help.lower():
-            score = max(score, 0.7)  # learning_rate: "Peak learning rate of AdamW."
-        return score + 0.3 * difflib.SequenceMatcher(None, table, its_table).ratio()
+    def nearest(self, key: str) -> str:
+        """The valid key that a mistyped one most likely stands for."""
+        table, _, name = key[:100].replace("-", "_").rpartition(".")
+        words = name.replace("_", " ").lower()
 
-    return max(known, key=likeness)
+        def likeness(candidate: str) -> float:
+            its_table, _, its_name = candidate.rpartition(".")
+            score = difflib.SequenceMatcher(None, name, its_name).ratio()
+            if len(words) > 4 and words in self.leaves[candidate].help.lower():
+                score = max(score, 0.7)  # learning_rate: "Peak learning rate of AdamW."
+            return score + 0.3 * difflib.SequenceMatcher(None, table, its_table).ratio()
 
+        return max(self.leaves, key=likeness)
 
-def unknown_key(where: str, key: str, known: Mapping[str, Leaf]) -> ConfigError:
-    """The error for a key that the schema does not have."""
-    return ConfigError(f'{where}: {cut(key)}: unknown key; did you mean "{nearest(key, known)}"?')
+    def unknown(self, where: str, key: str) -> ConfigError:
+        """The error for a key that may not be set."""
+        if problem := self.foreign(key):
+            return ConfigError(f"{where}: {cut(key)}: {problem}")
+        return ConfigError(f'{where}: {cut(key)}: unknown key; did you mean "{self.nearest(key)}"?')
 
 
 def wrong_type(where: str, leaf: Leaf, value: Any) -> ConfigError:
     """The error for a value that does not fit its field."""
     found = str(value).lower() if isinstance(value, bool) else shown(value)
     return ConfigError(f"{where}: {leaf.key}: expected {expected(leaf.type)}, found {found}")
+
+
+class Source(Protocol):
+    """Where settings come from: a file, or the command line."""
+
+    def given(self, leaf: Leaf) -> Any:
+        """The value of one setting, None if it is not set. Raises ConfigError for a wrong type."""
+        ...
+
+    def names(self, table: str) -> list[str]:
+        """The tables that it has within a table."""
+        ...
+
+    def where(self, key: str) -> str:
+        """The place where a key is set."""
+        ...
+
+    def settings(self, known: Known) -> Iterator[tuple[str, Any]]:
+        """All of (key, value). Raises ConfigError for an unknown key and for a wrong type."""
+        ...
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -168,65 +137,95 @@ def locate(name: str | Path) -> Path:
     )
 
 
-def read_file(path: Path, known: Mapping[str, Leaf]) -> tuple[dict[str, Any], Origins]:
-    """The settings of one TOML file, flat and typed, and the line of each."""
+class File:
+    """The settings of one TOML file, and the line of each.
+
+    Raises ConfigError: it cannot be read, or is no TOML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text, self._document = _read(path)
+        self._lines = key_lines(text)
+
+    def where(self, key: str) -> str:
+        return f"{self.path}:{_line_of(key, self._lines)}"
+
+    def _at(self, key: str) -> Any:
+        found: Any = self._document
+        for name in key.split("."):
+            if not isinstance(found, dict) or name not in found:
+                return None
+            found = found[name]
+        return found
+
+    def given(self, leaf: Leaf) -> Any:
+        value = self._at(leaf.key)
+        return None if value is None else self._typed(leaf, value)
+
+    def names(self, table: str) -> list[str]:
+        found = self._at(table)
+        inside = found.items() if isinstance(found, dict) else ()
+        return [name for name, value in inside if isinstance(value, dict)]
+
+    def settings(self, known: Known) -> Iterator[tuple[str, Any]]:
+        for key, value in _flat(self._document, known.tables):
+            yield key, self._checked(key, value, known)
+
+    def _checked(self, key: str, value: Any, known: Known) -> Any:
+        if key in known.leaves:
+            return self._typed(known.leaves[key], value)
+        where = self.where(key)
+        table = key in known.tables
+        if not table and isinstance(value, dict) and value:  # [polcy] or lr.x = 1: the key inside
+            key = f"{key}.{next(iter(value))}"
+        known.refuse_moved(where, key)
+        if table or key.rpartition(".")[0] in known.named:
+            raise ConfigError(f"{where}: {key}: expected a table, [{key}], found {shown(value)}")
+        raise known.unknown(where, key)
+
+    def _typed(self, leaf: Leaf, value: Any) -> Any:
+        try:
+            return typed(leaf.type, value)
+        except ValueError:
+            raise wrong_type(self.where(leaf.key), leaf, value) from None
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         if (size := path.stat().st_size) > _LARGEST_FILE:
             raise ConfigError(f"{path}: is no config file: it has {size:,} bytes")
         text = path.read_bytes().decode("utf-8")
-        document = tomli.loads(text)
+        return text, tomli.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     except tomli.TOMLDecodeError as error:
-        raise _syntax_error(path, text, error) from error
+        raise _syntax_error(path, error) from error
     except RecursionError as error:
         raise ConfigError(
             f"{path}: not valid TOML: lists or tables are nested too deeply"
         ) from error
     except ValueError as error:  # Python reads no integer of thousands of digits
         raise ConfigError(f"{path}: not valid TOML: a number has thousands of digits") from error
-    lines = key_lines(text)
-    values: dict[str, Any] = {}
-    origins = Origins()
-    for key, value in _flat(document, known):
-        where = f"{path}:{_line_of(key, lines)}"
-        values[key] = _checked(where, key, value, known)
-        origins[key] = where
-    return values, origins
 
 
-def _syntax_error(path: Path, text: str, error: tomli.TOMLDecodeError) -> ConfigError:
-    found = re.search(r"\(at line (\d+)", str(error))
-    line = int(found[1]) if found else max(1, len(text.splitlines()))
-    reason = re.sub(r"\s*\(at .*\)$", "", str(error))
+def _syntax_error(path: Path, error: tomli.TOMLDecodeError) -> ConfigError:
+    line = min(error.lineno, max(1, len(error.doc.splitlines())))  # of a text that ends too early
     return ConfigError(
-        f"{path}:{line}: not valid TOML: {reason}; expected: key = value, or [table]"
+        f"{path}:{line}: not valid TOML: {error.msg}; expected: key = value, or [table]"
     )
 
 
-def _flat(table: dict, known: Mapping[str, Leaf], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(
+    table: dict[str, Any], tables: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) down to the schema's fields; unknown tables come out as they are."""
     for name, value in table.items():
         key = prefix + name
-        is_table = any(k.startswith(key + ".") for k in known)
-        if is_table and isinstance(value, dict):
-            yield from _flat(value, known, key + ".")
+        if key in tables and isinstance(value, dict):
+            yield from _flat(value, tables, key + ".")
         else:
             yield key, value
-
-
-def _checked(where: str, key: str, value: Any, known: Mapping[str, Leaf]) -> Any:
-    if key not in known:
-        if any(k.startswith(key + ".") for k in known):
-            raise ConfigError(f"{where}: {key}: expected a table, [{key}], found {shown(value)}")
-        if isinstance(value, dict) and value:  # [polcy] or lr.x = 1: name the key inside
-            key = f"{key}.{next(iter(value))}"
-        raise unknown_key(where, key, known)
-    try:
-        value = typed(known[key].type, value)
-    except ValueError:
-        raise wrong_type(where, known[key], value) from None
-    return settled(where, known[key], value)
 
 
 # --- lines ------------------------------------------------------------------------------------
@@ -300,33 +299,51 @@ def _line_of(key: str, lines: Mapping[str, int]) -> int:
 # --- command line -----------------------------------------------------------------------------
 
 
-def read_overrides(tokens: list[str], known: Mapping[str, Leaf]) -> dict[str, Any]:
-    """The settings in `--table.key value` and `--table.key=value`; the last of a key wins."""
-    values: dict[str, Any] = {}
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        if not token.startswith("--") or token == "--":
-            raise ConfigError(f"{COMMAND_LINE}: {shown(token)}: expected --table.key value")
-        key, has_value, text = token[2:].partition("=")
-        if key not in known:
-            raise unknown_key(COMMAND_LINE, key, known)
-        if not has_value:
-            if not rest or rest[0].startswith("--"):
-                kind = expected(known[key].type)
-                raise ConfigError(f"{COMMAND_LINE}: {key}: expected {kind}, found no value")
-            text = rest.pop(0)
-        values[key] = _from_text(known[key], text)
-    return values
+class CommandLine:
+    """The settings in `--table.key value` and `--table.key=value`; the last of a key wins.
 
+    Raises ConfigError: a word is no setting's name.
+    """
 
-def _from_text(leaf: Leaf, text: str) -> Any:
-    """A command-line value: TOML; for texts and single choices also the bare word."""
-    try:
-        value = typed(leaf.type, tomli.loads(f"value = {text}")["value"])
-    except (ValueError, KeyError, RecursionError):  # no TOML, or another type's
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._texts: dict[str, str | None] = {}  # None: no value follows
+        rest = list(tokens)
+        while rest:
+            token = rest.pop(0)
+            if not token.startswith("--") or token == "--":
+                raise ConfigError(f"{COMMAND_LINE}: {shown(token)}: expected --table.key value")
+            key, has_value, text = token[2:].partition("=")
+            follows = rest and not rest[0].startswith("--")
+            self._texts[key] = text if has_value else rest.pop(0) if follows else None
+
+    def where(self, key: str) -> str:
+        return COMMAND_LINE
+
+    def given(self, leaf: Leaf) -> Any:
+        return self._value(leaf) if leaf.key in self._texts else None
+
+    def names(self, table: str) -> list[str]:
+        inside = (key[len(table) + 1 :] for key in self._texts if key.startswith(f"{table}."))
+        return list(dict.fromkeys(key.partition(".")[0] for key in inside if "." in key))
+
+    def settings(self, known: Known) -> Iterator[tuple[str, Any]]:
+        for key in self._texts:
+            if key not in known.leaves:
+                known.refuse_moved(COMMAND_LINE, key)
+                raise known.unknown(COMMAND_LINE, key)
+            yield key, self._value(known.leaves[key])
+
+    def _value(self, leaf: Leaf) -> Any:
+        """TOML; for texts and single choices also the bare word."""
+        text = self._texts[leaf.key]
+        if text is None:
+            kind = expected(leaf.type)
+            raise ConfigError(f"{COMMAND_LINE}: {leaf.key}: expected {kind}, found no value")
         try:
-            value = typed(leaf.type, text)
+            return typed(leaf.type, tomli.loads(f"value = {text}")["value"])
+        except (ValueError, KeyError, RecursionError):  # no TOML, or another type's
+            pass
+        try:
+            return typed(leaf.type, text)
         except ValueError:
             raise wrong_type(COMMAND_LINE, leaf, text) from None
-    return settled(COMMAND_LINE, leaf, value)

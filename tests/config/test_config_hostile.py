@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from caprl_native.config.cli import load, load_with_origins, parse_cli
 from caprl_native.config.schema import Config, RolloutConfig
@@ -168,6 +169,8 @@ def test_the_plan_counts_what_patterns_match(write, tmp_path):
     assert "6: 2 per epoch x 3" in text
     config.data.files = [str(tmp_path / "c*.jsonl")]
     assert "c*.jsonl: not found here" in plan(config, 1)
-    config.data.files = ["x" * 5000, str(tmp_path)]
+    with pytest.raises(ValidationError, match="a path of at most 4,000 bytes"):
+        config.data.files = ["x" * 5000]
+    config.data.files = ["x" * 255, str(tmp_path)]
     assert plan(config, 1).count("not found here") >= 2
     check_world(config, 1)

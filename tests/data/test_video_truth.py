@@ -1,7 +1,6 @@
 """Frames and times of videos are those that ffmpeg shows, in files that gave others."""
 
 import functools
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def test_a_clip_holds_what_is_shown_in_it(name, start, end):
 
 def test_pixels_are_stretched_to_the_shape_of_a_display():
     assert video(FAULTS / "sar.mp4").frames.shape[1:3] == (240, round(336 * 16 / 11))
-    small = video(FAULTS / "sar.mp4", replace(FORTY, video_frame_pixels=10_000)).frames
+    small = video(FAULTS / "sar.mp4", FORTY.replace(video_frame_pixels=10_000)).frames
     assert small.shape[2] / small.shape[1] == pytest.approx(112 / 55, rel=0.02)
 
 

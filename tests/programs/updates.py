@@ -6,7 +6,6 @@ By case: {"metrics": ..., "gradients": ..., "before": ..., "after": ...}.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -37,31 +36,31 @@ def main(path: str, folder: str, which: str) -> None:
     def case(name: str, config: PolicyConfig = base, share: str = "even", **changes) -> None:
         if which == "some" and name not in SOME:
             return
-        settings = dataclasses.replace(algorithm, **changes)
+        settings = algorithm.replace(**changes)
         results[name] = run(config, settings, dims, share)
 
     case("whole")
-    case("halves", dataclasses.replace(base, micro_batch_tokens=120))
-    case("single", dataclasses.replace(base, micro_batch_tokens=1))
-    case("chunks", dataclasses.replace(base, logprob_chunk=3))
-    case("checkpointing", dataclasses.replace(base, activation_checkpointing=True))
-    case("no checkpointing", dataclasses.replace(base, activation_checkpointing=False))
+    case("halves", base.replace(micro_batch_tokens=120))
+    case("single", base.replace(micro_batch_tokens=1))
+    case("chunks", base.replace(logprob_chunk=3))
+    case("checkpointing", base.replace(activation_checkpointing=True))
+    case("no checkpointing", base.replace(activation_checkpointing=False))
     case("first rank has all", share="first")
     case("second rank has text", share="text apart")
     case("sequence mean", aggregation="seq-mean-token-mean")
-    case("sequence mean, single", dataclasses.replace(base, micro_batch_tokens=1),
+    case("sequence mean, single", base.replace(micro_batch_tokens=1),
          aggregation="seq-mean-token-mean")  # fmt: skip
     case("kl", kl_weight=0.1, updates=2)
-    case("clipped", dataclasses.replace(base, max_grad_norm=0.01))
+    case("clipped", base.replace(max_grad_norm=0.01))
     for part in ("vision", "projector", "language"):
-        case(f"frozen {part}", dataclasses.replace(base, freeze=[part]))
-    blind = dataclasses.replace(base, freeze=["vision"], micro_batch_tokens=1)
+        case(f"frozen {part}", base.replace(freeze=[part]))
+    blind = base.replace(freeze=["vision"], micro_batch_tokens=1)
     case("frozen vision, single", blind)
     case("frozen vision, kl", blind, kl_weight=0.1, updates=2)
     case("frozen vision, text apart", blind, share="text apart")
     if dims.world == 2:
-        case("replicas", dataclasses.replace(base, replicas=2))
-        case("bfloat16", dataclasses.replace(base, dtype="bfloat16"))
+        case("replicas", base.replace(replicas=2))
+        case("bfloat16", base.replace(dtype="bfloat16"))
     if dims.is_main:
         torch.save(results, Path(folder, f"{dims.world}.pt"))
     report({name: result["metrics"] for name, result in results.items()})
@@ -73,7 +72,7 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, dims, share: str) -> d
     policy = load_policy(config, dims)
     reference = None
     if algorithm.kl_weight:
-        frozen = dataclasses.replace(config, freeze=["vision", "projector", "language"])
+        frozen = config.replace(freeze=["vision", "projector", "language"])
         reference = load_policy(frozen, dims)
     optimizer = build_optimizer(policy, config)
     gradients: dict[str, torch.Tensor] = {}

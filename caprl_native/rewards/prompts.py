@@ -5,9 +5,10 @@ Raise `PROMPT_VERSION` with every change: readers trained on one version answer 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from caprl_native.data.choices import LETTERS
+from caprl_native.types import Modality
 
 PROMPT_VERSION = 1
 
@@ -21,8 +22,11 @@ CANNOT_ANSWER = "It cannot be answered from the caption."
 ANSWER_PREFIX = "The answer is"  # opens the reader's turn; it goes on with " B"
 
 
-def chat(modality: Literal["image", "video"], caption: str, request: str) -> list[dict[str, Any]]:
-    """System and user turn: the caption first, so that all questions on it share a prefix."""
+def chat(modality: Modality, caption: str, request: str) -> list[dict[str, Any]]:
+    """System and user turn: the caption first, so that all questions on it share a prefix.
+
+    Raises KeyError for a text, which has no caption.
+    """
     user = f"{CAPTION_OF[modality]}\n{caption.strip()}\n\n{request}"
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
 
@@ -35,7 +39,7 @@ def lettered(choices: list[str]) -> str:
 
 
 def reader_messages(
-    modality: Literal["image", "video"], caption: str, question: str, choices: list[str]
+    modality: Modality, caption: str, question: str, choices: list[str]
 ) -> list[dict[str, Any]]:
     """The chat that asks one question. `choices` are as shown, CANNOT_ANSWER included if offered.
 

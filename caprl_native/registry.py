@@ -70,16 +70,23 @@ class Registry(Generic[E]):
         Raises:
             ValueError: the name is taken, by something that another module defines.
         """
-        name = options.model_fields["type"].default
 
         def enter(value: E) -> E:
-            taken = self._entries.get(name)
-            if taken and getattr(taken.value, "__module__", "") != getattr(value, "__module__", ""):
-                raise ValueError(f"the {self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, value, options)
+            self.add(options.model_fields["type"].default, value, options)
             return value
 
         return enter
+
+    def add(self, name: str, value: E, options: type[Options] = Options) -> None:
+        """Registers a value under a name, by itself without settings.
+
+        Raises:
+            ValueError: the name is taken, by something that another module defines.
+        """
+        taken = self._entries.get(name)
+        if taken and getattr(taken.value, "__module__", "") != getattr(value, "__module__", ""):
+            raise ValueError(f"the {self.kind} {name!r} is registered twice")
+        self._entries[name] = Entry(name, value, options)
 
     def __getitem__(self, name: str) -> Entry[E]:
         """Raises KeyError for an unknown name; its message lists the known ones."""

@@ -120,7 +120,7 @@ class Learner:
         tables = []
         for batch, _ in batches:
             batch = batch.to(self.dims.device)
-            logprobs, _ = model(batch, self.temperature)
+            logprobs = model(batch, self.temperature).logprobs
             tables.append(batch.table(logprobs))
         return tables
 
@@ -167,7 +167,7 @@ class Learner:
         reference: Tensor | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss and of the metrics."""
-        flat, entropy = self.policy(batch, self.temperature)
+        flat, entropy, _ = self.policy(batch, self.temperature)
         if not rollouts:
             return flat.sum() * 0.0, {}
         config, device = self.algorithm, flat.device

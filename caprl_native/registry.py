@@ -113,6 +113,9 @@ class Registry(Generic[E]):
             importlib.import_module(f"{self.package}.{module.name}")
 
 
+PLUGINS: list[str] = []  # what `load_plugin` has imported here, for processes that this one starts
+
+
 def load_plugin(name: str) -> None:
     """Imports a module ("my_package.rewards"), or a Python file ("my_loss.py"), once.
 
@@ -121,6 +124,7 @@ def load_plugin(name: str) -> None:
     """
     if not name.endswith(".py"):
         importlib.import_module(name)
+        _remember(name)
         return
     path = Path(name).expanduser().resolve()
     if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", "") == str(path):
@@ -131,6 +135,12 @@ def load_plugin(name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that what it defines can be pickled
     spec.loader.exec_module(module)
+    _remember(str(path))
+
+
+def _remember(name: str) -> None:
+    if name not in PLUGINS:
+        PLUGINS.append(name)
 
 
 def imported(path: str) -> object:

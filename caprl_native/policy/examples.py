@@ -19,6 +19,7 @@ from caprl_native.policy.prompt import (
     refuse_control_tokens,
     text_prompt,
 )
+from caprl_native.registry import load_plugin
 from caprl_native.types import Sample
 
 
@@ -38,7 +39,7 @@ class ExampleBuilder:
     loss_on: str = "response"
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> PackedRow:
-        tokenizer, sees_media = _loaded(self.prompts.path)
+        tokenizer, sees_media = _loaded(self.prompts.path, self.prompts.plugins)
         refuse_control_tokens(tokenizer, sample.response or "", "response")
         response = tokenizer(sample.response, add_special_tokens=False).input_ids
         response.append(tokenizer.eos_token_id)
@@ -102,8 +103,10 @@ def chat_tokens(tokenizer: Any, messages: list[dict[str, Any]]) -> tuple[list[in
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str) -> tuple[Any, bool]:
-    """The directory's tokenizer, and whether its model sees media."""
+def _loaded(path: str, plugins: tuple[str, ...]) -> tuple[Any, bool]:
+    """The directory's tokenizer, and whether its model, which a plugin may define, sees media."""
     from transformers import AutoTokenizer
 
+    for plugin in plugins:
+        load_plugin(plugin)
     return AutoTokenizer.from_pretrained(path), family_of(path, or_text=True).sees_media

@@ -125,52 +125,63 @@ def collate(rows: Sequence[PackedRow], positions_of: Callable[[Prompt], Tensor])
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros(len(stands[0]), len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), PAD)
-    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
     for b, row in enumerate(rows):
-        p = len(row.prompt)
-        ids[b, :p] = row.prompt.ids
-        positions[:, b, :p] = stands[b]
-        segments[b, :p] = PROMPT
-        start, first = p, int(stands[b].max()) + 1
+        start = len(row.prompt)
+        ids[b, :start], segments[b, :start] = row.prompt.ids, PROMPT
+        positions[:, b, :start] = stands[b]
+        first = int(stands[b].max()) + 1
         for k, response in enumerate(row.responses):
-            tokens, n = torch.tensor(response), len(response)
-            ids[b, start : start + n] = tokens
-            positions[:, b, start : start + n] = first + torch.arange(n)
-            segments[b, start : start + n] = k + 1
-            # A token is predicted by the one before it; the first one by the end of the prompt.
-            rows_of.append(b)
-            places.append(b * length + start + torch.arange(n))
-            sources.append(b * length + torch.tensor([p - 1, *range(start, start + n - 1)]))
-            targets.append(tokens)
-            slots.append(torch.stack([torch.full((n,), len(index)), torch.arange(n)]))
-            index.append(row.index[k])
-            start += n
-    longest = max(len(t) for t in targets)
-    more = [_scored(row, b * length) for b, row in enumerate(rows) if row.scored is not None]
-    speakers = [torch.full_like(t, ASSISTANT) for t in targets]
+            own = slice(start, start + len(response))
+            ids[b, own], segments[b, own] = torch.tensor(response), k + 1
+            positions[:, b, own] = first + torch.arange(len(response))
+            start = own.stop
     media = [row.prompt for row in rows if row.prompt.media is not None]
     return MicroBatch(
         ids=ids,
         positions=positions,
         segments=segments,
         media=media,
-        inputs=_joined([m.media for m in media]) if media else None,
+        inputs=_joined([m.media for m in media if m.media is not None]) if media else None,
         prompts=torch.tensor([len(row.prompt) for row in rows]),
-        rows=torch.tensor(rows_of),
-        places=torch.cat(places),
-        sources=torch.cat([*sources, *(m[0] for m in more)]),
-        targets=torch.cat([*targets, *(m[1] for m in more)]),
-        speakers=torch.cat([*speakers, *(m[2] for m in more)]),
-        slots=torch.cat(slots, dim=1),
-        index=index,
-        shape=(len(index), longest),
+        **_scored_tokens(rows, length),
     )
+
+
+def _scored_tokens(rows: Sequence[PackedRow], length: int) -> dict[str, Any]:
+    """Those fields of a `MicroBatch` of rows of this length that say where responses and scored
+    tokens stand."""
+    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
+    for b, row in enumerate(rows):
+        start = b * length + len(row.prompt)
+        last = start - 1  # a token is predicted by the one before it; the first by the prompt's end
+        for response, number in zip(row.responses, row.index, strict=True):
+            n, at = len(response), torch.arange(len(response))
+            places.append(start + at)
+            sources.append(torch.tensor([last, *range(start, start + n - 1)]))
+            targets.append(torch.tensor(response))
+            slots.append(torch.stack([torch.full((n,), len(index)), at]))
+            rows_of.append(b)
+            index.append(number)
+            start += n
+    more = [_scored(row, b * length) for b, row in enumerate(rows) if row.scored is not None]
+    speakers = [torch.full_like(t, ASSISTANT) for t in targets]
+    return {
+        "rows": torch.tensor(rows_of),
+        "places": torch.cat(places),
+        "sources": torch.cat([*sources, *(m[0] for m in more)]),
+        "targets": torch.cat([*targets, *(m[1] for m in more)]),
+        "speakers": torch.cat([*speakers, *(m[2] for m in more)]),
+        "slots": torch.cat(slots, dim=1),
+        "index": index,
+        "shape": (len(index), max(len(t) for t in targets)),
+    }
 
 
 def _scored(row: PackedRow, offset: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sources, targets and speakers of the prompt's scored tokens; nothing predicts the first."""
+    assert row.scored is not None
     (at,) = row.scored[1:].nonzero(as_tuple=True)
-    return offset + at, row.prompt.ids[at + 1], row.scored[at + 1].long()
+    return offset + at, row.prompt.ids[at + 1], row.scored[at + 1]
 
 
 def _joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import Family, Prompt, family_of
+from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.text.control_tokens import control_token_in
 from caprl_native.types import Sample
 
@@ -24,8 +25,10 @@ def processor_kwargs(path: str, media: MediaConfig) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str) -> tuple[Family, Any]:
-    """The directory's family and processor."""
+def _loaded(path: str, plugins: tuple[str, ...]) -> tuple[Family, Any]:
+    """The directory's family, which one of these plugins may define, and processor."""
+    for plugin in plugins:
+        load_plugin(plugin)
     family = family_of(path)
     return family, family.load_processor(path)
 
@@ -66,6 +69,7 @@ class PromptBuilder:
     path: str
     media: MediaConfig
     max_tokens: int = 0  # 0: any length
+    plugins: tuple[str, ...] = field(default_factory=lambda: tuple(PLUGINS))  # workers import them
 
     def for_engine(
         self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
@@ -75,7 +79,7 @@ class PromptBuilder:
             raise SampleSkipped(
                 f"it has {len(decoded)} media, media.max_per_prompt is {self.media.max_per_prompt}"
             )
-        _, processor = _loaded(self.path)
+        _, processor = _loaded(self.path, self.plugins)
         for message in sample.messages:
             for part in message["content"]:
                 refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
@@ -92,7 +96,7 @@ class PromptBuilder:
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
         engine = self.for_engine(sample, decoded)
-        family, processor = _loaded(self.path)
+        family, processor = _loaded(self.path, self.plugins)
         with _refusals("processor"):
             prompt = family.prepare(processor, engine["prompt"], decoded, self.media)
         check_length(prompt, self.max_tokens)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
-from caprl_native.policy.examples import scored_row
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig, SftDataConfig
+from caprl_native.data.loader import build_loader
+from caprl_native.data.records import read_records
+from caprl_native.policy.examples import ExampleBuilder, scored_row
 from caprl_native.policy.families import FAMILIES, family_of
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.learner import Learner
@@ -21,9 +23,11 @@ from caprl_native.policy.model import load_hf
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
+from caprl_native.policy.prompt import PromptBuilder, text_prompt
 from caprl_native.policy.supervised import SupervisedLearner
 from caprl_native.registry import load_plugin
-from caprl_native.testing.samples import group, prompt, responses
+from caprl_native.testing.media_files import write_noise
+from caprl_native.testing.samples import MEDIA, group, prompt, responses
 from caprl_native.testing.tiny_models import IMAGE_PAD, build_tokenizer, chat_template
 from tests.ranks import ROOT
 
@@ -141,13 +145,7 @@ def test_a_text_model_that_would_be_computed_wrongly_is_refused(
     (path / "config.json").write_text(json.dumps(described | change))
     with pytest.raises(ModelError, match=problem):
         policy = load_policy(PolicyConfig(path=str(path), dtype="float32"), dims)
-        policy(collate([scored_row(prompt_of(3), [9], (), "all")], policy.positions))
-
-
-def prompt_of(length: int):
-    from caprl_native.policy.prompt import text_prompt
-
-    return text_prompt(list(range(10, 10 + length)))
+        policy(collate([scored_row(text_prompt([10, 11]), [9], (), "all")], policy.positions))
 
 
 def test_a_part_that_a_model_lacks_cannot_be_frozen(tiny_reader, dims):
@@ -160,3 +158,17 @@ def test_a_text_model_without_a_family_is_no_captioner(tiny_reader):
     with pytest.raises(ModelError, match="model_type 'qwen3' is not one of qwen2_5_vl, qwen3_vl"):
         family_of(tiny_reader)
     assert family_of(tiny_reader, or_text=True).part_of("model.norm.weight") == "language"
+
+
+def test_worker_processes_know_it_too(tiles, tmp_path):
+    rows = [{"image": str(write_noise(tmp_path / f"{i}.png", seed=i)), "prompt": "Describe it.",
+             "response": "a picture"} for i in range(2)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = SftDataConfig(files=[str(tmp_path / "rows.jsonl")], batch_size=2, workers=1)
+    records = read_records(data.files, "", kind="response")
+    prepare = ExampleBuilder(PromptBuilder(str(tiles), MEDIA))
+    loader = build_loader(records, data, MEDIA, seed=0, shard=0, num_shards=1, prepare=prepare)
+    try:
+        assert all(item.prepared.prompt.media["tiles"].ndim == 2 for item in next(loader))
+    finally:
+        loader.close()

@@ -6,7 +6,6 @@ Arguments: the model directory and the folder to write `<ranks>.pt` in. By case:
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from caprl_native.policy.examples import scored_row
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow
+from caprl_native.policy.prompt import text_prompt
 from caprl_native.policy.supervised import SupervisedLearner
 from caprl_native.testing.samples import prompt, responses
 from tests.ranks import report
@@ -28,13 +28,11 @@ KINDS = ["image", "video", "text", "images"]
 
 def main(path: str, folder: str) -> None:
     dims = init_distributed()
-    base = PolicyConfig(
-        path=path, dtype="float32", lr=1e-2, micro_batch_tokens=10_000, max_grad_norm=0.0
-    )
+    base = {"path": path, "dtype": "float32", "lr": 1e-2, "max_grad_norm": 0.0}
     results: dict[str, dict] = {}
 
     def case(name: str, share: str = "even", **changes: object) -> None:
-        results[name] = run(dataclasses.replace(base, **changes), dims, share)
+        results[name] = run(PolicyConfig(**{**base, **changes}), dims, share)
 
     case("whole")
     case("halves", micro_batch_tokens=120)
@@ -43,7 +41,7 @@ def main(path: str, folder: str) -> None:
     case("first rank has all", "first")
     case("second rank has text", "text apart")
     case("nobody has any", "none")
-    if "vision" in load_policy(base, dims).family.parts:
+    if "vision" in load_policy(PolicyConfig(**base), dims).family.parts:
         case("frozen", freeze=["vision", "projector"])
     if dims.is_main:
         torch.save(results, Path(folder, f"{dims.world}.pt"))
@@ -75,7 +73,10 @@ def all_rows(policy, path: str) -> list[PackedRow]:
     """Four rows, all of whose text is learnt; of the text-only one a part is the assistant's."""
     made = []
     for i, kind in enumerate(KINDS):
-        given = prompt(path, kind if policy.family.sees_media else "text", i)
+        if policy.family.sees_media:
+            given = prompt(path, kind, i)
+        else:
+            given = text_prompt(responses(policy.config, [], 1, 10 + i, longest=40)[0])
         (response,) = responses(policy.config, policy.banned, 1, i)
         turns = [t % 3 == 0 for t in range(len(given))] if kind == "text" else []
         made.append(scored_row(given, response, turns, "all"))

@@ -106,17 +106,17 @@ def measure(folder: Path, endpoint: str = "") -> dict[str, Any]:
         items = trainer.next_prompts()
         for overlap in (True, False) if i % 2 else (False, True):
             trainer.config.reward.overlap = overlap
-            trainer.log.take_times()
+            trainer.log.take_seconds()
             began = time.perf_counter()
-            groups = trainer.write_captions(items, step=i)
-            trainer.score(groups, step=i)
+            batch = trainer.rollout(items, step=i)
+            trainer.score(batch)
             taken = time.perf_counter() - began
-            failures = [r.failure for g in groups for r in g.rollouts if r.failure]
+            failures = [r.failure for g in batch.groups for r in g.rollouts if r.failure]
             if failures:
                 raise RuntimeError(f"{len(failures)} captions without a reward: {failures[0]}")
             if i:
                 seconds[overlap].append(taken)
-                times[overlap].append(trainer.log.take_times())
+                times[overlap].append(trainer.log.take_seconds()[1])
     trainer.close()
     if dist.is_initialized():
         dist.destroy_process_group()

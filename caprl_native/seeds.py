@@ -9,6 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 
+# Stands for the step in the seeds of held-out captions and of the questions about them: the same
+# at every evaluation, so that evaluations can be compared.
+HELD_OUT = -1
+
 
 def seed_of(*key: int | str) -> int:
     """A 62-bit seed for the key (Python's own `hash` differs from process to process)."""

@@ -1,6 +1,6 @@
 """GRPO training of a captioner: `torchrun -m caprl_native.train --config video.toml`.
 
-The algorithm is the loop in `train`; what each verb does stands under its name in `run.py`.
+The algorithm is the loop in `train`; what each verb does stands under its name in `trainer.py`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def train(trainer: Trainer) -> None:
         trainer.evaluate(0)
     for step in trainer.steps():
         prompts = trainer.next_prompts()
-        groups = trainer.write_captions(prompts, step)
-        trainer.score(groups, step)
-        groups = trainer.refill(groups, step)
-        batch = trainer.assign_advantages(groups, step)
-        metrics = trainer.update(batch, step)
+        batch = trainer.rollout(prompts, step)
+        trainer.score(batch)
+        trainer.refill(batch)
+        trainer.assign_advantages(batch)
+        metrics = trainer.update(batch)
         trainer.sync_weights()
-        trainer.report(step, groups, metrics)
+        trainer.report(batch, metrics)
         trainer.evaluate(step)
         trainer.save(step)
     trainer.finish()

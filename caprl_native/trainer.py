@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
-import torch
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.algorithm.advantages import flat_groups, group_advantages
+from caprl_native.batch import Batch, assign_advantages, require_rewards, shuffle_rewards
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
@@ -26,10 +24,10 @@ from caprl_native.data.loader import (
 from caprl_native.data.records import DataError, read_records
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.signals import Interrupts
-from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
+from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
 from caprl_native.observe.log import RunLog
 from caprl_native.observe.memory import give_back_freed_memory
-from caprl_native.observe.metrics import group_metrics
+from caprl_native.observe.metrics import Sum, group_metrics, numbers, over_ranks
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model_check import ModelError
@@ -38,12 +36,12 @@ from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.redact import redact
 from caprl_native.rewards.reader import build_reader
 from caprl_native.rewards.rubric import RewardModel, Scoring, log_failures
-from caprl_native.rollout.captioner import Captioner, PromptMismatch, grouped
+from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
 from caprl_native.run_folder import RunFolder
-from caprl_native.seeds import rng_of
+from caprl_native.seeds import HELD_OUT
 from caprl_native.types import Group
 
 log = logging.getLogger(__name__)
@@ -68,7 +66,6 @@ class Trainer:
         self.interrupts, self.stopping = Interrupts(), 0
         self.place = RunFolder(config.run, main=dims.is_main)
         self.folder, self.step = self.place.path, self.place.step
-        self.skipped, self.dropped = 0, []
         self._load_data()
         self.policy = load_policy(config.policy, dims)
         self.optimizer = build_optimizer(self.policy, config.policy)
@@ -76,7 +73,7 @@ class Trainer:
         self.reader = build_reader(config.reward.reader, dims.tp_size)
         self.rewards = RewardModel(config.reward, self.reader, config.run.seed)
         self._build_captioners()
-        self.updater = Learner(
+        self.learner = Learner(
             policy=self.policy,
             reference=self._reference(),
             optimizer=self.optimizer,
@@ -145,7 +142,7 @@ class Trainer:
         self.log.start(self.step, self.total_steps)
         sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
-        self._began = time.perf_counter()
+        self.log.take_seconds()  # the first step begins here
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to come, until the last one or an interrupt."""
@@ -159,27 +156,29 @@ class Trainer:
             items = next(self.loader)
         return items
 
-    def write_captions(self, items: Sequence[LoaderItem], step: int) -> list[Group]:
+    def rollout(self, prompts: Sequence[LoaderItem], step: int) -> Batch:
         """n captions for each prompt; a tensor-parallel group shares them out among its ranks."""
         is_tp_leader = self.dims.tp_rank == 0
-        lost = self.ledger.update(
-            items if is_tp_leader else [], epoch_ended=self.loader.batch == 0, reduce=_sum_counts
+        skipped = self.ledger.update(
+            prompts if is_tp_leader else [],
+            epoch_ended=self.loader.batch == 0,
+            reduce=sum_counts,
         )
-        self.skipped += lost
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
-        self.scoring = self.rewards.begin(step)
-        return self._write(self.captioner, items, step, self.scoring)
+        scoring = self.rewards.begin(step)
+        groups = self._captions(self.captioner, prompts, step, scoring)
+        return Batch(step, groups, scoring, skipped)
 
-    def _write(
+    def _captions(
         self, captioner: Captioner, items: Sequence[LoaderItem], step: int, scoring: Scoring
     ) -> list[Group]:
         """This rank's captions. Each goes to the reader as soon as it is finished."""
         tp_rank, tp_size = self.dims.tp_rank, self.dims.tp_size
-        written = []
-        with closing(captioner.stream(items, step)) as passes:
+        written: list[Written] = []
+        with closing(captioner.stream(items, step)) as stream:
             while True:
                 with self.log.timed("rollout"):
-                    finished = next(passes, None)
+                    finished = next(stream, None)
                 if finished is None:
                     return grouped(w for w in written if w.place % tp_size == tp_rank)
                 with self.log.timed("reward"):
@@ -189,81 +188,56 @@ class Trainer:
                     scoring.work()
                 written += finished
 
-    def score(self, groups: Sequence[Group], step: int) -> None:
+    def score(self, batch: Batch) -> None:
         """The reader reads on; every caption gets its reward, or the reason why it has none."""
         with self.log.timed("reward"):
-            self.scoring.finish()
+            batch.scoring.finish()
             dist.barrier()  # so that waiting for other ranks is not booked as training
-        log_failures(groups, step)
+        log_failures(batch.groups, batch.step)
         if self.config.run.shuffle_rewards:
-            _shuffle_rewards(groups, self.config.run.seed, step)
+            shuffle_rewards(batch.groups, self.config.run.seed, batch.step)
 
-    def refill(self, groups: list[Group], step: int) -> list[Group]:
+    def refill(self, batch: Batch) -> None:
         """With `rollout.refill`: fresh prompts in place of groups that carry no gradient.
 
         Raises:
             RunError: `rollout.refill_tries` extra batches did not fill the step.
         """
         if not self.config.rollout.refill:
-            return groups
+            return
         wanted, tries = self.config.data.batch_size, self.config.rollout.refill_tries
-        kept = self._with_gradient(groups)
-        while sum(counts := gather_objects(len(kept))) < wanted:
+        batch.drop_flat()
+        while sum(counts := gather_objects(len(batch.groups))) < wanted:
             if not tries:
                 raise RunError(
-                    f"step {step}: {sum(counts)} of {wanted} groups carry a gradient after "
+                    f"step {batch.step}: {sum(counts)} of {wanted} groups carry a gradient after "
                     f"{self.config.rollout.refill_tries} extra batches; the questions are too easy "
                     "or too hard for this policy, or raise rollout.refill_tries or rollout.n"
                 )
             tries -= 1
-            fresh = self.write_captions(self.next_prompts(), step)
-            self.score(fresh, step)
-            kept += self._with_gradient(fresh)
+            fresh = self.rollout(self.next_prompts(), batch.step)
+            self.score(fresh)
+            fresh.drop_flat()
+            batch.absorb(fresh)
         while sum(counts) > wanted:  # the ranks that have most drop what is too much
             counts[counts.index(max(counts))] -= 1
-        local_count = counts[self.dims.rank]
-        self.dropped += kept[local_count:]
-        return kept[:local_count]
+        batch.keep(counts[self.dims.rank])
 
-    def _with_gradient(self, groups: list[Group]) -> list[Group]:
-        """The groups that are worth training on; the others are put aside for the report."""
-        self.dropped += [g for g in groups if _is_flat(g)]
-        return [g for g in groups if not _is_flat(g)]
-
-    def assign_advantages(self, groups: list[Group], step: int) -> list[Group]:
-        """Advantages within each group; groups with fewer than two rewards leave the batch.
+    def assign_advantages(self, batch: Batch) -> None:
+        """Advantages within each group; groups with fewer than two rewards are not trained on.
 
         Raises:
             RunError: no group of any rank is left; the message gives a reason that was seen.
         """
-        algorithm = self.config.algorithm
-        usable = [g for g in groups if len(g.scored) >= 2]
-        for group in usable:
-            rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
-            values = group_advantages(
-                rewards,
-                [0] * len(rewards),
-                algorithm.advantage,
-                std=algorithm.std,
-                eps=algorithm.std_eps,
-            )
-            for rollout, value in zip(group.scored, values.tolist(), strict=True):
-                rollout.advantage = value
-        if not sum(gather_objects(len(usable))):
-            local_failures = [r.failure for g in groups for r in g.rollouts if r.failure]
-            reasons = [reason for part in gather_objects(local_failures[:1]) for reason in part]
-            raise RunError(
-                f"step {step}: no group has two rewards, so there is nothing to learn from"
-                + (f"; e.g. {reasons[0]}" if reasons else "")
-            )
-        return usable
+        assign_advantages(batch, self.config.algorithm)
+        require_rewards(batch)
 
-    def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+    def update(self, batch: Batch) -> dict[str, float]:
         """One pass over the batch's groups: the policy gets better."""
         self.engine.sleep()
         self.reader.sleep()
         with self.log.timed("train"):
-            return self.updater.update(groups, step - 1)
+            return self.learner.update(batch.trainable, batch.step - 1)
 
     def sync_weights(self) -> None:
         """The engine gets the policy's new weights."""
@@ -271,29 +245,26 @@ class Trainer:
             sync(self.policy, self.engine)
         self.reader.wake()
 
-    def report(self, step: int, groups: Sequence[Group], update: dict[str, float]) -> None:
+    def report(self, batch: Batch, update: Mapping[str, float]) -> None:
         """Metrics line, rollout log, progress; the step is then done.
 
-        Rewards are those of all that was sampled, groups that were replaced included.
+        Rewards are those of all that was sampled, groups that were dropped included.
         """
-        self.step = step
+        self.step = batch.step
         if self.dims.device.type == "cpu":
             give_back_freed_memory()
-        groups = [*groups, *self.dropped]
-        metrics = group_metrics(groups) | update
-        metrics["data/skipped"] = self.skipped
-        self.skipped, self.dropped = 0, []
-        self.log.rollouts(step, groups)
-        tokens = sum(gather_objects(sum(len(r.token_ids) for g in groups for r in g.rollouts)))
-        seconds = time.perf_counter() - self._began
-        metrics |= {"perf/step_s": seconds, "perf/tokens_per_s": tokens / seconds}
-        metrics |= self.log.take_times()
-        self._began = time.perf_counter()
-        self.log.metrics(step, metrics)
-        reward = metrics.get("reward/total/mean", float("nan"))
-        shown = {"reward": f"{reward:.3f}", "tok/s": f"{tokens / seconds:.0f}"}
-        self.log.progress(step, seconds, shown)
-        gap = metrics.get("mismatch/logprob_abs_mean", 0.0)
+        tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
+        local = group_metrics(batch.sampled) | {"perf/tokens_per_s": Sum(tokens)}
+        metrics = numbers(over_ranks(local)) | update | {"data/skipped": batch.skipped}
+        self.log.rollouts(batch.step, batch.sampled)
+        seconds, times = self.log.take_seconds()
+        metrics |= {"perf/step_s": seconds} | times
+        metrics["perf/tokens_per_s"] /= seconds
+        self.log.metrics(batch.step, metrics)
+        self.log.progress(batch.step, seconds, shown(metrics))
+        self._warn_of_mismatch(batch.step, metrics.get("mismatch/logprob_abs_mean", 0.0))
+
+    def _warn_of_mismatch(self, step: int, gap: float) -> None:
         if gap > self.config.algorithm.mismatch_alarm and self.dims.is_main:
             log.warning(
                 "step %d: trainer and engine differ by %.4f nats per token on average, "
@@ -308,33 +279,36 @@ class Trainer:
         every = self.config.eval.every
         if self.held_out is None or (step % every and step != self.total_steps):
             return
-        began, groups, skipped = time.perf_counter(), [], 0
+        groups, skipped = self._held_out_groups(step)
+        found = numbers(over_ranks(group_metrics(groups)))
+        metrics = {f"eval/{name}": value for name, value in found.items()}
+        self.log.evaluation(step, groups)
+        seconds, _ = self.log.take_seconds()  # they are no part of the next step
+        metrics |= {"eval/data/skipped": skipped, "eval/time_s": seconds}
+        self.log.metrics(step, metrics)
+
+    def _held_out_groups(self, step: int) -> tuple[list[Group], int]:
+        """This rank's captions with their rewards, and how many samples of all were skipped."""
+        config, groups, skipped = self.config, [], 0
         batches = eval_batches(
             self.held_out,
-            self.config.data,
-            self.config.media,
+            config.data,
+            config.media,
             shard=self.dims.data_rank,
             num_shards=self.dims.data_size,
             prepare=self.prepare,
-            limit=self.config.eval.samples,
+            limit=config.eval.samples,
         )
-        accuracy = dataclasses.replace(self.config.reward.accuracy, draws=self.config.eval.draws)
+        accuracy = dataclasses.replace(config.reward.accuracy, draws=config.eval.draws)
         for items in batches:
-            scoring = self.rewards.begin(-1, accuracy=accuracy)  # one step's draws: comparable
+            scoring = self.rewards.begin(HELD_OUT, accuracy=accuracy)
             seen = items if self.dims.tp_rank == 0 else []
-            skipped += self.held_out_ledger.update(seen, reduce=_sum_counts)
-            local_groups = self._write(self.greedy, items, -1, scoring)
+            skipped += self.held_out_ledger.update(seen, reduce=sum_counts)
+            fresh = self._captions(self.greedy, items, HELD_OUT, scoring)
             scoring.finish()
-            log_failures(local_groups, step)
-            groups += local_groups
-        metrics = group_metrics(groups, prefix="eval/")
-        metrics = {k: v for k, v in metrics.items() if not k.startswith("eval/reward/std")}
-        metrics["eval/data/skipped"] = skipped
-        metrics["eval/time_s"] = time.perf_counter() - began
-        self.log.evaluation(step, groups)
-        self.log.metrics(step, metrics)
-        self.log.take_times()  # they are no part of the next step
-        self._began = time.perf_counter()
+            log_failures(fresh, step)
+            groups += fresh
+        return groups, skipped
 
     def save(self, step: int) -> None:
         """A checkpoint, when this step is due or the run is about to end."""
@@ -381,21 +355,7 @@ def named_cuts(rollout: RolloutConfig) -> str:
     return f"; {' and '.join(named)} cut off what the engine draws from" if named else ""
 
 
-def _sum_counts(counts: list[int]) -> list[int]:
-    return [int(v) for v in sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()]
-
-
-def _is_flat(group: Group) -> bool:
-    rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
-    return len(rewards) < 2 or bool(flat_groups(rewards, [0] * len(rewards)).all())
-
-
-def _shuffle_rewards(groups: Sequence[Group], seed: int, step: int) -> None:
-    """The control experiment: every reward is shuffled over the batch's captions."""
-    scored = [r for g in groups for r in g.scored]
-    parts = gather_objects([r.total for r in scored])
-    totals = [total for part in parts for total in part]
-    rng_of("shuffle", seed, step).shuffle(totals)
-    first = sum(len(part) for part in parts[: dist.get_rank()])
-    for rollout, total in zip(scored, totals[first : first + len(scored)], strict=True):
-        rollout.total = total
+def shown(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What the progress bar shows of a step."""
+    reward = metrics.get("reward/total/mean", float("nan"))
+    return {"reward": f"{reward:.3f}", "tok/s": f"{metrics['perf/tokens_per_s']:.0f}"}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def gather_objects(value: object) -> list[object]:
+def sum_counts(counts: list[int]) -> list[int]:
+    """The element-wise sums of whole numbers over all ranks."""
+    return sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()
+
+
+def gather_objects(value: T) -> list[T]:
     """Every rank's object, in the order of ranks, on every rank."""
-    gathered: list[object] = [None] * dist.get_world_size()
+    gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered

@@ -29,6 +29,7 @@ class RunLog:
     ) -> None:
         self.folder, self.config, self.main = folder, config, main
         self.times: dict[str, float] = {}
+        self._since = time.perf_counter()
         self._bar: tqdm | None = None
         self._wandb: Any = None
         if main and config.wandb != "disabled":
@@ -64,11 +65,13 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log_dict(metrics, step)
 
-    def take_times(self) -> dict[str, float]:
-        """The phases' seconds since the last call, as `time/<phase>`."""
-        times = {f"time/{phase}": seconds for phase, seconds in self.times.items()}
+    def take_seconds(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the last call, and those of the phases within, as `time/<phase>`."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        times = {f"time/{phase}": spent for phase, spent in self.times.items()}
         self.times = {}
-        return times
+        return seconds, times
 
     def progress(self, step: int, seconds: float, shown: dict[str, str]) -> None:
         """Moves the bar, or prints a line where there is no terminal.

@@ -16,6 +16,7 @@ from caprl_native.algorithm.kl import kl_loss
 from caprl_native.algorithm.losses import policy_loss
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
+from caprl_native.observe.metrics import Max, Metric, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.fsdp import full_tensor
 from caprl_native.policy.model import Policy
@@ -25,7 +26,6 @@ from caprl_native.policy.prompt import text_prompt
 from caprl_native.types import Group, Rollout
 
 Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollouts of their rows
-MAXIMA = ("mismatch/logprob_abs_max",)  # metrics reduced by max; all others add up
 
 
 @dataclass
@@ -56,17 +56,14 @@ class Learner:
             return self._updates(pieces, step)
 
     def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
-        updates, totals = len(pieces), {}
+        updates = len(pieces)
         old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
-        for u, piece in enumerate(pieces):
-            metrics = self._step(piece, old[u], reference[u], step * updates + u)
-            for key, value in metrics.items():
-                if key in MAXIMA:
-                    totals[key] = max(totals.get(key, 0.0), value)
-                else:
-                    totals[key] = totals.get(key, 0.0) + value / updates
-        return totals
+        found = [
+            self._step(piece, old[u], reference[u], step * updates + u)
+            for u, piece in enumerate(pieces)
+        ]
+        return numbers(over_updates(found))
 
     @contextmanager
     def _vision_cached(self, pieces: list[Pieces]) -> Iterator[None]:
@@ -130,10 +127,10 @@ class Learner:
         old: list[Tensor] | None,
         reference: list[Tensor] | None,
         number: int,
-    ) -> dict[str, float]:
+    ) -> dict[str, Metric]:
         """One optimizer step over the global (mini-)batch."""
         denominators = self._denominators(batches)
-        totals: dict[str, Tensor] = {}
+        local: dict[str, Metric] = {}
         for i, (batch, rollouts) in enumerate(batches):
             loss, metrics = self._loss(
                 batch.to(self.dims.device),
@@ -144,13 +141,11 @@ class Learner:
             )
             # FSDP averages gradients over ranks; the pieces of the loss are to be added.
             (loss * self.dims.world).backward()
-            for key, value in metrics.items():
-                combine = torch.maximum if key in MAXIMA else torch.add
-                totals[key] = combine(totals[key], value) if key in totals else value
-        metrics = _reduce(totals)
-        metrics["policy/grad_norm"] = self._apply(number, metrics["policy/loss"])
-        metrics["policy/lr"] = self.optimizer.param_groups[0]["lr"]
-        return metrics
+            local = added((local, metrics))
+        found = over_ranks(local)
+        norm = self._apply(number, found["policy/loss"].value or 0.0)
+        lr = self.optimizer.param_groups[0]["lr"]
+        return found | {"policy/grad_norm": Sum(norm), "policy/lr": Sum(lr)}
 
     def _denominators(self, batches: Pieces) -> Denominators:
         lengths = [len(r.token_ids) for _, rollouts in batches for r in rollouts]
@@ -165,7 +160,7 @@ class Learner:
         denominators: Denominators,
         old: Tensor | None,
         reference: Tensor | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Metric]]:
         """This micro-batch's share of the loss and of the metrics."""
         flat, entropy, _ = self.policy(batch, self.temperature)
         if not rollouts:
@@ -209,13 +204,13 @@ class Learner:
         tokens = denominators.tokens
         loss = loss + config.kl_weight * kl
         return loss, {
-            "policy/loss": loss.detach(),
-            "policy/entropy": entropy.sum() / tokens,
-            "policy/kl": kl_mean.detach(),
-            "policy/clip_frac": clipping["clip_frac"],
-            "mismatch/logprob_abs_mean": gap.sum() / tokens,
-            "mismatch/logprob_abs_max": gap.max(),
-            "mismatch/tis_clipped_frac": tis_clipped.sum() / tokens,
+            "policy/loss": Sum(loss.detach()),
+            "policy/entropy": Sum(entropy.sum() / tokens),
+            "policy/kl": Sum(kl_mean.detach()),
+            "policy/clip_frac": Sum(clipping["clip_frac"]),
+            "mismatch/logprob_abs_mean": Sum(gap.sum() / tokens),
+            "mismatch/logprob_abs_max": Max(gap.max()),
+            "mismatch/tis_clipped_frac": Sum(tis_clipped.sum() / tokens),
         }
 
     def _apply(self, number: int, loss: float) -> float:
@@ -247,15 +242,3 @@ def _padded(rows: list[list[float]], shape: tuple[int, int]) -> Tensor:
     for i, row in enumerate(rows):
         table[i, : len(row)] = torch.tensor(row)
     return table
-
-
-def _reduce(totals: dict[str, Tensor]) -> dict[str, float]:
-    """Sums (or maxima) over ranks; a rank without rollouts adds nothing."""
-    merged: dict[str, float] = {}
-    for part in gather_objects({k: float(v) for k, v in totals.items()}):
-        for key, value in part.items():
-            old = merged.get(key)
-            merged[key] = (
-                value if old is None else max(old, value) if key in MAXIMA else old + value
-            )
-    return merged

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
+from caprl_native.batch import shuffle_rewards
 from caprl_native.distributed.world import init_distributed
-from caprl_native.trainer import _shuffle_rewards
 from caprl_native.types import Group, Rollout, Sample
 from tests.ranks import report
 
@@ -25,7 +25,7 @@ def groups(rank: int) -> list[Group]:
 def totals(rank: int, step: int | None) -> list[float | None]:
     made = groups(rank)
     if step is not None:
-        _shuffle_rewards(made, 5, step)
+        shuffle_rewards(made, 5, step)
     return [r.total for g in made for r in g.rollouts]
 
 

@@ -86,7 +86,7 @@ class Ours:
                 max_num_seqs=N * PROMPTS,
                 kv_cache_gib=2.0,
                 gpu_memory_utilization=0.3,
-                mm_processor_kwargs=processor_kwargs(MEDIA),
+                mm_processor_kwargs=processor_kwargs(path, MEDIA),
                 media_per_prompt=pictures_of(shape),
             )
         )

@@ -77,16 +77,23 @@ class Registry(Generic[E]):
         Raises:
             ValueError: the name is taken, by something that another module defines.
         """
-        name = options.model_fields["type"].default
 
         def enter(value: E) -> E:
-            taken = self._entries.get(name)
-            if taken and getattr(taken.value, "__module__", "") != getattr(value, "__module__", ""):
-                raise ValueError(f"the {self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(name, value, options)
+            self.add(options.model_fields["type"].default, value, options)
             return value
 
         return enter
+
+    def add(self, name: str, value: E, options: type[Options] = Options) -> None:
+        """Registers a value under a name, by itself without settings.
+
+        Raises:
+            ValueError: the name is taken, by something that another module defines.
+        """
+        taken = self._entries.get(name)
+        if taken and getattr(taken.value, "__module__", "") != getattr(value, "__module__", ""):
+            raise ValueError(f"the {self.kind} {name!r} is registered twice")
+        self._entries[name] = Entry(name, value, options)
 
     def __getitem__(self, name: str) -> Entry[E]:
         """Raises KeyError for an unknown name; its message lists the known ones."""
@@ -113,6 +120,9 @@ class Registry(Generic[E]):
             importlib.import_module(f"{self.package}.{module.name}")
 
 
+PLUGINS: list[str] = []  # what `load_plugin` has imported here, for processes that this one starts
+
+
 def load_plugin(name: str) -> None:
     """Imports a module ("my_package.rewards"), or a Python file ("my_loss.py"), once.
 
@@ -121,6 +131,7 @@ def load_plugin(name: str) -> None:
     """
     if not name.endswith(".py"):
         importlib.import_module(name)
+        _remember(name)
         return
     path = Path(name).expanduser().resolve()
     if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", "") == str(path):
@@ -131,6 +142,12 @@ def load_plugin(name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that what it defines can be pickled
     spec.loader.exec_module(module)
+    _remember(str(path))
+
+
+def _remember(name: str) -> None:
+    if name not in PLUGINS:
+        PLUGINS.append(name)
 
 
 def imported(path: str) -> object:

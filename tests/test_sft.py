@@ -11,15 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from caprl_native import checkpoint
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import SftConfig
 from caprl_native.data.records import DataError
+from caprl_native.policy.examples import ExampleBuilder, chat_tokens, scored_row
+from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.packing import ASSISTANT, NOBODY, OTHERS, collate
 from caprl_native.policy.prompt import PromptBuilder, text_prompt
-from caprl_native.sft import IGNORED, Example, ExampleBuilder, chat_tokens, collate
 from caprl_native.testing.media_files import write_noise
-from caprl_native.testing.samples import MEDIA, noise_image, sample
+from caprl_native.testing.samples import MEDIA, noise_image, prompt, sample
 from caprl_native.testing.tiny_models import build_tokenizer, chat_template
 from tests.ranks import Forked, run_module
 
@@ -42,25 +45,36 @@ def test_a_chats_tokens_are_the_templates_and_the_assistants_are_marked() -> Non
 
 
 @pytest.mark.parametrize("loss_on", ["response", "all"])
-def test_labels(loss_on: str) -> None:
+def test_which_tokens_are_scored_and_whose_they_are(loss_on: str) -> None:
     """Every token of the assistant is learnt; of the others only with "all", padding never."""
-    first = Example(text_prompt([1, 2, 3, 4]), [5, 6], torch.tensor([False, False, True, False]))
-    second = Example(text_prompt([7]), [8])
-    inputs, labels, spoken = collate([first, second], loss_on, pad=0)
-    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0]]
-    assert inputs["attention_mask"].sum(1).tolist() == [6, 2]
-    assert spoken.int().tolist() == [[0, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0]]
-    x = IGNORED
+    first = scored_row(text_prompt([1, 2, 3, 4]), [5, 6], [False, False, True, False], loss_on)
+    second = scored_row(text_prompt([7]), [8], (), loss_on)
+    batch = collate([first, second], lambda prompt: torch.arange(len(prompt))[None])
+    assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0]]
+    labels, speakers = torch.zeros_like(batch.ids), torch.full_like(batch.ids, NOBODY)
+    labels.view(-1)[batch.sources + 1] = batch.targets
+    speakers.view(-1)[batch.sources + 1] = batch.speakers
     expected = {
-        "response": [[x, x, 3, x, 5, 6], [x, 8, x, x, x, x]],
-        "all": [[x, 2, 3, 4, 5, 6], [x, 8, x, x, x, x]],
+        "response": [[0, 0, 3, 0, 5, 6], [0, 8, 0, 0, 0, 0]],
+        "all": [[0, 2, 3, 4, 5, 6], [0, 8, 0, 0, 0, 0]],
     }
     assert labels.tolist() == expected[loss_on]
+    assert len(batch.sources) == sum(label > 0 for row in expected[loss_on] for label in row)
+    spoken = [[0, 0, 1, 0, 1, 1], [0, 1, 0, 0, 0, 0]]
+    assert (speakers == ASSISTANT).int().tolist() == spoken
+    assert ((speakers == OTHERS) == (labels > 0) & (speakers != ASSISTANT)).all()
+
+
+def test_media_placeholders_are_never_scored(tiny_policy: Path) -> None:
+    given = prompt(tiny_policy, "image")
+    row = scored_row(given, [5], (), "all")
+    assert (given.token_types > 0).any()
+    assert torch.equal(row.scored == OTHERS, given.token_types == 0)
 
 
 def test_media_for_a_model_that_reads_text_are_an_error(tiny_reader: Path) -> None:
     seen = dataclasses.replace(sample("image"), response="a picture", source="rows.jsonl:3")
-    build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA), text_only=True)
+    build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA))
     with pytest.raises(
         DataError, match="rows.jsonl:3: the sample has image media.* reads text only"
     ):
@@ -94,12 +108,12 @@ def train(
 def test_a_reader_learns_all_of_the_assistants_turns(tiny_reader: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    prompt = [m for m in TURNS if m["role"] != "system"]
-    lines = train(tmp_path, tiny_reader, [{"prompt": prompt, "response": "the video"}] * 4, 50)
+    asked = [m for m in TURNS if m["role"] != "system"]
+    lines = train(tmp_path, tiny_reader, [{"prompt": asked, "response": "the video"}] * 4, 50)
     assert lines[-1]["policy/loss"] < 0.2 < lines[0]["policy/loss"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/export")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/export")
-    for turns, answer in ((prompt[:1], "a picture"), (prompt, "the video")):
+    for turns, answer in ((asked[:1], "a picture"), (asked, "the video")):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         given = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         out = model.generate(**given, do_sample=False, max_new_tokens=4)
@@ -107,34 +121,75 @@ def test_a_reader_learns_all_of_the_assistants_turns(tiny_reader: Path, tmp_path
         assert said.strip() == answer
 
 
-def test_a_run_that_is_resumed_goes_on_as_if_unbroken(tiny_reader: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["tiny_reader", "tiny_policy"])
+def test_a_run_that_is_resumed_goes_on_as_if_unbroken(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """One of them has a vision tower that sees nothing in the whole run."""
     rows = [{"prompt": "What is it?", "response": text} for text in ["a", "the", "it", "is"] * 3]
-    found = []
+    path, found = request.getfixturevalue(model), []
     for name, parts in (("unbroken", [6]), ("broken", [2, 6])):
         (tmp_path / name).mkdir()
         for steps in parts:
             resumed = ["--resume"] if steps == 6 and len(parts) == 2 else []
-            lines = train(tmp_path / name, tiny_reader, rows, steps, 1, *resumed)
+            lines = train(tmp_path / name, path, rows, steps, 1, *resumed)
         found.append([{k: v for k, v in line.items() if "perf/" not in k} for line in lines])
         found.append((tmp_path / name / "run/export/model.safetensors").read_bytes())
     assert found[:2] == found[2:]
 
 
-def test_a_captioner_learns_the_same_on_one_rank_and_on_two(
-    tiny_policy: Path, tmp_path: Path
-) -> None:
-    names = [write_noise(tmp_path / f"{i}.png", seed=i) for i in range(4)]
-    rows = [
+def pictured(folder: Path) -> list[dict]:
+    names = [write_noise(folder / f"{i}.png", seed=i) for i in range(4)]
+    return [
         {"image": str(name), "prompt": "Describe it.", "response": text}
         for name, text in zip(names, ["a", "the picture", "the", "an image of it"], strict=True)
     ]
+
+
+def test_a_captioner_learns_the_same_on_one_rank_and_on_two(
+    tiny_policy: Path, tmp_path: Path
+) -> None:
+    """From records of pictures and of text, so that a rank may have only the ones or the others."""
+    rows = pictured(tmp_path)
+    rows += [{"prompt": "What is it?", "response": text} for text in ("it is", "a", "the", "of")]
     losses = []
     for ranks in (1, 2):
         (tmp_path / str(ranks)).mkdir()
-        lines = train(tmp_path / str(ranks), tiny_policy, rows, 3, ranks)
+        lines = train(tmp_path / str(ranks), tiny_policy, rows, 4, ranks, "--data.batch_size=2")
         losses.append([line["policy/loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][-1] < losses[0][0]
+
+
+def test_frozen_parts_are_exported_as_they_came(tiny_policy: Path, tmp_path: Path) -> None:
+    """And the other settings of the policy are obeyed as well."""
+    settings = ["--policy.freeze=['vision', 'projector']", "--policy.micro_batch_tokens=1"]
+    settings += ["--policy.activation_checkpointing=false", "--policy.dtype=bfloat16"]
+    train(tmp_path, tiny_policy, pictured(tmp_path), 2, 1, *settings)
+    before = load_file(tiny_policy / "model.safetensors")
+    after = load_file(tmp_path / "run/export/model.safetensors")
+    family = FAMILIES["qwen3_vl"].value
+    still = {n for n, t in before.items() if torch.equal(t.bfloat16(), after[n])}
+    frozen = {n for n in before if family.part_of(n) != "language"}
+    assert frozen <= still and not any("layers" in n and "proj" in n for n in still - frozen)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_batch_without_a_usable_sample_is_counted_and_changes_nothing(
+    tiny_policy: Path, tmp_path: Path, ranks: int
+) -> None:
+    """On one rank a whole batch is lost; on two one rank's part of it, then both ranks' parts."""
+    rows = pictured(tmp_path)
+    for row in rows[1 : 1 + 2 * (ranks - 1) + 1]:
+        row["image"] = str(tmp_path / "gone.png")
+    settings = ["--data.max_skipped_share=1", "--data.shuffle=false", "--run.save_every=1"]
+    lines = train(
+        tmp_path, tiny_policy, rows, 4 // ranks, ranks, f"--data.batch_size={ranks}", *settings
+    )
+    lost = [line["step"] for line in lines if line.get("policy/skipped_steps")]
+    assert lost == [2]
+    assert all(("policy/loss" in line) == (line["step"] not in lost) for line in lines)
+    assert checkpoint.steps(tmp_path / "run/checkpoints")[-1] == 4 // ranks
 
 
 def test_a_run_that_is_stopped_is_not_lost_or_taken_for_done(

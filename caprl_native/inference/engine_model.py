@@ -21,7 +21,7 @@ from caprl_native.inference.models import (
 )
 from caprl_native.inference.store import Reply
 from caprl_native.policy.families import family_of
-from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
+from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from caprl_native.text.control_tokens import tokenized_chats
 
@@ -57,22 +57,22 @@ class EngineModel:
         self.config, self.media = config, media
         self.builder = PromptBuilder(config.path, media)
         self.tokenizer = AutoTokenizer.from_pretrained(config.path)
-        self.workers, banned = 1, ()
+        self.workers, banned, sees_media = 1, (), {}
         if isinstance(config, CaptionerConfig):
             family = family_of(config.path)
             self.workers = config.workers
             banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
+            sees_media = {
+                "mm_processor_kwargs": family.processor_kwargs(media),
+                "media_per_prompt": media.max_per_prompt,
+            }
         self.sampling = Sampling.of(config, top_k=config.top_k, banned=banned, logprobs=False)
-        sees_media = {
-            "mm_processor_kwargs": processor_kwargs(media),
-            "media_per_prompt": media.max_per_prompt,
-        }
         self.engine = Engine(
             EngineSettings.of(
                 config,
                 enforce_eager=config.enforce_eager,
                 seed=seed,
-                **(sees_media if banned else {}),
+                **sees_media,
             )
         )
 

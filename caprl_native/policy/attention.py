@@ -1,8 +1,11 @@
 """Attention over shared-prefix rows: the prompt to itself, a response to the prompt and to itself.
 
-Scores between different responses are left out, not computed and masked. On CUDA a FlexAttention
-block mask does it, in blocks of 128 tokens. On a CPU the rows are taken apart: each prompt against
-itself, its responses against the prompt, and all responses of the micro-batch against themselves.
+    o(i) = sum over j of softmax_j(scale * q(i) . k(j)) v(j),
+    j running over: j <= i, and j in the prompt or in the segment (prompt, response) of i
+
+which for every response is causal attention over the sequence [prompt | response] alone. Scores
+between different responses are left out, not computed and masked: on CUDA by a FlexAttention block
+mask, in blocks of 128 tokens; on a CPU as attention_cpu.py says.
 
 Registered with transformers under the name `NAME`; `prepare` makes what its calls need.
 """
@@ -10,39 +13,28 @@ Registered with transformers under the name `NAME`; `prepare` makes what its cal
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
-from caprl_native.policy.packing import PAD, PROMPT, MicroBatch
+from caprl_native.policy.attention_cpu import Parts
+from caprl_native.policy.attention_cpu import attend as attend_in_parts
+from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.packing import PROMPT, MicroBatch
 
 NAME = "shared_prefix"
-Index = tuple[slice, slice, slice]  # of rows, heads and positions
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where the prompts and the R responses (at most T tokens) of a micro-batch stand."""
-
-    spans: list[tuple[int, int]]  # of each row, where its prompt ends, and its last response
-    shape: tuple[int, int]  # (R, T)
-    places: Tensor  # [S] flat positions of the response tokens
-    slots: Tensor  # [S] where each of them stands in a flattened table `[R, T]`
+# What transformers passes where a model's attention is more than softmax(q . k) v.
+_CHANGES = ("sliding_window", "softcap", "s_aux", "dropout")
 
 
 def prepare(batch: MicroBatch) -> BlockMask | Parts:
     """What the attention calls of a forward pass over `batch` need beside q, k and v."""
     if batch.ids.is_cuda:
         return block_mask(batch)
-    ends = (batch.segments != PAD).sum(1)
-    slots = batch.slots[0] * batch.shape[1] + batch.slots[1]
-    spans = list(zip(batch.prompts.tolist(), ends.tolist(), strict=True))
-    return Parts(spans, batch.shape, batch.places, slots)
+    return Parts.of(batch)
 
 
 def block_mask(batch: MicroBatch) -> BlockMask:
@@ -76,110 +68,25 @@ def shared_prefix_attention(
     *,
     prefixes: BlockMask | Parts,
     scaling: float,
-    **_: object,
+    **more: object,
 ) -> tuple[Tensor, None]:
     """Outputs `[B, L, H, D]` for queries `[B, H, L, D]` and keys and values `[B, K, L, D]`.
 
     Positions of padding get zeros or anything finite.
+
+    Raises:
+        ModelError: the model asks for another attention.
     """
+    for name in _CHANGES:
+        asked = more.get(name)
+        if isinstance(asked, Tensor) or asked:
+            raise ModelError(f"the model's attention has a {name}, which is not computed here")
     if isinstance(prefixes, BlockMask):
         attend = _compiled(flex_attention) if query.is_cuda else flex_attention
         shared = key.shape[1] != query.shape[1]
         out = attend(query, key, value, block_mask=prefixes, scale=scaling, enable_gqa=shared)
         return out.transpose(1, 2).contiguous(), None
-    return _SharedPrefix.apply(query, key, value, prefixes, scaling), None
-
-
-class _SharedPrefix(torch.autograd.Function):
-    """Softmax attention in parts, put together by the denominators of their softmaxes.
-
-    With the whole's outputs and denominators, the backward pass of a part gives its share of the
-    gradients (as in ring attention, arXiv 2310.01889). No prompt's keys are copied, no mask exists.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float
-    ) -> Tensor:
-        rows, heads, length, size = query.shape
-        out = query.new_zeros(rows, length, heads, size)
-        logz = out.new_zeros(
-            rows, length, heads, dtype=torch.promote_types(out.dtype, torch.float32)
-        )
-        for queries, keys, causal in _rectangles(parts):
-            found = _attend(query[queries], key[keys], value[keys], causal, scale)
-            out.transpose(1, 2)[queries], logz.transpose(1, 2)[queries] = found
-        found = _attend(*(_table(t, parts) for t in (query, key, value)), True, scale)
-        own_out, own_logz = (t.transpose(1, 2).flatten(0, 1)[parts.slots] for t in found)
-        flat, flat_logz = out.flatten(0, 1), logz.flatten(0, 1)
-        far_out, far_logz = flat[parts.places], flat_logz[parts.places]
-        total = torch.logaddexp(far_logz, own_logz)
-        far, own = ((part - total).exp()[..., None] for part in (far_logz, own_logz))
-        flat[parts.places] = (far_out * far + own_out * own).to(out.dtype)
-        flat_logz[parts.places] = total
-        ctx.save_for_backward(query, key, value, out, logz)
-        ctx.parts, ctx.scale = parts, scale
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, out, logz = ctx.saved_tensors
-        parts, scale = ctx.parts, ctx.scale
-        whole = [t.transpose(1, 2) for t in (upstream, out, logz)]
-        grads = [t.new_zeros(t.transpose(1, 2).shape).transpose(1, 2) for t in inputs]
-        for queries, keys, causal in _rectangles(parts):
-            at = (queries, keys, keys)
-            given = [t[place] for t, place in zip(inputs, at, strict=True)]
-            found = _attend_backward(*(t[queries] for t in whole), *given, causal, scale)
-            for grad, place, share in zip(grads, at, found, strict=True):
-                grad[place].add_(share)
-        found = _attend_backward(*(_table(t, parts) for t in (*whole, *inputs)), True, scale)
-        for grad, share in zip(grads, found, strict=True):
-            flat = grad.transpose(1, 2).flatten(0, 1)
-            flat[parts.places] += share.transpose(1, 2).flatten(0, 1)[parts.slots]
-        return *grads, None, None
-
-
-def _rectangles(parts: Parts) -> Iterator[tuple[Index, Index, bool]]:
-    """Queries, keys, whether causal: a prompt against itself, its responses against it."""
-    for row, (prompt, end) in enumerate(parts.spans):
-        keys = (slice(row, row + 1), slice(None), slice(prompt))
-        yield keys, keys, True
-        yield (slice(row, row + 1), slice(None), slice(prompt, end)), keys, False
-
-
-def _table(values: Tensor, parts: Parts) -> Tensor:
-    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`; zeros beyond the ends,
-    which take no share of a gradient."""
-    flat = values.transpose(1, 2).flatten(0, 1)
-    count, longest = parts.shape
-    table = flat.new_zeros(count * longest, *flat.shape[1:])
-    table[parts.slots] = flat[parts.places]
-    return table.unflatten(0, parts.shape).transpose(1, 2)
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Outputs and the logs of the softmax's denominators `[B, H, Q]`."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, is_causal=causal, scale=scale
-    )
-
-
-def _attend_backward(
-    upstream: Tensor,
-    out: Tensor,
-    logz: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        upstream, query, key, value, out, logz, 0.0, causal, scale=scale
-    )
+    return attend_in_parts(query, key, value, prefixes, scaling), None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

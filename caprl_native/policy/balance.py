@@ -44,16 +44,15 @@ class Costs:
 
     def group(self, group: Group) -> float:
         """Of a group's shared-prefix row."""
-        prompt, patches = len(group.prompt), group.prompt.patches
+        prompt = len(group.prompt)
         lengths = [len(r.token_ids) for r in group.scored]
         pairs = prompt**2 / 2 + sum(n * (prompt + n / 2) for n in lengths)
-        seen = 0 if patches is None else len(patches)
         answers = sum(lengths)
         return (
             self.token * (prompt + answers)
             + self.answer * answers
             + self.pair * pairs
-            + self.patch * seen
+            + self.patch * group.prompt.num_patches
         )
 
 

@@ -20,6 +20,7 @@ from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, mesh_for
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model import Policy, load_hf
+from caprl_native.policy.model_check import ModelError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -31,7 +32,8 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     """
     path = path or config.path
     full = load_hf(path) if dims.is_main else None
-    policy = Policy(load_hf(path, empty=True), family_of(path), chunk=config.logprob_chunk)
+    family = family_of(path, or_text=True)
+    policy = Policy(load_hf(path, empty=True), family, chunk=config.logprob_chunk)
     freeze(policy, config.freeze)
     shard(policy, config, mesh_for(dims, config.replicas))
     policy.to_empty(device=dims.device)
@@ -64,7 +66,15 @@ def _broadcast_buffers(hf: nn.Module, full: nn.Module | None, dims: ParallelDims
 
 
 def freeze(policy: Policy, parts: list[str]) -> None:
-    """Fixes the parameters of the named parts ("vision", "projector", "language")."""
+    """Fixes the parameters of the named parts ("vision", "projector", "language").
+
+    Raises:
+        ModelError: the model has no such part.
+    """
+    if missing := sorted(set(parts) - policy.family.parts.keys()):
+        raise ModelError(
+            f"policy.freeze = {parts}: a {policy.family.model_type} has no {missing[0]}"
+        )
     for name, parameter in policy.hf.named_parameters():
         parameter.requires_grad_(policy.family.part_of(name) not in parts)
 

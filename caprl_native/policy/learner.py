@@ -115,7 +115,7 @@ class Learner:
         tables = []
         for batch, _ in batches:
             batch = batch.to(self.dims.device)
-            logprobs, _ = model(batch, self.temperature)
+            logprobs = model(batch, self.temperature).logprobs
             tables.append(batch.table(logprobs))
         return tables
 
@@ -160,7 +160,7 @@ class Learner:
         reference: Tensor | None,
     ) -> tuple[Tensor, dict[str, Metric]]:
         """This micro-batch's share of the loss and of the metrics."""
-        flat, entropy = self.policy(batch, self.temperature)
+        flat, entropy, _ = self.policy(batch, self.temperature)
         if not rollouts:
             return flat.sum() * 0.0, {}
         device = flat.device

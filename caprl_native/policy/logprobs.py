@@ -1,20 +1,40 @@
 """Log-probs of given tokens from hidden states; the logits of all of them never exist at once.
 
-Both passes go over tiles of tokens by vocabulary entries. The backward pass computes each tile's
-logits again from the saved hidden states and turns them into gradients in place, so the memory for
-logits is that of a few tiles whatever the numbers of tokens and entries are.
+With logits z(v) = h . w(v) / temperature of token t, log-partition Z = log sum_v exp z(v) and
+p(v) = exp(z(v) - Z):
+
+    log p(t) = z(t) - Z        H = Z - sum_v p(v) z(v)        d log p(t) / d z(v) = [v = t] - p(v)
+
+Both passes go over tiles of tokens by vocabulary entries. The forward pass keeps running sums
+relative to the largest logit m so far: mass = sum exp(z - m), surplus = sum (z - m) exp(z - m), so
+that Z = m + log mass and H = log mass - surplus / mass. When a tile raises m by -shift, old sums
+move: surplus <- (surplus + mass * shift) exp(shift), mass <- mass exp(shift). The backward pass
+computes each tile's logits again from the saved hidden states and turns them into gradients in
+place: for an upstream gradient g and s = g / temperature,
+
+    dh = sum_v s ([v = t] - p(v)) w(v)        dw(v) = sum over tokens of s ([v = t] - p(v)) h
+
+so the memory for logits is that of a few tiles whatever the numbers of tokens and entries are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 TILE = 8192  # entries of the vocabulary in one tile
 FLOOR = -1e30  # stands for -inf where 0 times it is to be 0
+
+
+class TokenScores(NamedTuple):
+    """What is known of T tokens, each `[T]`; nats, float32."""
+
+    logprobs: Tensor  # differentiable
+    entropy: Tensor  # of the distribution that the token is drawn from; not differentiable
+    is_top: Tensor  # bool: no other token is likelier
 
 
 def token_logprobs(
@@ -26,7 +46,7 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk: int = 1024,
     tile: int = TILE,
-) -> tuple[Tensor, Tensor]:
+) -> TokenScores:
     """Log-probs and entropies of tokens under `softmax(hidden @ weight.T / temperature)`.
 
     Args:
@@ -37,15 +57,13 @@ def token_logprobs(
         temperature: that of the sampling, so that the numbers speak of the same distribution.
         chunk: tokens in one tile.
         tile: vocabulary entries in one tile.
-
-    Returns:
-        log-probs `[T]` (differentiable) and entropies `[T]` (not), nats, float32.
     """
-    return _TokenLogprobs.apply(hidden, weight, ids, banned, temperature, chunk, tile)
+    found = _TokenLogprobs.apply(hidden, weight, ids, banned, temperature, chunk, tile)
+    return TokenScores(*found)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """d log p(t) / d logit(v) = [v = t] - p(v)."""
+    """The module's formulas; saves hidden states, weight, tokens and Z `[T]`."""
 
     @staticmethod
     def forward(
@@ -57,20 +75,21 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         tile: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logz = hidden.new_empty(len(ids), dtype=torch.float32)
         chosen, entropy = torch.empty_like(logz), torch.empty_like(logz)
+        is_top = torch.empty_like(ids, dtype=torch.bool)
         for rows in _pieces(len(ids), chunk):
-            chosen[rows], logz[rows], entropy[rows] = _scan(
+            chosen[rows], logz[rows], entropy[rows], is_top[rows] = _scan(
                 hidden[rows], weight, ids[rows], banned, temperature, tile
             )
         ctx.save_for_backward(hidden, weight, ids, logz)
         ctx.settings = banned, temperature, chunk, tile
-        ctx.mark_non_differentiable(entropy)
-        return chosen - logz, entropy
+        ctx.mark_non_differentiable(entropy, is_top)
+        return chosen - logz, entropy, is_top
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, ids, logz = ctx.saved_tensors
         banned, temperature, chunk, tile = ctx.settings
         to_hidden, to_weight = ctx.needs_input_grad[:2]
@@ -104,8 +123,8 @@ def _scan(
     banned: Sequence[int],
     temperature: float,
     tile: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens' logits, the log of the softmax's denominator, and its entropy: `[T]` each.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z(t), Z, H, and whether z(t) is the largest logit: `[T]` each.
 
     One pass over the tiles. All sums are relative to the largest logit so far, and are moved when a
     larger one turns up; the entropy would otherwise be a small difference of large numbers.
@@ -125,7 +144,7 @@ def _scan(
         surplus = (surplus + mass * shift) * shift.exp() + p.mul(above).sum(1)
         mass = mass * shift.exp() + p.sum(1)
         top = largest
-    return chosen, top + mass.log(), mass.log() - surplus / mass
+    return chosen, top + mass.log(), mass.log() - surplus / mass, chosen >= top
 
 
 def _logits(

@@ -1,4 +1,4 @@
-"""The policy in training: a Hugging Face vision-language model, sharded, that scores responses."""
+"""The policy in training: a Hugging Face model, sharded, that scores responses."""
 
 from __future__ import annotations
 
@@ -10,25 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from caprl_native.messages import shown
 from caprl_native.policy import attention
-from caprl_native.policy.families import (
-    Family,
-    MediaFeatures,
-    dummy_media,
-    family_of,
-    replace_embeddings,
-)
-from caprl_native.policy.logprobs import token_logprobs
+from caprl_native.policy.families import FAMILIES, Family, MediaFeatures, Prompt, family_of
+from caprl_native.policy.logprobs import TokenScores, token_logprobs
 from caprl_native.policy.model_check import ModelError
-from caprl_native.policy.packing import MicroBatch
-from caprl_native.policy.prompt import Prompt
+from caprl_native.policy.packing import PROMPT, MicroBatch
 from caprl_native.policy.vision_cache import States, joined, recorded, replayed
 
 
 class Policy(nn.Module):
-    """Wraps the Hugging Face model `hf`; its forward gives the responses' log-probs.
+    """Wraps the Hugging Face model `hf`; its forward gives the log-probs of the scored tokens.
 
-    The forward runs the parts itself (vision tower, embedding, language layers, LM head on response
+    The forward runs the parts itself (vision tower, embedding, language layers, LM head on scored
     positions only), so that one micro-batch makes exactly one pass through each sharded module.
     """
 
@@ -43,7 +37,7 @@ class Policy(nn.Module):
         return self.hf.config
 
     def positions(self, prompt: Prompt) -> Tensor:
-        """Positions `[3, P]` of a prompt's tokens."""
+        """Positions `[axes, P]` of a prompt's tokens."""
         return self.family.positions(self.config, prompt)
 
     @property
@@ -53,9 +47,9 @@ class Policy(nn.Module):
 
     @property
     def tower_is_frozen(self) -> bool:
-        """Whether the vision tower (its projector aside) cannot change."""
-        named = self.hf.named_parameters()
-        return not any(p.requires_grad for n, p in named if self.family.part_of(n) == "vision")
+        """Whether there is a vision tower, and it (its projector aside) cannot change."""
+        vision = [p for n, p in self.hf.named_parameters() if self.family.part_of(n) == "vision"]
+        return bool(vision) and not any(p.requires_grad for p in vision)
 
     @torch.no_grad()
     def cache_vision(self, prompts: Sequence[Prompt], num_passes: int) -> None:
@@ -67,30 +61,26 @@ class Policy(nn.Module):
         """
         blocks = self.family.vision_blocks(self.hf)
         wanted, device = self.family.read_blocks(self.config), next(self.parameters()).device
-        dummy = dummy_media(self.config, device)
+        dummy = self.family.dummy_media(self.config, device)
         for i in range(num_passes + 1):
             prompt = prompts[i - 1] if 0 < i <= len(prompts) else None
-            patches, grid = dummy if prompt is None else (prompt.patches, prompt.grid)
+            media = dummy if prompt is None else prompt.media
             with recorded(blocks, wanted) as states:
-                self.family.media_features(self.hf, patches.to(device), grid.to(device))
+                self.family.media_features(self.hf, {k: v.to(device) for k, v in media.items()})
             self._vision_cache[0 if prompt is None else id(prompt)] = states
 
     def clear_vision_cache(self) -> None:
         """Drops what `cache_vision` kept."""
         self._vision_cache.clear()
 
-    def forward(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of the response tokens, each `[S]`, nats, float32."""
-        device = batch.ids.device
-        features = self._features(batch)
-        embeds = self.hf.get_input_embeddings()(batch.ids)
-        token_ids = torch.tensor(self.family.media_token_ids(self.config), device=device)
-        media_mask = torch.isin(batch.ids, token_ids) & (batch.segments == 0)
-        if batch.patches is None:
-            # No media here, but the gradient's collectives must run: a zero that depends on them.
-            embeds = embeds + 0.0 * sum(f.sum() for f in (features.embeds, *features.deepstack))
-            features = type(features)(features.embeds[:0], ())
-        embeds = replace_embeddings(embeds, media_mask, features.embeds)
+    def forward(
+        self, batch: MicroBatch, temperature: float = 1.0, *, ban: bool = True
+    ) -> TokenScores:
+        """Log-probs and entropies of the scored tokens, and which are likeliest: each `[S]`.
+
+        `ban`: tokens that stand for media have no probability, as in the engine's sampling.
+        """
+        embeds, media_mask, features = self._embeds(batch)
         hidden = self.family.language(
             self.hf, embeds, attention.prepare(batch), batch.positions, media_mask, features
         )
@@ -100,39 +90,79 @@ class Policy(nn.Module):
             embedding(batch.sources, hidden.flatten(0, 1)),
             self.hf.get_output_embeddings().weight,
             batch.targets,
-            banned=self.banned,
+            banned=self.banned if ban else (),
             temperature=temperature,
             chunk=self.chunk,
         )
 
-    def _features(self, batch: MicroBatch) -> MediaFeatures:
+    def _embeds(self, batch: MicroBatch) -> tuple[Tensor, Tensor, MediaFeatures | None]:
+        """Embeddings `[B, L, D]` with features in the media's places, those places, and the rest
+        of the features."""
+        features = self._features(batch)
+        embeds = self.hf.get_input_embeddings()(batch.ids)
+        pads = torch.tensor(self.family.media_token_ids(self.config), device=batch.ids.device)
+        media_mask = torch.isin(batch.ids, pads) & (batch.segments == PROMPT)
+        if features is None:
+            return embeds, media_mask, None
+        if batch.inputs is None:
+            # No media here, but the gradient's collectives must run: a zero that depends on them.
+            embeds = embeds + 0.0 * sum(f.sum() for f in (features.embeds, *features.deepstack))
+            features = MediaFeatures(features.embeds[:0])
+        return replace_embeddings(embeds, media_mask, features.embeds), media_mask, features
+
+    def _features(self, batch: MicroBatch) -> MediaFeatures | None:
         """Those of the batch's media, or of a dummy: other ranks' collectives wait for the tower,
-        and for the projector's gradient."""
+        and for the projector's gradient. None where there is no tower."""
         device = batch.ids.device
-        patches, grid = batch.patches, batch.grid
-        if patches is None:
-            patches, grid = dummy_media(self.config, device)
+        media = batch.inputs or self.family.dummy_media(self.config, device)
+        if media is None:
+            return None
         if not self._vision_cache:
-            return self.family.media_features(self.hf, patches, grid)
+            return self.family.media_features(self.hf, media)
         states = joined(
             [self._vision_cache[id(p)] for p in batch.media] or [self._vision_cache[0]], device
         )
         with replayed(self.family.vision_blocks(self.hf), states):
-            return self.family.media_features(self.hf, patches, grid)
+            return self.family.media_features(self.hf, media)
+
+
+def replace_embeddings(embeds: Tensor, media_mask: Tensor, features: Tensor) -> Tensor:
+    """Puts features `[N, D]` where `media_mask` `[B, L]` is set in embeds `[B, L, D]`, row by row.
+
+    Raises:
+        ValueError: the number of pad tokens is not the number of features.
+    """
+    wanted = int(media_mask.sum())
+    if wanted != features.shape[0]:
+        raise ValueError(f"{wanted} media tokens in the prompts, but {features.shape[0]} features")
+    return embeds.masked_scatter(media_mask[..., None], features.to(embeds.dtype))
 
 
 def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:
-    """A model directory's model in float32; `empty`: its shapes alone, on the meta device."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    """A model directory's model in float32; `empty`: its shapes alone, on the meta device.
 
-    family_of(path)
+    Raises:
+        ModelError: its family is not registered, nor is it a causal language model whose every part
+            the trainer computes.
+    """
+    import transformers
+
+    family = family_of(path, or_text=True)
+    auto_class = getattr(transformers, family.auto_class)
+    known = family.model_type in transformers.CONFIG_MAPPING
+    config = transformers.AutoConfig.from_pretrained(path) if known else None
+    if type(config) not in auto_class._model_mapping:
+        raise ModelError(
+            f"{path}: model_type {shown(family.model_type)} is neither a family of captioners "
+            f"({', '.join(FAMILIES)}) nor a causal language model"
+        )
     kwargs = {"attn_implementation": "sdpa", "dtype": torch.float32}
-    if empty:
-        with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(
-                AutoConfig.from_pretrained(path), **kwargs
-            )
-    return load_whole(AutoModelForImageTextToText, path, **kwargs)
+    if not empty:
+        return load_whole(auto_class, path, **kwargs)
+    with torch.device("meta"):
+        hf = auto_class.from_config(config, **kwargs)
+    family.check(hf, path)
+    return hf
 
 
 def load_whole(kind: Any, path: str | Path, **kwargs: Any) -> nn.Module:

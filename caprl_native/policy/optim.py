@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
+from caprl_native.policy.fsdp import full_tensor
 
 
 def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW:
@@ -46,6 +47,34 @@ def learning_rate(config: PolicyConfig, step: int, steps: int) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
     }[config.schedule]
     return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * max(shape, 0.0))
+
+
+def apply_gradients(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: PolicyConfig,
+    loss: float,
+    *,
+    update: int,
+    of: int,
+) -> float:
+    """Clips the gradients and steps (a collective); returns their norm before clipping.
+
+    `update` (from 0) of so many updates decides on the learning rate.
+
+    Raises:
+        FloatingPointError: `loss` or the norm is not finite, and the weights are untouched; or a
+            weight is not finite after the step.
+    """
+    limit = config.max_grad_norm or math.inf
+    norm = full_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit)).item()
+    require_finite(update + 1, {"loss": loss, "gradient's norm": norm})
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, update, of)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    check_finite(model, update + 1)
+    return norm
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:

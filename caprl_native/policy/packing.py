@@ -3,28 +3,40 @@
 A row of a micro-batch is `[prompt | r1 | ... | rk | padding]`. Every response sees the prompt and
 itself, and its positions go on from the prompt's end, so the log-probs are those of k separate
 sequences while the vision tower and the prompt are computed once.
+
+Scored are the responses' tokens and, in supervised training, chosen tokens of the prompts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from caprl_native.policy.prompt import Prompt
+from caprl_native.distributed.world import gather_objects
+from caprl_native.policy.families import Prompt
+from caprl_native.policy.prompt import text_prompt
 
 PAD, PROMPT = -1, 0  # values of MicroBatch.segments; response k of a row is segment k >= 1
+NOBODY, ASSISTANT, OTHERS = 0, 1, 2  # who speaks a token, in MicroBatch.speakers
+SPEAKERS = 3
 
 
 @dataclass
 class PackedRow:
-    """A prompt and some of its responses; `index` says which rollout of the batch each one is."""
+    """A prompt and some of its responses; `index` says which rollout of the batch each one is.
+
+    `scored`: `[P]`, who speaks the tokens of the prompt that are scored, `NOBODY` at the others.
+    """
 
     prompt: Prompt
     responses: list[list[int]]
     index: list[int]
+    scored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(map(len, self.responses))
@@ -32,20 +44,23 @@ class PackedRow:
 
 @dataclass
 class MicroBatch:
-    """What one forward pass takes. R responses with at most T tokens in B rows of L positions."""
+    """What one forward pass takes. R responses with at most T tokens in B rows of L positions.
+
+    Of the Q scored tokens, the first S are the responses', row by row; then come the prompts'.
+    """
 
     ids: Tensor  # [B, L]
-    positions: Tensor  # [3, B, L]
+    positions: Tensor  # [axes, B, L], as many axes as the family's positions have
     segments: Tensor  # [B, L], PAD, PROMPT or the number of the response within its row
     media: list[Prompt]  # the prompts that have any, in row order
-    patches: Tensor | None  # [N, C] of all of them
-    grid: Tensor | None  # [M, 3]
+    inputs: dict[str, Tensor] | None  # `Prompt.media` of all of them, joined along the first axis
     prompts: Tensor  # [B] lengths of the prompts
     rows: Tensor  # [R] the row that each response stands in
     places: Tensor  # [S] flat positions of the response tokens
-    sources: Tensor  # [S] flat positions whose hidden states predict the response tokens
-    targets: Tensor  # [S] the response tokens
-    slots: Tensor  # [2, S] where each of them stands in a [R, T] table
+    sources: Tensor  # [Q] flat positions whose hidden states predict the scored tokens
+    targets: Tensor  # [Q] the scored tokens
+    speakers: Tensor  # [Q] ASSISTANT or OTHERS; NOBODY in a batch that is there for its collectives
+    slots: Tensor  # [2, S] where each response token stands in a [R, T] table
     index: list[int]  # [R] which rollout of the batch each response is
     shape: tuple[int, int]  # (R, T)
 
@@ -56,11 +71,15 @@ class MicroBatch:
     @property
     def mask(self) -> Tensor:
         """`[R, T]`, true at response tokens."""
-        return self.table(torch.ones_like(self.targets)).bool()
+        return self.table(torch.ones_like(self.places)).bool()
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return MicroBatch(**{**vars(self), **moved})
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        if self.inputs is not None:
+            moved["inputs"] = {k: v.to(device) for k, v in self.inputs.items()}
+        return dataclasses.replace(self, **moved)
 
 
 def pack(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
@@ -92,52 +111,91 @@ def _split(row: PackedRow, budget: int) -> list[PackedRow]:
         room = (p for p in pieces if len(p) + len(response) <= budget)
         piece = next(room, None)
         if piece is None:
-            pieces.append(piece := PackedRow(row.prompt, [], []))
+            scored = None if pieces else row.scored  # once, with the first piece
+            pieces.append(piece := PackedRow(row.prompt, [], [], scored))
         piece.responses.append(response)
         piece.index.append(index)
     return pieces
 
 
 def collate(rows: Sequence[PackedRow], positions_of: Callable[[Prompt], Tensor]) -> MicroBatch:
-    """Lays rows out as a `MicroBatch`; `positions_of` gives a prompt's positions `[3, P]`."""
+    """Lays rows out as a `MicroBatch`; `positions_of` gives a prompt's positions `[axes, P]`."""
     length = max(len(row) for row in rows)
+    stands = [positions_of(row.prompt) for row in rows]
     ids = torch.zeros(len(rows), length, dtype=torch.long)
-    positions = torch.zeros(3, len(rows), length, dtype=torch.long)
+    positions = torch.zeros(len(stands[0]), len(rows), length, dtype=torch.long)
     segments = torch.full((len(rows), length), PAD)
-    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
     for b, row in enumerate(rows):
-        p = len(row.prompt)
-        ids[b, :p] = row.prompt.ids
-        positions[:, b, :p] = prompt_positions = positions_of(row.prompt)
-        segments[b, :p] = PROMPT
-        start, first = p, int(prompt_positions.max()) + 1
+        start = len(row.prompt)
+        ids[b, :start], segments[b, :start] = row.prompt.ids, PROMPT
+        positions[:, b, :start] = stands[b]
+        first = int(stands[b].max()) + 1
         for k, response in enumerate(row.responses):
-            tokens, n = torch.tensor(response), len(response)
-            ids[b, start : start + n] = tokens
-            positions[:, b, start : start + n] = first + torch.arange(n)
-            segments[b, start : start + n] = k + 1
-            # A token is predicted by the one before it; the first one by the end of the prompt.
-            rows_of.append(b)
-            places.append(b * length + start + torch.arange(n))
-            sources.append(b * length + torch.tensor([p - 1, *range(start, start + n - 1)]))
-            targets.append(tokens)
-            slots.append(torch.stack([torch.full((n,), len(index)), torch.arange(n)]))
-            index.append(row.index[k])
-            start += n
-    media = [row.prompt for row in rows if row.prompt.patches is not None]
+            own = slice(start, start + len(response))
+            ids[b, own], segments[b, own] = torch.tensor(response), k + 1
+            positions[:, b, own] = first + torch.arange(len(response))
+            start = own.stop
+    media = [row.prompt for row in rows if row.prompt.media is not None]
     return MicroBatch(
         ids=ids,
         positions=positions,
         segments=segments,
         media=media,
-        patches=torch.cat([m.patches for m in media]) if media else None,
-        grid=torch.cat([m.grid for m in media]) if media else None,
+        inputs=_joined([m.media for m in media if m.media is not None]) if media else None,
         prompts=torch.tensor([len(row.prompt) for row in rows]),
-        rows=torch.tensor(rows_of),
-        places=torch.cat(places),
-        sources=torch.cat(sources),
-        targets=torch.cat(targets),
-        slots=torch.cat(slots, dim=1),
-        index=index,
-        shape=(len(index), max(len(t) for t in targets)),
+        **_scored_tokens(rows, length),
     )
+
+
+def _scored_tokens(rows: Sequence[PackedRow], length: int) -> dict[str, Any]:
+    """Those fields of a `MicroBatch` of rows of this length that say where responses and scored
+    tokens stand."""
+    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
+    for b, row in enumerate(rows):
+        start = b * length + len(row.prompt)
+        last = start - 1  # a token is predicted by the one before it; the first by the prompt's end
+        for response, number in zip(row.responses, row.index, strict=True):
+            n, at = len(response), torch.arange(len(response))
+            places.append(start + at)
+            sources.append(torch.tensor([last, *range(start, start + n - 1)]))
+            targets.append(torch.tensor(response))
+            slots.append(torch.stack([torch.full((n,), len(index)), at]))
+            rows_of.append(b)
+            index.append(number)
+            start += n
+    more = [_scored(row, b * length) for b, row in enumerate(rows) if row.scored is not None]
+    speakers = [torch.full_like(t, ASSISTANT) for t in targets]
+    return {
+        "rows": torch.tensor(rows_of),
+        "places": torch.cat(places),
+        "sources": torch.cat([*sources, *(m[0] for m in more)]),
+        "targets": torch.cat([*targets, *(m[1] for m in more)]),
+        "speakers": torch.cat([*speakers, *(m[2] for m in more)]),
+        "slots": torch.cat(slots, dim=1),
+        "index": index,
+        "shape": (len(index), max(len(t) for t in targets)),
+    }
+
+
+def _scored(row: PackedRow, offset: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sources, targets and speakers of the prompt's scored tokens; nothing predicts the first."""
+    assert row.scored is not None
+    (at,) = row.scored[1:].nonzero(as_tuple=True)
+    return offset + at, row.prompt.ids[at + 1], row.scored[at + 1]
+
+
+def _joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    names = dict.fromkeys(name for each in media for name in each)
+    return {name: torch.cat([each[name] for each in media if name in each]) for name in names}
+
+
+def micro_batches(
+    rows: Sequence[PackedRow], budget: int, positions_of: Callable[[Prompt], Tensor]
+) -> list[MicroBatch]:
+    """Packed and laid out, as many on every rank (a collective), which the ranks' collectives in
+    each forward pass need: a rank with less to do gets empty ones, in which `NOBODY` speaks."""
+    batches = [collate(piece, positions_of) for piece in pack(rows, budget)]
+    empty = collate([PackedRow(text_prompt([0]), [[0]], [0])], positions_of)
+    empty.speakers.fill_(NOBODY)
+    empty.index.clear()
+    return batches + [empty] * (max(gather_objects(len(batches))) - len(batches))

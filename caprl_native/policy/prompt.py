@@ -5,70 +5,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
+from caprl_native.policy.families import Family, Prompt, family_of
+from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.text.control_tokens import control_token_in
 from caprl_native.types import Sample
 
 
-@dataclass
-class Prompt:
-    """A prompt as the trainer scores it, and as the engine is given it.
-
-    `ids`: `[P]`, media placeholders expanded; `token_types`: `[P]`, 0 text, 1 image, 2 video;
-    `patches`: `[N, C]` float32; `grid`: `[M, 3]`; `engine`: vLLM's form (text and decoded media).
-    """
-
-    ids: Tensor
-    token_types: Tensor
-    patches: Tensor | None
-    grid: Tensor | None
-    kind: str
-    seconds_per_grid: list[float] | None
-    engine: dict[str, Any]
-
-    def __len__(self) -> int:
-        return self.ids.shape[0]
-
-
-def processor_kwargs(media: MediaConfig) -> dict[str, Any]:
-    """Keyword arguments of the Hugging Face processor, the same in the trainer and the engine.
-
-    Frames are chosen and sizes are capped when media are decoded, so the processor only rounds
-    sizes to whole patches. The limits are spelled out because directories ship others.
-    """
-    return {
-        "images_kwargs": {
-            "size": {
-                "shortest_edge": media.image_min_pixels,
-                "longest_edge": media.image_max_pixels,
-            }
-        },
-        "videos_kwargs": {
-            # Counted over all frames of a video, unlike the images' limits.
-            "size": {"shortest_edge": 1, "longest_edge": media.video_total_pixels},
-            "do_sample_frames": False,
-            "cap_pixels_per_frame": False,
-        },
-    }
+def processor_kwargs(path: str, media: MediaConfig) -> dict[str, Any]:
+    """Keyword arguments of the directory's processor, the same in the trainer and the engine."""
+    return family_of(path).processor_kwargs(media)
 
 
 @functools.lru_cache(maxsize=4)
-def _processor(path: str) -> Any:
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(path)
-    if processor.chat_template is None:  # older directories have it with the tokenizer alone
-        processor.chat_template = processor.tokenizer.chat_template
-    return processor
+def _loaded(path: str, plugins: tuple[str, ...]) -> tuple[Family, Any]:
+    """The directory's family, which one of these plugins may define, and processor."""
+    for plugin in plugins:
+        load_plugin(plugin)
+    family = family_of(path)
+    return family, family.load_processor(path)
 
 
 @contextmanager
@@ -107,6 +69,7 @@ class PromptBuilder:
     path: str
     media: MediaConfig
     max_tokens: int = 0  # 0: any length
+    plugins: tuple[str, ...] = field(default_factory=lambda: tuple(PLUGINS))  # workers import them
 
     def for_engine(
         self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
@@ -116,7 +79,7 @@ class PromptBuilder:
             raise SampleSkipped(
                 f"it has {len(decoded)} media, media.max_per_prompt is {self.media.max_per_prompt}"
             )
-        processor = _processor(self.path)
+        _, processor = _loaded(self.path, self.plugins)
         for message in sample.messages:
             for part in message["content"]:
                 refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
@@ -133,41 +96,23 @@ class PromptBuilder:
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
         engine = self.for_engine(sample, decoded)
-        media = engine.get("multi_modal_data", {})
-        inputs: dict[str, Any] = {"text": [engine["prompt"]], "return_mm_token_type_ids": True}
-        options = processor_kwargs(self.media)
-        if images := media.get("image"):
-            inputs["images"] = images
-        if videos := media.get("video"):
-            inputs["videos"] = [frames for frames, _ in videos]
-            options["videos_kwargs"]["video_metadata"] = [
-                {k: v for k, v in metadata.items() if k != "do_sample_frames"}
-                for _, metadata in videos
-            ]
-        processor = _processor(self.path)
+        family, processor = _loaded(self.path, self.plugins)
         with _refusals("processor"):
-            out = processor(**inputs, **options, return_tensors="pt")
-        length = out["input_ids"].shape[1]
-        if self.max_tokens and length > self.max_tokens:
-            raise SampleSkipped(
-                f"the prompt has {length} tokens, data.max_prompt_tokens is {self.max_tokens}"
-            )
-        seconds = out.get("second_per_grid_ts")
-        patches = out.get("pixel_values", out.get("pixel_values_videos"))
-        return Prompt(
-            ids=out["input_ids"][0],
-            token_types=out["mm_token_type_ids"][0],
-            patches=patches,
-            grid=out.get("image_grid_thw", out.get("video_grid_thw")),
-            kind=sample.modality,
-            seconds_per_grid=None if seconds is None else [float(s) for s in np.asarray(seconds)],
-            engine=engine,
+            prompt = family.prepare(processor, engine["prompt"], decoded, self.media)
+        check_length(prompt, self.max_tokens)
+        prompt.engine = engine
+        return prompt
+
+
+def check_length(prompt: Prompt, max_tokens: int) -> None:
+    """Raises `SampleSkipped` for a prompt longer than `max_tokens` (0: any length is fine)."""
+    if max_tokens and len(prompt) > max_tokens:
+        raise SampleSkipped(
+            f"the prompt has {len(prompt)} tokens, data.max_prompt_tokens is {max_tokens}"
         )
 
 
 def text_prompt(ids: list[int]) -> Prompt:
     """A prompt of text alone."""
     tensor = torch.tensor(ids)
-    return Prompt(
-        tensor, torch.zeros_like(tensor), None, None, "text", None, {"prompt_token_ids": ids}
-    )
+    return Prompt(tensor, torch.zeros_like(tensor), engine={"prompt_token_ids": ids})

@@ -33,7 +33,7 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
             enforce_eager=rollout.enforce_eager,
             sleep=rollout.sleep,
             seed=config.run.seed,
-            mm_processor_kwargs=processor_kwargs(config.media),
+            mm_processor_kwargs=processor_kwargs(config.policy.path, config.media),
             media_per_prompt=config.media.max_per_prompt,
         )
     )
@@ -60,7 +60,7 @@ def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)
-    logprobs, _ = policy(batch)
+    logprobs = policy(batch).logprobs
     gap = (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()
     if not gap <= limit:
         raise WeightsDiffer(

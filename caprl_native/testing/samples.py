@@ -62,7 +62,7 @@ def prompt(path: Path | str, kind: str, seed: int = 0) -> Prompt:
 def responses(config, banned: list[int], n: int, seed: int, longest: int = 12) -> list[list[int]]:
     """n captions of random tokens, 1 to `longest` of them."""
     rng = np.random.default_rng(seed)
-    legal = sorted(set(range(config.text_config.vocab_size)) - set(banned))
+    legal = sorted(set(range(config.get_text_config().vocab_size)) - set(banned))
     return [rng.choice(legal, rng.integers(1, longest + 1)).tolist() for _ in range(n)]
 
 

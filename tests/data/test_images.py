@@ -10,7 +10,7 @@ from PIL import Image
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import MediaError, decode
 from caprl_native.data.sizes import fit_for_processors
-from caprl_native.policy.prompt import processor_kwargs
+from caprl_native.policy.families import FAMILIES
 from caprl_native.testing.media_files import write_noise, write_png
 from caprl_native.types import MediaRef, Sample
 
@@ -149,7 +149,7 @@ def test_what_is_as_long_as_can_be_is_taken_by_the_processors(tmp_path, size):
     width, height = found.image.size
     assert max(width, height) <= 200 * min(width, height)
     processor = Qwen2VLImageProcessorPil(patch_size=16, merge_size=2)
-    kwargs = processor_kwargs(config)["images_kwargs"]
+    kwargs = FAMILIES["qwen3_vl"].value.processor_kwargs(config)["images_kwargs"]
     assert len(processor(found.image, return_tensors="np", **kwargs)["pixel_values"])
 
 

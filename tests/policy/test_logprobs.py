@@ -35,7 +35,7 @@ def plain(hidden, weight, ids, temperature):
 def test_values_and_gradients_are_those_of_the_full_softmax(given, chunk, tile, temperature):
     hidden, weight, ids = given
     want, want_entropy = plain(hidden, weight, ids, temperature)
-    got, entropy = token_logprobs(
+    got, entropy, _ = token_logprobs(
         hidden, weight, ids, banned=BANNED, temperature=temperature, chunk=chunk, tile=tile
     )
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
@@ -47,9 +47,19 @@ def test_values_and_gradients_are_those_of_the_full_softmax(given, chunk, tile, 
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("chunk", "tile"), [(7, 8), (50, 299), (1000, 8192)])
+def test_the_likeliest_token_is_known_from_the_same_pass(given, chunk, tile):
+    hidden, weight, ids = given
+    likeliest = (hidden @ weight.T).index_fill(1, torch.tensor(BANNED), -torch.inf).argmax(1)
+    mixed = torch.where(torch.arange(T) % 2 == 0, likeliest, ids)
+    found = token_logprobs(hidden, weight, mixed, banned=BANNED, chunk=chunk, tile=tile)
+    assert torch.equal(found.is_top, mixed == likeliest)
+    assert found.is_top[::2].all() and not found.is_top.all()
+
+
 def test_banned_tokens_have_no_mass_and_the_others_have_all_of_it(given):
     hidden, weight, _ = given
-    everything, _ = token_logprobs(
+    everything, *_ = token_logprobs(
         hidden[:1].expand(V, D), weight, torch.arange(V), banned=BANNED, chunk=64
     )
     assert everything[BANNED].exp().tolist() == [0.0, 0.0]
@@ -58,7 +68,7 @@ def test_banned_tokens_have_no_mass_and_the_others_have_all_of_it(given):
 
 def test_no_response_tokens_give_empty_tensors_with_a_graph(given):
     hidden, weight, ids = given
-    logprobs, entropy = token_logprobs(hidden[:0], weight, ids[:0], banned=BANNED)
+    logprobs, entropy, _ = token_logprobs(hidden[:0], weight, ids[:0], banned=BANNED)
     assert logprobs.shape == entropy.shape == (0,)
     logprobs.sum().backward()
     assert weight.grad.abs().sum() == 0
@@ -81,7 +91,7 @@ class Largest(TorchDispatchMode):
 def test_forward_and_backward_see_one_tile_of_logits_at_a_time(given, chunk, tile):
     hidden, weight, ids = given
     with Largest() as seen:
-        logprobs, _ = token_logprobs(hidden, weight, ids, banned=BANNED, chunk=chunk, tile=tile)
+        logprobs, *_ = token_logprobs(hidden, weight, ids, banned=BANNED, chunk=chunk, tile=tile)
         logprobs.sum().backward()
     assert seen.numel <= max(chunk * tile, V * D) < T * V
 

@@ -18,10 +18,10 @@ TEMPERATURE = 0.8
 
 
 @pytest.fixture(scope="module", params=["tiny_policy", "tiny_policy_2_5"])
-def model(request, layout):
+def model(request, dims):
     """(sharded policy, the same model as transformers loads it, its directory) of each family."""
     path = request.getfixturevalue(request.param)
-    policy = load_policy(PolicyConfig(path=str(path), dtype="float32", logprob_chunk=16), layout)
+    policy = load_policy(PolicyConfig(path=str(path), dtype="float32", logprob_chunk=16), dims)
     return policy, load_hf(path).train(), path
 
 
@@ -36,13 +36,13 @@ def reference(hf, policy, prompt, tokens, padding: int):
         "attention_mask": torch.ones(1, len(prompt) + n + padding, dtype=torch.long),
     }
     inputs["attention_mask"][0, len(prompt) + n :] = 0
-    if prompt.patches is not None:
-        image = prompt.kind == "image"
-        inputs["pixel_values" if image else "pixel_values_videos"] = prompt.patches
-        inputs["image_grid_thw" if image else "video_grid_thw"] = prompt.grid
-    if prompt.seconds_per_grid:
+    if prompt.media is not None:
+        image = not (prompt.token_types == 2).any()
+        inputs["pixel_values" if image else "pixel_values_videos"] = prompt.media["patches"]
+        inputs["image_grid_thw" if image else "video_grid_thw"] = prompt.media["grid"]
+    if prompt.media is not None and "seconds" in prompt.media:
         # transformers 5.19 places the text after such a video where the video still is.
-        inputs["second_per_grid_ts"] = torch.tensor(prompt.seconds_per_grid)
+        inputs["second_per_grid_ts"] = prompt.media["seconds"]
         own = policy.positions(prompt)
         after = int(own.max()) + 1 + torch.arange(len(tail)).expand(3, -1)
         inputs["position_ids"] = torch.cat([own, after], dim=1)[:, None]
@@ -66,7 +66,7 @@ def test_log_probs_and_gradients_are_those_of_separate_sequences(model, kind):
     given = prompt(path, kind)
     tokens = responses(policy.config, policy.banned, n=4, seed=1)
     batch = collate([PackedRow(given, tokens, [0, 1, 2, 3])], policy.positions)
-    logprobs, entropy = policy(batch, TEMPERATURE)
+    logprobs, entropy, _ = policy(batch, TEMPERATURE)
     separate = [reference(hf, policy, given, t, padding=5 * (i % 2)) for i, t in enumerate(tokens)]
     theirs = torch.cat(separate)
     assert (logprobs - theirs).abs().max() < 1e-5
@@ -124,7 +124,7 @@ def test_pad_tokens_written_by_a_response_are_no_media(model):
     pad = policy.config.image_token_id
     batch = collate([PackedRow(given, [[9, pad, 9]], [0])], policy.positions)
     with torch.no_grad():
-        logprobs, _ = policy(batch)
+        logprobs = policy(batch).logprobs
     assert logprobs[1] == -math.inf and torch.isfinite(logprobs[[0, 2]]).all()
 
 

@@ -83,7 +83,7 @@ def engine_gaps(policy, exported: Path) -> list[float]:
             max_num_seqs=16,
             kv_cache_gib=0.25,
             gpu_memory_utilization=0.3,
-            mm_processor_kwargs=processor_kwargs(MEDIA),
+            mm_processor_kwargs=processor_kwargs(str(exported), MEDIA),
             media_per_prompt=2,
         )
     )
@@ -94,9 +94,8 @@ def engine_gaps(policy, exported: Path) -> list[float]:
         (out,) = engine.generate([given.engine], sampling, seeds=[1])
         written = out.completions[0]
         assert out.prompt_ids == given.ids.tolist()
-        logprobs, _ = policy(
-            collate([PackedRow(given, [written.token_ids], [0])], policy.positions)
-        )
+        batch = collate([PackedRow(given, [written.token_ids], [0])], policy.positions)
+        logprobs = policy(batch).logprobs
         gaps.append((logprobs - torch.tensor(written.logprobs)).abs().mean().item())
     engine.close()
     return gaps

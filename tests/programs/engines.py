@@ -56,7 +56,7 @@ class Checks:
                 kv_cache_gib=0.25,
                 gpu_memory_utilization=0.3,
                 tensor_parallel_size=tensor_parallel,
-                mm_processor_kwargs=processor_kwargs(MEDIA),
+                mm_processor_kwargs=processor_kwargs(path, MEDIA),
                 media_per_prompt=2,
             )
         )

@@ -9,11 +9,11 @@ import pytest
 
 from caprl_native.config.schema import ReaderConfig
 from caprl_native.data.loader import SampleSkipped
+from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rewards.prompts import ANSWER_PREFIX, reader_messages
 from caprl_native.rewards.readers.base import Ask, answers_to
 from caprl_native.rewards.readers.endpoint import EndpointReader
-from caprl_native.sft import ExampleBuilder
 from caprl_native.testing.chat_server import Reply, serve
 from caprl_native.testing.samples import MEDIA, noise_image, sample
 from caprl_native.text.control_tokens import (
@@ -115,7 +115,7 @@ def test_marks_in_a_record_make_it_a_named_skip(tiny_policy, mark):
 
 def test_marks_in_a_response_make_it_a_named_skip(tiny_reader):
     messages = ({"role": "user", "content": [{"type": "text", "text": "Go."}]},)
-    build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA), text_only=True)
+    build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA))
     with pytest.raises(SampleSkipped, match=r"the response contains <\|im_end\|>"):
         build(Sample("a", (), messages, response="B <|im_end|>"), [])
     assert build(Sample("a", (), messages, response="B"), []).response

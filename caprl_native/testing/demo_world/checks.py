@@ -136,7 +136,7 @@ class Painter:
                 kv_cache_gib=0.5,
                 gpu_memory_utilization=0.3,
                 media_per_prompt=1,
-                mm_processor_kwargs=processor_kwargs(self.media),
+                mm_processor_kwargs=processor_kwargs(str(self.path), self.media),
             )
         )
 

@@ -1,0 +1,99 @@
+"""What every run does around its steps: its folder, signals, checkpoints, log and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from caprl_native import checkpoint
+from caprl_native.config.cli import dump
+from caprl_native.config.schema import Config, SftConfig
+from caprl_native.data.loader import Loader, SkipLedger
+from caprl_native.distributed.signals import Interrupts
+from caprl_native.distributed.world import ParallelDims, sum_over_ranks
+from caprl_native.observe.log import RunLog
+from caprl_native.policy.model import Policy
+from caprl_native.redact import redact
+from caprl_native.run_folder import RunFolder
+
+
+class Lifecycle:
+    """The base of trainers. A subclass builds what is annotated here, then calls `open_log`.
+
+    `step`: the last step that is done; the subclass moves it on.
+    """
+
+    loader: Loader
+    ledger: SkipLedger
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    log: RunLog
+
+    def __init__(self, config: Config | SftConfig, dims: ParallelDims) -> None:
+        self.dims, self._settings = dims, config
+        self.interrupts, self.stopping = Interrupts(), 0
+        self.place = RunFolder(config.run, main=dims.is_main)
+        self.folder, self.step = self.place.path, self.place.step
+
+    def open_log(self) -> None:
+        """Writes the resolved config into the run's folder, and opens the log."""
+        config, resolved = self._settings, redact(dump(self._settings))
+        self.place.write_config(resolved)
+        self.log = RunLog(
+            self.folder, config.log, main=self.dims.is_main, name=config.run.name, resolved=resolved
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        run = self._settings.run
+        return run.steps or run.epochs * self.loader.batches_per_epoch
+
+    def begin(self) -> None:
+        """Resumes where asked."""
+        parts = {"loader": self.loader, "ledger": self.ledger}
+        checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
+        self.log.start(self.step, self.total_steps)
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to come, until the last one or an interrupt."""
+        self.interrupts.finish_steps()
+        while self.step < self.total_steps and not self.stopping:
+            yield self.step + 1
+
+    def save(self, step: int) -> None:
+        """A checkpoint, when this step is due or the run is about to end."""
+        every = self._settings.run.save_every
+        self.stopping = self.interrupts.requested()
+        last = step == self.total_steps or self.stopping
+        if not last and (not every or step % every):
+            return
+        state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
+        root, keep = self.place.checkpoints, self._settings.run.keep
+        with self.log.timed("save"):
+            checkpoint.save(root, step, self.policy, self.optimizer, state, keep)
+
+    def finish(self) -> None:
+        """Exports the policy once the last step is done.
+
+        Raises:
+            Stopped: a signal came before; the step that it interrupted is saved.
+        """
+        if self.step < self.total_steps:
+            self.log.close()
+            self.place.stop(self.step, self.total_steps, self.stopping)
+        if self._settings.run.export:
+            policy = self._settings.policy
+            checkpoint.export(self.policy, policy.path, self.folder / "export", policy.dtype)
+
+    def close(self) -> None:
+        """Stops workers and logs, and lets other processes into the folder."""
+        self.loader.close()
+        self.log.close()
+        self.place.close()
+
+
+def sum_counts(counts: list[int]) -> list[int]:
+    """The sums over all ranks (a collective)."""
+    return [int(v) for v in sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()]

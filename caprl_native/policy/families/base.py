@@ -1,0 +1,193 @@
+"""What a model family is, and how one is found. Nothing here imports torch: a dry run reads it.
+
+A family is one file: a subclass of `Family`, and `FAMILIES.add(model_type, TheFamily(...))`. It is
+found by the `model_type` of a model directory's config.json. See qwen.py for one with a tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from caprl_native.messages import shown
+from caprl_native.policy.model_check import ModelError, read_config
+from caprl_native.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from caprl_native.config.schema import MediaConfig
+    from caprl_native.data.media import DecodedImage, DecodedVideo
+
+PARTS = ("vision", "projector", "language")
+
+
+@dataclass
+class Prompt:
+    """A prompt as the trainer scores it, and as the engine is given it.
+
+    `ids`: `[P]`, media placeholders expanded; `token_types`: `[P]`, 0 at text, more where a feature
+    of a medium stands. `media`: what the vision tower and the positions need, under names that only
+    the family knows; those of several prompts are joined along their first axes. `num_patches`: how
+    many patches the tower works on. `engine`: vLLM's form (text and decoded media).
+    """
+
+    ids: Tensor
+    token_types: Tensor
+    media: dict[str, Tensor] | None = None
+    num_patches: int = 0
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+
+@dataclass(frozen=True)
+class MediaFeatures:
+    """The vision tower's output for a run of media: what replaces the pad tokens' embeddings.
+
+    `embeds`: `[N, D]` for N pad tokens; `deepstack`: further `[N, D]` features that are added to
+    the hidden states after the first language layers (empty for most families).
+    """
+
+    embeds: Tensor
+    deepstack: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that the trainer knows of one kind of model: the Hugging Face model is `hf`, its config
+    `config`. `parts`: part -> prefixes of parameter names; the longest prefix wins."""
+
+    model_type: str
+    parts: Mapping[str, tuple[str, ...]]
+    auto_class: ClassVar[str] = "AutoModelForImageTextToText"  # of transformers, which loads it
+
+    @property
+    def sees_media(self) -> bool:
+        """Whether there is a vision tower."""
+        return "vision" in self.parts
+
+    def part_of(self, parameter: str) -> str:
+        """The part (one of `PARTS`) that a parameter's name belongs to."""
+        hits = [
+            (len(p), part) for part, ps in self.parts.items() for p in ps if parameter.startswith(p)
+        ]
+        if not hits:
+            raise ValueError(f"{self.model_type}: parameter {parameter!r} belongs to no known part")
+        return max(hits)[1]
+
+    # How a sample becomes a prompt.
+
+    def load_processor(self, path: str) -> Any:
+        """What `prepare` is given: it has a `tokenizer`, and renders chats as text."""
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(path)
+        if processor.chat_template is None:  # older directories have it with the tokenizer alone
+            processor.chat_template = processor.tokenizer.chat_template
+        return processor
+
+    def processor_kwargs(self, media: MediaConfig) -> dict[str, Any]:
+        """Keyword arguments of the processor, the same in the trainer and the engine."""
+        raise NotImplementedError
+
+    def prepare(
+        self,
+        processor: Any,
+        text: str,
+        decoded: Sequence[DecodedImage | DecodedVideo],
+        media: MediaConfig,
+    ) -> Prompt:
+        """The prompt of a rendered chat with media of one kind; `engine` is filled in later.
+
+        May raise anything: the sample is then skipped, with the reason.
+        """
+        raise NotImplementedError
+
+    # Where tokens stand, and which of them are not text.
+
+    def positions(self, config: Any, prompt: Prompt) -> Tensor:
+        """Positions `[axes, P]` of a prompt's tokens, for so many axes as `language` takes.
+
+        A response goes on from the largest of them, on every axis.
+        """
+        raise NotImplementedError
+
+    def media_token_ids(self, config: Any) -> tuple[int, ...]:
+        """The pad tokens that features replace."""
+        return ()
+
+    def banned_token_ids(self, config: Any) -> tuple[int, ...]:
+        """Tokens that are never sampled: they stand for media."""
+        return ()
+
+    # What the model computes.
+
+    def check(self, hf: nn.Module, path: str | Path) -> None:
+        """Raises ModelError where this model computes something that the trainer does not."""
+
+    def vision_blocks(self, hf: nn.Module) -> Sequence[nn.Module]:
+        """The vision tower's blocks: FSDP units; empty where there is no tower.
+
+        Those of a family with a tower are an `nn.ModuleList`, in which vision_cache.py replays.
+        """
+        return ()
+
+    def read_blocks(self, config: Any) -> list[int]:
+        """The vision blocks whose outputs are read behind the tower."""
+        return []
+
+    def language_layers(self, hf: nn.Module) -> nn.ModuleList:
+        """The language model's layers: FSDP units, recomputed in the backward pass where asked."""
+        raise NotImplementedError
+
+    def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor] | None:
+        """The smallest legal `Prompt.media`; None where there is no tower.
+
+        A rank whose micro-batch has no media runs the tower all the same: others' collectives wait.
+        """
+        return None
+
+    def media_features(self, hf: nn.Module, media: dict[str, Tensor]) -> MediaFeatures:
+        """The tower's and the projector's output for the media of a micro-batch."""
+        raise NotImplementedError
+
+    def language(
+        self,
+        hf: nn.Module,
+        embeds: Tensor,
+        prefixes: Any,
+        positions: Tensor,
+        media_mask: Tensor,
+        features: MediaFeatures | None,
+    ) -> Tensor:
+        """Final hidden states `[B, L, D]`.
+
+        `embeds`: `[B, L, D]`, features in their places; `positions`: `[axes, B, L]`; `media_mask`:
+        `[B, L]`, where those places are; `prefixes` goes to every attention call.
+        """
+        raise NotImplementedError
+
+
+FAMILIES: Registry[Family] = Registry("model_type", "caprl_native.policy.families")
+
+
+def family_of(path: str | Path, *, or_text: bool = False) -> Family:
+    """The family of a model directory; `or_text`: any causal language model will do.
+
+    Raises:
+        ModelError: there is no usable `config.json`, or its `model_type` is not registered.
+    """
+    model_type = read_config(path).get("model_type")
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type].value
+    if isinstance(model_type, str) and or_text:
+        from caprl_native.policy.families.text import Text
+
+        return Text(model_type)
+    file = Path(path) / "config.json"
+    raise ModelError(f"{file}: model_type {shown(model_type)} is not one of {', '.join(FAMILIES)}")

@@ -1,0 +1,85 @@
+"""The parts of a supervised run; public methods are the verbs of sft.py's loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from caprl_native.config.schema import SftConfig
+from caprl_native.data.loader import LoadedSample, SkipLedger, build_loader
+from caprl_native.data.records import read_records
+from caprl_native.distributed.world import ParallelDims
+from caprl_native.lifecycle import Lifecycle, sum_counts
+from caprl_native.policy.examples import ExampleBuilder
+from caprl_native.policy.fsdp import load_policy
+from caprl_native.policy.optim import build_optimizer
+from caprl_native.policy.packing import PackedRow
+from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.policy.supervised import SupervisedLearner
+
+log = logging.getLogger(__name__)
+
+
+class SftTrainer(Lifecycle):
+    """Everything that a supervised run holds: data, policy, log. Close it at the end."""
+
+    def __init__(self, config: SftConfig, dims: ParallelDims) -> None:
+        super().__init__(config, dims)
+        self._load_data(config)
+        self.policy = load_policy(config.policy, dims)
+        self.optimizer = build_optimizer(self.policy, config.policy)
+        self.learner = SupervisedLearner(
+            self.policy, self.optimizer, config.policy, self.total_steps, dims
+        )
+        self.open_log()
+
+    def _load_data(self, config: SftConfig) -> None:
+        data, path = config.data, config.policy.path
+        records = read_records(
+            data.files,
+            data.media_root,
+            kind="response",
+            prompt_override=data.prompt,
+            max_media=config.media.max_per_prompt,
+        )
+        prompts = PromptBuilder(path, config.media, data.max_prompt_tokens)
+        self.loader = build_loader(
+            records,
+            data,
+            config.media,
+            seed=config.run.seed,
+            shard=self.dims.rank,
+            num_shards=self.dims.world,
+            prepare=ExampleBuilder(prompts, data.loss_on),
+        )
+        self.ledger = SkipLedger(data.max_skipped_share)
+
+    def next_rows(self) -> list[PackedRow]:
+        """This rank's part of the next batch, media decoded; samples that cannot be used are
+        counted.
+
+        Raises:
+            TooManySkipped: more of them than `data.max_skipped_share` allows.
+        """
+        with self.log.timed("data"):
+            items = next(self.loader)
+            self.ledger.update(items, reduce=sum_counts)
+        return [item.prepared for item in items if isinstance(item, LoadedSample)]
+
+    def update(self, rows: Sequence[PackedRow], step: int) -> dict[str, float]:
+        """One optimizer step on all ranks' rows; no metrics where there are none."""
+        with self.log.timed("update"):
+            return self.learner.update(rows, step)
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs the step. A step without a row is counted, and said."""
+        self.step = step
+        times = self.log.take_times()
+        seconds = times["time/data"] + times["time/update"]
+        shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy") if metrics}
+        if not metrics:
+            metrics, shown = {"policy/skipped_steps": 1.0}, {"update": "skipped"}
+            if self.dims.is_main:
+                log.warning("step %d: none of its samples could be used; no update", step)
+        self.log.metrics(step, {**metrics, "perf/step_s": seconds})
+        self.log.progress(step, seconds, shown)

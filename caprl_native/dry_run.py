@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import torch
 
 from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
-from caprl_native.files import matching
+from caprl_native.files import check_writable, matching
 from caprl_native.inference.endpoint import key_problem
 from caprl_native.messages import cut, shown
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
 from caprl_native.policy.model_size import ModelSize, read_model_size
-from caprl_native.run_folder import check_writable, path_of
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +35,10 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def plan(config: Config, world: int, origins: Origins | None = None) -> str:
-    """Ranks, batch arithmetic, steps and memory per rank, as text.
+def plan(
+    config: Config, world: int, origins: Origins | None = None, device: Device | None = None
+) -> str:
+    """Ranks, batch arithmetic, steps and memory per rank, as text, for a device (None: this one).
 
     Raises ConfigError where the config does not fit that many ranks, or the policy's directory is
     there but of no registered family.
@@ -47,7 +48,7 @@ def plan(config: Config, world: int, origins: Origins | None = None) -> str:
         *_layout(config, world),
         *_steps(config, origins),
         "",
-        *_memory(config, world, origins),
+        *_memory(config, world, device or Device.here(), origins),
     ]
     return "\n".join(lines) + "\n"
 
@@ -121,7 +122,7 @@ def check_sft_machine(config: SftConfig, origins: Origins | None = None) -> None
 
 def check_outputs(rules: Rules) -> None:
     """Raises ConfigError unless the run's folder can be written and W&B's key is there."""
-    folder = path_of(rules.value("run"))
+    folder = rules.value("run").folder
     problem = check_writable(folder)
     rules.require(not problem, "run.dir", f"a folder to write into ({folder}: {problem})")
     rules.require(
@@ -197,19 +198,20 @@ def _steps(config: Config, origins: Origins | None) -> list[str]:
 
 
 def _step_count(config: Config, rows: int | None, origins: Origins | None) -> str:
-    """How many steps there will be; an epoch's records that do not fill a batch are left out."""
-    epochs, limit = config.run.epochs, config.run.steps
-    if not epochs:
-        return f"{limit:,}"
-    bound = f", at most {limit:,}" if limit else ""
+    """How many steps there will be; an epoch's records that do not fill a batch are left out.
+
+    `run.steps`, where it is given, is the number, whatever `run.epochs` says.
+    """
+    epochs, steps = config.run.epochs, config.run.steps
     if rows is None:
-        return f"{epochs} epochs of unknown length{bound}"
+        return f"{steps:,}" if steps else f"{epochs} epochs of unknown length"
     epoch = rows // config.data.batch_size
     Rules(config, origins or Origins()).require(
         epoch > 0, "data.batch_size", f"at most the {rows} records of data.files", "data.files"
     )
-    total = min(epoch * epochs, limit or epoch * epochs)
-    return f"{total:,}: {epoch:,} per epoch x {epochs}{bound}"
+    if steps:
+        return f"{steps:,}: {steps / epoch:.2f} epochs of {epoch:,}"
+    return f"{epoch * epochs:,}: {epoch:,} per epoch x {epochs}"
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -224,15 +226,25 @@ class Device:
 
     @classmethod
     def here(cls) -> Device:
-        """The first accelerator that is visible, else the CPU."""
-        if not torch.cuda.is_available():
+        """The first GPU that is visible, else the CPU. Asks the driver's tool: torch takes long."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        tool = shutil.which("nvidia-smi")
+        if not tool or not visible or visible.startswith("-"):
             return cls("CPU", 0)
-        found = torch.cuda.get_device_properties(0)
-        return cls(found.name, found.total_memory)
+        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+        asked = subprocess.run([*query, "-i", visible], capture_output=True, text=True, timeout=60)
+        name, _, mebibytes = asked.stdout.strip().rpartition(", ")
+        if asked.returncode or not mebibytes.isdecimal():
+            return cls("no GPU that nvidia-smi tells the memory of", 0)
+        return cls(name, int(mebibytes) * 2**20)
+
+    @classmethod
+    def of(cls, gib: float) -> Device:
+        """A GPU with that much memory, or the CPU (0)."""
+        return cls(f"GPUs of {gib:g} GiB", int(gib * GIB)) if gib else cls("CPU", 0)
 
 
-def _memory(config: Config, world: int, origins: Origins | None) -> list[str]:
-    device = Device.here()
+def _memory(config: Config, world: int, device: Device, origins: Origins | None) -> list[str]:
     policy = _size(config.policy.path, "policy.path", origins)
     lines = [f"memory per rank, GiB (estimates; {device.name})"]
     parts: dict[str, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob
@@ -54,3 +55,14 @@ def unused(path: Path) -> Path:
         number += 1
         taken = path.with_name(f"{path.name}.{number}")
     return taken
+
+
+def check_writable(folder: Path) -> str:
+    """Makes the folder; why no file can be written into it, empty if one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

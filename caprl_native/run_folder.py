@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -31,22 +30,6 @@ _OF_THE_START = ("run.resume", "run.overwrite")  # said anew at every start
 log = logging.getLogger(__name__)
 
 
-def path_of(run: RunConfig, default: str = "outputs") -> Path:
-    """Where a run writes; `~` is the home folder."""
-    return Path(run.dir or f"{default}/{run.name}").expanduser()
-
-
-def check_writable(folder: Path) -> str:
-    """Makes the folder; why no file can be written into it, empty if one can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x")
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
 class RunFolder:
     """A run's folder, locked by rank 0 until `close` or the end of its process.
 
@@ -57,7 +40,7 @@ class RunFolder:
     """
 
     def __init__(self, run: RunConfig, *, main: bool) -> None:
-        self.path, self.main = path_of(run), main
+        self.path, self.main = run.folder, main
         self.checkpoints = self.path / "checkpoints"
         self._lock: TextIO | None = None
         if main:

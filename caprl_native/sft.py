@@ -11,28 +11,14 @@ from __future__ import annotations
 
 import logging
 import sys
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
 from caprl_native.config.schema import SftConfig
-from caprl_native.data.loader import TooManySkipped
-from caprl_native.data.records import DataError
-from caprl_native.distributed.errors import RunError, report_failure_once
-from caprl_native.distributed.signals import set_parent_death_signal
-from caprl_native.distributed.world import init_distributed
 from caprl_native.dry_run import check_sft_machine
-from caprl_native.policy.model_check import ModelError
-from caprl_native.sft_trainer import SftTrainer
 
-EXPLAINED = (
-    DataError,
-    TooManySkipped,
-    FileNotFoundError,
-    FloatingPointError,
-    ModelError,
-    RunError,
-)  # failures whose message says it all
+if TYPE_CHECKING:
+    from caprl_native.sft_trainer import SftTrainer
 
 
 def train(trainer: SftTrainer) -> None:
@@ -56,13 +42,26 @@ def main(argv: list[str] | None = None) -> None:
         check_sft_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)
-    set_parent_death_signal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    dims = init_distributed(threads=args.config.run.threads)
+    run(args.config)
+
+
+def run(config: SftConfig) -> None:
+    """A supervised run on the ranks that torchrun has started."""
+    # Torch and transformers come with these: not before --help and --dry-run have answered.
+    import torch.distributed as dist
+
+    from caprl_native.distributed.errors import report_failure_once
+    from caprl_native.distributed.signals import set_parent_death_signal
+    from caprl_native.distributed.world import init_distributed
+    from caprl_native.sft_trainer import EXPLAINED, SftTrainer
+
+    set_parent_death_signal()
+    dims = init_distributed(threads=config.run.threads)
     trainer = None
     try:
         with report_failure_once(*EXPLAINED):
-            trainer = SftTrainer(args.config, dims)
+            trainer = SftTrainer(config, dims)
             train(trainer)
     finally:
         if trainer is not None:

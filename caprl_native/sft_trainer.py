@@ -6,18 +6,29 @@ import logging
 from collections.abc import Sequence
 
 from caprl_native.config.schema import SftConfig
-from caprl_native.data.loader import LoadedSample, SkipLedger, build_loader
-from caprl_native.data.records import read_records
+from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
+from caprl_native.data.records import DataError, read_records
+from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.lifecycle import Lifecycle, sum_counts
 from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.fsdp import load_policy
+from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.supervised import SupervisedLearner
 
 log = logging.getLogger(__name__)
+
+EXPLAINED = (
+    DataError,
+    TooManySkipped,
+    FileNotFoundError,
+    FloatingPointError,
+    ModelError,
+    RunError,
+)  # failures whose message says it all
 
 
 class SftTrainer(Lifecycle):

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
 from caprl_native.config.schema import Config
-from caprl_native.distributed.errors import report_failure_once
-from caprl_native.distributed.signals import set_parent_death_signal
-from caprl_native.distributed.world import init_distributed
-from caprl_native.dry_run import check_machine, plan, world_size
-from caprl_native.trainer import EXPLAINED, Trainer
+from caprl_native.dry_run import Device, check_machine, plan, world_size
+
+if TYPE_CHECKING:
+    from caprl_native.trainer import Trainer
 
 
 def train(trainer: Trainer) -> None:
@@ -40,22 +38,37 @@ def train(trainer: Trainer) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
-    args = parse_cli(Config, sys.argv[1:] if argv is None else argv, "caprl_native.train")
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_cli(Config, words, "caprl_native.train", plans=True)
     try:
-        overview = plan(args.config, world_size(), args.origins)
+        device = Device.here() if args.gpu_memory is None else Device.of(args.gpu_memory)
+        overview = plan(args.config, args.ranks or world_size(), args.origins, device)
         if args.dry_run:
             print_once(dump(args.config, args.origins), overview)
             return
         check_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)
-    set_parent_death_signal()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    dims = init_distributed(args.config.rollout.tensor_parallel_size, args.config.run.threads)
+    run(args.config)
+
+
+def run(config: Config) -> None:
+    """A training run on the ranks that torchrun has started."""
+    # Torch, vLLM and transformers come with these: not before --help and --dry-run have answered.
+    import torch.distributed as dist
+
+    from caprl_native.distributed.errors import report_failure_once
+    from caprl_native.distributed.signals import set_parent_death_signal
+    from caprl_native.distributed.world import init_distributed
+    from caprl_native.trainer import EXPLAINED, Trainer
+
+    set_parent_death_signal()
+    dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
     trainer = None
     try:
         with report_failure_once(*EXPLAINED):
-            trainer = Trainer(args.config, dims)
+            trainer = Trainer(config, dims)
             train(trainer)
     finally:
         if trainer is not None:

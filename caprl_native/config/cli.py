@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from caprl_native.config.load import dump, help_text, load, load_plugins, load_w
 from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import COMMAND_LINE, CommandLine, ConfigError, File, Origins, locate
+from caprl_native.messages import shown
 from caprl_native.redact import redact
 
 __all__ = [
@@ -48,9 +49,14 @@ usage: torchrun --nproc-per-node N -m {prog} --config FILE ... [--table.key valu
   --plugins NAME ...  modules or Python files that add types (same as the setting `plugins`)
   --resume [STEP]     go on from the latest checkpoint, or from that step (same as --run.resume)
   --dry-run           print the resolved config and the plan, and stop
-  --help              print this and stop
+{plans}  --help              print this and stop
   --table.key value   set one value; also --table.key=value. Lists as '["a", "b"]'
 
+"""
+
+_PLANS = """\
+  --ranks N           of a dry run: plan for this many ranks, not for those of torchrun
+  --gpu-memory GIB    of a dry run: plan for GPUs of that much memory; 0: for a CPU
 """
 
 
@@ -62,6 +68,8 @@ class CliArgs(Generic[T]):
     dry_run: bool
     files: tuple[str, ...]
     origins: Origins
+    ranks: int | None = None  # of the machine that a dry run plans for; None: as it is started here
+    gpu_memory: float | None = None  # GiB of each of its GPUs; None: of those here
 
 
 def parse_cli(
@@ -70,15 +78,19 @@ def parse_cli(
     prog: str,
     needs_file: bool = True,
     usage: str = _USAGE,
+    plans: bool = False,
 ) -> CliArgs[T]:
     """The command line of `prog`, without its name. Exits: 0 after --help, 2 on a ConfigError.
 
-    `usage` opens what --help prints, with `{prog}` in it.
+    `usage` opens what --help prints, with `{prog}` in it. `plans`: a dry run takes the ranks and
+    the GPUs that it plans for.
     """
     try:
         if "--help" in argv or "-h" in argv:
-            _help(schema, [word for word in argv if word not in ("--help", "-h")], prog, usage)
-        files, overrides, dry_run = _split(argv)
+            words = [word for word in argv if word not in ("--help", "-h")]
+            _help(schema, words, usage.format(prog=prog, plans=_PLANS if plans else ""))
+        words, ranks, gpu_memory = _machine(argv) if plans else (list(argv), None, None)
+        files, overrides, dry_run = _split(words)
         if needs_file and not files:
             raise ConfigError(f"{COMMAND_LINE}: --config: expected a TOML file; see --help")
         config, origins = load_with_origins(schema, files, overrides)
@@ -86,16 +98,52 @@ def parse_cli(
             _CHECKS[schema](config, origins)
     except ConfigError as error:
         exit_with_error(error)
-    return CliArgs(config, dry_run, tuple(files), origins)
+    return CliArgs(config, dry_run, tuple(files), origins, ranks, gpu_memory)
 
 
-def _help(schema: type[BaseModel], argv: Sequence[str], prog: str, usage: str) -> NoReturn:
+def _help(schema: type[BaseModel], argv: Sequence[str], usage: str) -> NoReturn:
     """Prints every setting, those included that plugins of the command line's files bring."""
     files, overrides, _ = _split(argv)
     load_plugins(schema, [*(File(locate(name)) for name in files), CommandLine(overrides)])
     if _speaks():
-        sys.stdout.write(usage.format(prog=prog) + help_text(schema))
+        sys.stdout.write(usage + help_text(schema))
     raise SystemExit(0)
+
+
+def _machine(argv: Sequence[str]) -> tuple[list[str], int | None, float | None]:
+    """The words without --ranks and --gpu-memory, and the values of these."""
+    found: dict[str, str] = {}
+    words, rest = [], list(argv)
+    while rest:
+        name, equals, value = rest[0].partition("=")
+        if name not in ("--ranks", "--gpu-memory"):
+            words.append(rest.pop(0))
+            continue
+        rest.pop(0)
+        found[name] = value if equals else rest.pop(0) if rest else ""
+        if "--dry-run" not in argv:
+            raise ConfigError(f"{COMMAND_LINE}: {name}: is for --dry-run; torchrun starts ranks")
+    ranks = _number(found, "--ranks", "a whole number, 1 or more", int, 1)
+    memory = _number(found, "--gpu-memory", "GiB of each GPU; 0: none", float, 0)
+    return words, ranks, memory
+
+
+N = TypeVar("N", int, float)
+
+
+def _number(
+    found: dict[str, str], name: str, expected: str, kind: Callable[[str], N], least: int
+) -> N | None:
+    if name not in found:
+        return None
+    try:
+        value = kind(found[name])
+        if not least <= value < 2**31:
+            raise ValueError
+    except ValueError:
+        given = shown(found[name])
+        raise ConfigError(f"{COMMAND_LINE}: {name}: expected {expected}, found {given}") from None
+    return value
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str], bool]:

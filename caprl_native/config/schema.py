@@ -7,6 +7,7 @@ How files, overrides and errors are handled stands in `load.py`, which settings 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -84,6 +85,11 @@ class RunConfig(Table):
         description="Control experiment: permute the rewards over the whole batch: nothing can be "
         "learnt.",
     )
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.dir or f"outputs/{self.name}")
 
 
 class DataConfig(Table):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from caprl_native.config.cli import ConfigError, load
 from caprl_native.config.schema import Config
-from caprl_native.dry_run import count_rows, plan, training_bytes, world_size
+from caprl_native.dry_run import Device, count_rows, plan, training_bytes, world_size
 from caprl_native.policy.model_size import read_model_size
 
 TEXT = {
@@ -97,9 +97,12 @@ def test_the_arithmetic_of_a_step(config):
 
 def test_the_number_of_steps(config):
     config.run.steps = 20
-    assert "20: 8 per epoch x 3, at most 20\n" in plan(config, 1)
+    assert "20: 2.50 epochs of 8\n" in plan(config, 1)
+    config.run.steps = 30  # beyond the epochs: a run does what run.steps says
+    assert _steps_of(plan(config, 1)) == "30:"
+    config.run.steps = 20
     config.run.epochs = 0
-    assert _steps_of(plan(config, 1)) == "20"
+    assert _steps_of(plan(config, 1)) == "20:"
     config.run.epochs, config.data.batch_size = 1, 72
     with pytest.raises(ConfigError, match="data.batch_size: expected at most the 71 records"):
         plan(config, 1)
@@ -182,3 +185,17 @@ def test_world_size(monkeypatch):
     assert world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "6")
     assert world_size() == 6
+
+
+def test_a_plan_for_other_gpus(config):
+    text = plan(config, 8, device=Device.of(80.0))
+    assert "8: weights sharded over 8" in text and "GPUs of 80 GiB" in text
+    assert " of 80.0" in text and "sleeps while the policy trains" in text
+    cache = next(line for line in text.splitlines() if "engine KV cache" in line)
+    assert abs(float(cache.split()[-1]) - 40.0) < 0.01  # half of each GPU, beside tiny weights
+
+
+def test_no_reader_is_planned_where_no_term_asks_one(config):
+    config.reward.terms = {"length": {"weight": 0.5}}
+    text = plan(config, 1)
+    assert "none: no term of the reward asks one" in text and "reader weights" not in text

@@ -49,7 +49,7 @@ class Ours:
     def __init__(self, path: str, shape: Shape, checkpointing: bool = False) -> None:
         from transformers import GenerationConfig
 
-        from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+        from caprl_native.config.schema import AlgorithmConfig, EngineConfig, PolicyConfig
         from caprl_native.distributed.world import init_distributed
         from caprl_native.policy.fsdp import load_policy
         from caprl_native.policy.learner import Learner
@@ -80,12 +80,14 @@ class Ours:
         ends = GenerationConfig.from_pretrained(path).eos_token_id
         self.engine = Engine(
             EngineSettings(
+                EngineConfig(
+                    max_model_len=length + 8,
+                    max_num_seqs=N * PROMPTS,
+                    kv_cache_gib=2.0,
+                    gpu_memory_utilization=0.3,
+                ),
                 path=path,
                 dtype=dtype,
-                max_model_len=length + 8,
-                max_num_seqs=N * PROMPTS,
-                kv_cache_gib=2.0,
-                gpu_memory_utilization=0.3,
                 mm_processor_kwargs=processor_kwargs(path, MEDIA),
                 media_per_prompt=pictures_of(shape),
             )

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from common import Watch, summary
 
-from caprl_native.config.schema import PolicyConfig
+from caprl_native.config.schema import EngineConfig, PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.model import Policy
@@ -66,12 +66,14 @@ def main() -> None:
     policy = load_policy(PolicyConfig(path=str(path)), layout)
     engine = Engine(
         EngineSettings(
+            EngineConfig(
+                max_model_len=512,
+                max_num_seqs=8,
+                kv_cache_gib=0.25,
+                gpu_memory_utilization=0.3,
+            ),
             path=str(path),
             dtype="bfloat16",
-            max_model_len=512,
-            max_num_seqs=8,
-            kv_cache_gib=0.25,
-            gpu_memory_utilization=0.3,
             media_per_prompt=1,
         )
     )

@@ -116,7 +116,7 @@ class Trainer:
 
     def _build_captioners(self) -> None:
         rollout, banned = self.config.rollout, tuple(self.policy.banned)
-        sampling = Sampling.of(rollout, n=rollout.n, top_k=rollout.top_k, banned=banned)
+        sampling = Sampling.of(rollout, n=rollout.n, banned=banned)
         greedy = Sampling(temperature=0.0, max_tokens=rollout.max_tokens, banned=banned)
         self.captioner = Captioner(self.engine, sampling, self.config.run.seed)
         self.greedy = Captioner(self.engine, greedy, self.config.run.seed)

@@ -194,6 +194,12 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
         "the model's name at the endpoint",
         "reward.reader.endpoint",
     )
+    rules.require(
+        not reader.endpoint or reader.top_k == 0,
+        "reward.reader.top_k",
+        "0 with an endpoint: it is for a reader in process",
+        "reward.reader.endpoint",
+    )
     _fits(rules, "reward.reader")
 
 

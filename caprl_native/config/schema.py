@@ -207,6 +207,9 @@ class SamplingConfig(Table):
 
     temperature: Temperature = Field(1.0, description="Sampling temperature; 0: greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling.")
+    top_k: int = Field(
+        0, ge=0, description="In process: sample among the k most likely tokens; 0: all."
+    )
     max_tokens: int = Field(1024, ge=1, description="Longest reply, in tokens.")
 
 
@@ -253,9 +256,6 @@ class LanguageModelConfig(EngineConfig, SamplingConfig, EndpointConfig):
 
     path: UserPath = Field("", description="Hugging Face directory of the model, run in process.")
     dtype: Dtype = Field("bfloat16", description="Precision in process.")
-    top_k: int = Field(
-        0, ge=0, description="In process: sample among the k most likely tokens; 0: all."
-    )
 
 
 class ModelConfig(LanguageModelConfig):

@@ -66,11 +66,12 @@ class EngineModel:
                 "mm_processor_kwargs": family.processor_kwargs(media),
                 "media_per_prompt": media.max_per_prompt,
             }
-        self.sampling = Sampling.of(config, top_k=config.top_k, banned=banned, logprobs=False)
+        self.sampling = Sampling.of(config, banned=banned, logprobs=False)
         self.engine = Engine(
-            EngineSettings.of(
+            EngineSettings(
                 config,
-                enforce_eager=config.enforce_eager,
+                config.path,
+                config.dtype,
                 seed=seed,
                 **sees_media,
             )

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from caprl_native.config.schema import EngineConfig, SamplingConfig
+
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
 CPU_BLOCK_TOKENS = 32  # of the KV cache; prompts share whole blocks, and 128, the default, is long
 BIAS_OF_BANNED = -100.0  # the least that vLLM takes: e^-100 is 0 beside 1 in float32
@@ -23,27 +25,16 @@ BIAS_OF_BANNED = -100.0  # the least that vLLM takes: e^-100 is 0 beside 1 in fl
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine needs to know at its start."""
+    """What an engine needs to know at its start: its table of the config, and what the run adds."""
 
+    config: EngineConfig
     path: str
     dtype: str
-    max_model_len: int
-    max_num_seqs: int
-    kv_cache_gib: float  # used on a CPU
-    gpu_memory_utilization: float  # used on a GPU
     tensor_parallel_size: int = 1
-    enforce_eager: bool = False
     sleep: bool = False
     seed: int = 0
     mm_processor_kwargs: dict[str, Any] | None = None
     media_per_prompt: int = 0
-
-    @classmethod
-    def of(cls, config: Any, **more: Any) -> EngineSettings:
-        """Those that a config table names alike, and `more`."""
-        names = ("path", "dtype", "max_model_len", "max_num_seqs", "kv_cache_gib")
-        names += ("gpu_memory_utilization",)
-        return cls(**({name: getattr(config, name) for name in names if name not in more} | more))
 
 
 @dataclass(frozen=True)
@@ -59,10 +50,18 @@ class Sampling:
     logprobs: bool = True  # False: completions come without
 
     @classmethod
-    def of(cls, config: Any, **more: Any) -> Sampling:
-        """What a config table says of it, and `more`."""
-        given = {n: getattr(config, n) for n in ("temperature", "top_p", "max_tokens")}
-        return cls(**given, **more)
+    def of(
+        cls,
+        config: SamplingConfig,
+        *,
+        n: int = 1,
+        banned: tuple[int, ...] = (),
+        logprobs: bool = True,
+    ) -> Sampling:
+        """As a table of the config says."""
+        return cls(
+            n, config.temperature, config.top_p, config.top_k, config.max_tokens, banned, logprobs
+        )
 
 
 @dataclass
@@ -113,18 +112,18 @@ class Engine:
         prepare_environment()
         from vllm import LLM
 
-        self.settings = settings
+        self.settings, config = settings, settings.config
         cuda = torch.cuda.is_available()
         memory = (
-            {"gpu_memory_utilization": settings.gpu_memory_utilization}
+            {"gpu_memory_utilization": config.gpu_memory_utilization}
             if cuda
             else {
-                "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+                "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
                 # vLLM 0.32 rewinds a seeded request's generator after a part of a prefill, which
                 # CPU generators cannot do ("does not use offset"); so prompts are never cut there.
                 "enable_chunked_prefill": False,
                 "block_size": CPU_BLOCK_TOKENS,
-                "max_num_batched_tokens": max(settings.max_model_len, CPU_BATCH_TOKENS),
+                "max_num_batched_tokens": max(config.max_model_len, CPU_BATCH_TOKENS),
             }
         )
         media = settings.media_per_prompt
@@ -138,14 +137,14 @@ class Engine:
             self.llm = LLM(
                 model=settings.path,
                 dtype=settings.dtype,
-                max_model_len=settings.max_model_len,
-                max_num_seqs=settings.max_num_seqs,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_num_seqs,
                 tensor_parallel_size=settings.tensor_parallel_size,
                 distributed_executor_backend="external_launcher",
-                enforce_eager=settings.enforce_eager or not cuda,
+                enforce_eager=config.enforce_eager or not cuda,
                 enable_sleep_mode=settings.sleep and cuda,
                 seed=settings.seed,
-                stream_interval=settings.max_model_len,  # outputs: a first token, and all the rest
+                stream_interval=config.max_model_len,  # outputs: a first token, and all the rest
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,

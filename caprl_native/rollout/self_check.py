@@ -25,12 +25,11 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
     """The engine that writes the policy's captions."""
     rollout = config.rollout
     return Engine(
-        EngineSettings.of(
+        EngineSettings(
             rollout,
             path=config.policy.path,
             dtype=config.policy.dtype,
             tensor_parallel_size=rollout.tensor_parallel_size,
-            enforce_eager=rollout.enforce_eager,
             sleep=rollout.sleep,
             seed=config.run.seed,
             mm_processor_kwargs=processor_kwargs(config.policy.path, config.media),

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.config.schema import PolicyConfig
+from caprl_native.config.schema import EngineConfig, PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.optim import build_optimizer
@@ -77,12 +77,14 @@ def engine_gaps(policy, exported: Path) -> list[float]:
     """|log p(trainer) - log p(a fresh engine on the export)|, mean for an image and a video."""
     engine = Engine(
         EngineSettings(
+            EngineConfig(
+                max_model_len=1024,
+                max_num_seqs=16,
+                kv_cache_gib=0.25,
+                gpu_memory_utilization=0.3,
+            ),
             path=str(exported),
             dtype="float32",
-            max_model_len=1024,
-            max_num_seqs=16,
-            kv_cache_gib=0.25,
-            gpu_memory_utilization=0.3,
             mm_processor_kwargs=processor_kwargs(str(exported), MEDIA),
             media_per_prompt=2,
         )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from caprl_native.config.schema import PolicyConfig
+from caprl_native.config.schema import EngineConfig, PolicyConfig
 from caprl_native.data.loader import LoadedSample
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import freeze, load_policy
@@ -49,12 +49,14 @@ class Checks:
         self.prompts = [prompt(path, k, 10 * self.dims.data_rank + i) for i, k in enumerate(KINDS)]
         self.engine = Engine(
             EngineSettings(
+                EngineConfig(
+                    max_model_len=1024,
+                    max_num_seqs=64,
+                    kv_cache_gib=0.25,
+                    gpu_memory_utilization=0.3,
+                ),
                 path=path,
                 dtype=dtype,
-                max_model_len=1024,
-                max_num_seqs=64,
-                kv_cache_gib=0.25,
-                gpu_memory_utilization=0.3,
                 tensor_parallel_size=tensor_parallel,
                 mm_processor_kwargs=processor_kwargs(path, MEDIA),
                 media_per_prompt=2,

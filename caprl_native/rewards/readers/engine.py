@@ -26,7 +26,13 @@ class EngineReader:
         self.config = config
         self.tokenizer = AutoTokenizer.from_pretrained(config.path)
         self.engine = Engine(
-            EngineSettings.of(config, tensor_parallel_size=tensor_parallel, sleep=True)
+            EngineSettings(
+                config,
+                config.path,
+                config.dtype,
+                tensor_parallel_size=tensor_parallel,
+                sleep=True,
+            )
         )
         self.sampling = Sampling.of(config, logprobs=False)
         self._asked: dict[str, Future[Answer]] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config.schema import DataConfig, MediaConfig, ReaderConfig
+from caprl_native.config.schema import DataConfig, EngineConfig, MediaConfig, ReaderConfig
 from caprl_native.data.loader import LoadedSample, eval_batches
 from caprl_native.data.records import read_records
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
@@ -129,12 +129,14 @@ class Painter:
         }
         self.engine = Engine(
             EngineSettings(
+                EngineConfig(
+                    max_model_len=512,
+                    max_num_seqs=128,
+                    kv_cache_gib=0.5,
+                    gpu_memory_utilization=0.3,
+                ),
                 path=str(self.path),
                 dtype="float32",
-                max_model_len=512,
-                max_num_seqs=128,
-                kv_cache_gib=0.5,
-                gpu_memory_utilization=0.3,
                 media_per_prompt=1,
                 mm_processor_kwargs=processor_kwargs(str(self.path), self.media),
             )

@@ -49,7 +49,8 @@ class Ours:
     def __init__(self, path: str, shape: Shape, checkpointing: bool = False) -> None:
         from transformers import GenerationConfig
 
-        from caprl_native.config.schema import AlgorithmConfig, EngineConfig, PolicyConfig
+        from caprl_native.config.models import EngineConfig
+        from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
         from caprl_native.distributed.world import init_distributed
         from caprl_native.policy.fsdp import load_policy
         from caprl_native.policy.learner import Learner

@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from common import Watch, summary
 
-from caprl_native.config.schema import EngineConfig, PolicyConfig
+from caprl_native.config.models import EngineConfig
+from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.model import Policy

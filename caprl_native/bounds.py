@@ -29,6 +29,7 @@ class Must:
 
     holds: Callable[[Any], bool]
     words: str
+    obvious: bool = False  # not worth telling where nothing is wrong
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -59,7 +60,11 @@ Temperature = Annotated[float, Must(lambda t: 0 <= t <= 2, "0 to 2, what engines
 UserPath = Annotated[  # of a file or a folder; a leading `~` is the user's home folder
     str,
     _ExpandsHome(),
-    Must(_any_file_system_takes, "a path of at most 4,000 bytes, 255 in each of its names"),
+    Must(
+        _any_file_system_takes,
+        "a path of at most 4,000 bytes, 255 in each of its names",
+        obvious=True,
+    ),
 ]
 
 
@@ -68,7 +73,7 @@ def bounds(field: FieldInfo) -> str:
     words, low, high = [], "", ""
     for mark in field.metadata:
         match mark:
-            case Must():
+            case Must() if not mark.obvious:
                 words.append(mark.words)
             case annotated_types.Ge():
                 low = f"{mark.ge} or more"

@@ -11,7 +11,8 @@ from pydantic import Field, create_model
 from caprl_native.bounds import UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
-from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig, Program
+from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.schema import MediaConfig, Program
 from caprl_native.inference.endpoint import key_problem, settings_problem
 from caprl_native.policy.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from caprl_native.config.cli import ConfigError
-from caprl_native.config.schema import ModelConfig
+from caprl_native.config.models import ModelConfig
 from caprl_native.inference.models import Model, Picture, Request, Result, build_model
 from caprl_native.inference.replicas import ReplicatedModel
 from caprl_native.inference.store import JsonLog, Reply, Store

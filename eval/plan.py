@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config.schema import ModelConfig
+from caprl_native.config.models import ModelConfig
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from caprl_native.config.cli import dump, load
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.inference.endpoint import settings_problem
 from caprl_native.redact import redact, without_userinfo
 from caprl_native.sft import main as sft

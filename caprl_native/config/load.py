@@ -285,6 +285,7 @@ def _help_of_types(its: Choice) -> Iterator[str]:
         yield _help_of(f"[{its.key}]", [next(its.leaves(its.key, its.default.type))])
     for kind in its.mark.registry:
         key = f"{its.key}.{kind}" if named else its.key
-        settings = list(its.leaves(key, kind))[0 if named else 1 :]
+        told = named and kind in its.default  # else the type stands above, for all of them
+        settings = list(its.leaves(key, kind))[0 if told else 1 :]
         title = f'[{key}] type = "{kind}": {its.mark.registry[kind].summary}.'
         yield _help_of(title, settings)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from caprl_native.config.fields import OFF
-from caprl_native.config.schema import PARTS, Config, ReaderConfig, RolloutConfig, SftConfig
+from caprl_native.config.models import ReaderConfig
+from caprl_native.config.schema import PARTS, Config, RolloutConfig, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.config.tree import choices, types_of, value_at
 from caprl_native.inference.endpoint import settings_problem

@@ -15,13 +15,13 @@ from pydantic import Field
 from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
-from caprl_native.bounds import Must, Share, Temperature, UserPath
+from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Named, OneOf, Table
+from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
 from caprl_native.registry import Options
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
-Dtype = Literal["bfloat16", "float32"]
 
 
 def _can_be_a_folders(name: str) -> bool:
@@ -199,92 +199,6 @@ class PolicyConfig(Table):
     )
 
 
-# --- models that generate ---------------------------------------------------------------------
-
-
-class SamplingConfig(Table):
-    """How tokens are drawn."""
-
-    temperature: Temperature = Field(1.0, description="Sampling temperature; 0: greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling.")
-    top_k: int = Field(
-        0, ge=0, description="In process: sample among the k most likely tokens; 0: all."
-    )
-    max_tokens: int = Field(1024, ge=1, description="Longest reply, in tokens.")
-
-
-class EngineConfig(Table):
-    """A vLLM engine in process: of the policy, a reader, a captioner or a judge."""
-
-    max_model_len: int = Field(
-        18000, ge=1, description="In process: prompt and reply together, in tokens."
-    )
-    max_num_seqs: int = Field(256, ge=1, description="In process: replies written at one time.")
-    gpu_memory_utilization: float = Field(
-        0.85, gt=0, le=1, description="In process: share of the GPU's memory."
-    )
-    kv_cache_gib: float = Field(
-        4.0, gt=0, description="In process: size of the KV cache on a CPU, GiB."
-    )
-    enforce_eager: bool = Field(False, description="In process: no CUDA graphs.")
-
-
-class EndpointConfig(Table):
-    """An OpenAI-compatible server."""
-
-    endpoint: str = Field("", description="Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
-    model: str = Field("", description="Model name at the endpoint.")
-    api_key_env: str = Field(
-        "", description="Environment variable that holds the endpoint's key; empty: none is sent."
-    )
-    prefill: bool = Field(
-        True,
-        description='The endpoint can go on with an opened turn ("The answer is") and be told not '
-        "to think aloud, as vLLM and SGLang can.",
-    )
-    concurrency: int = Field(64, ge=1, description="Requests in flight to the endpoint.")
-    timeout_s: float = Field(
-        600.0, gt=0, description="Seconds after which a request to the endpoint has failed."
-    )
-    retries: int = Field(
-        3, ge=0, description="Further attempts of a request that failed, with growing pauses."
-    )
-
-
-class LanguageModelConfig(EngineConfig, SamplingConfig, EndpointConfig):
-    """A model: a directory that vLLM runs in process, or an OpenAI-compatible endpoint."""
-
-    path: UserPath = Field("", description="Hugging Face directory of the model, run in process.")
-    dtype: Dtype = Field("bfloat16", description="Precision in process.")
-
-
-class ModelConfig(LanguageModelConfig):
-    """A model of an evaluation."""
-
-    revision: str = Field(
-        "",
-        description="Which weights the endpoint serves: change it with them, or old replies are "
-        "taken.",
-    )
-    temperature: Temperature = Field(0.0, description="Sampling temperature; 0: greedy.")
-
-
-class CaptionerConfig(ModelConfig):
-    n: int = Field(4, ge=1, description="Captions per image or video.")
-    temperature: Temperature = Field(1.0, description="Sampling temperature; 0: greedy.")
-    max_tokens: int = Field(2048, ge=1, description="Longest caption, in tokens.")
-    image_prompt: str = Field(
-        "", description='Empty: the record\'s own, or "Please describe this image in detail."'
-    )
-    video_prompt: str = Field("", description="The same for videos.")
-    video_as: Literal["frames", "file"] = Field(
-        "frames",
-        description="What an endpoint gets of a video: our frames as images, or the file itself "
-        "(of clips and of folders of frames it gets our frames all the same).",
-    )
-    workers: int = Field(2, ge=1, description="Threads that decode media ahead.")
-
-
 class RolloutConfig(EngineConfig, SamplingConfig):
     n: int = Field(8, description="Captions per prompt.")
     max_tokens: int = Field(4096, ge=1, description="Longest caption, in tokens.")
@@ -309,39 +223,6 @@ class RolloutConfig(EngineConfig, SamplingConfig):
     )
     refill_tries: int = Field(
         3, description="Extra batches drawn for it at most; then the run stops with an error."
-    )
-
-
-class ReaderConfig(LanguageModelConfig):
-    path: UserPath = Field(
-        "",
-        description="Directory of the causal language model that reads the captions, in process.",
-    )
-    endpoint: str = Field(
-        "",
-        description="Or the base URL of an OpenAI-compatible server, e.g. "
-        "http://127.0.0.1:8000/v1.",
-    )
-    temperature: Temperature = Field(0.6, description="Sampling temperature of the answers.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling of the answers.")
-    max_tokens: int = Field(10, ge=1, description="Longest answer, in tokens.")
-    dtype: Dtype = Field("bfloat16", description="Precision of the reader in process.")
-    max_model_len: int = Field(8192, ge=1, description="Prompt and answer together, in tokens.")
-    max_num_seqs: int = Field(
-        256, ge=1, description="Questions that the reader in process answers at one time."
-    )
-    gpu_memory_utilization: float = Field(
-        0.2, gt=0, le=1, description="Share of a GPU's memory for the reader in process."
-    )
-    kv_cache_gib: float = Field(
-        2.0, gt=0, description="Size of the reader's KV cache on a CPU, GiB."
-    )
-    concurrency: int = Field(64, ge=1, description="Requests in flight to the endpoint, per rank.")
-    timeout_s: float = Field(
-        60.0, gt=0, description="Seconds after which a request to the endpoint has failed."
-    )
-    retries: int = Field(
-        3, ge=0, description="Further attempts for a question that failed, with growing pauses."
     )
 
 

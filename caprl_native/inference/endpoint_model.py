@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig
+from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage
 from caprl_native.inference.endpoint import Connection, Endpoint
 from caprl_native.inference.models import (

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from caprl_native.config.schema import CaptionerConfig, MediaConfig, ModelConfig
+from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.inference.models import (
     Picture,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from caprl_native.config.schema import MediaConfig, ModelConfig
+from caprl_native.config.models import ModelConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.inference.pictures import strip_times, thumbnail
 from caprl_native.inference.store import Reply

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.config.cli import ConfigError
-from caprl_native.config.schema import MediaConfig, ModelConfig
+from caprl_native.config.models import ModelConfig
+from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.models import Request, Result, build_model, failed
 
 log = logging.getLogger(__name__)

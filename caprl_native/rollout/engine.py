@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from caprl_native.config.schema import EngineConfig, SamplingConfig
+from caprl_native.config.models import EngineConfig, SamplingConfig
 
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
 CPU_BLOCK_TOKENS = 32  # of the KV cache; prompts share whole blocks, and 128, the default, is long

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.inference.endpoint import Connection, Endpoint, refused_fields
 from caprl_native.inference.endpoint_http import MAX_BODY, is_this_machine
 from caprl_native.inference.endpoint_reply import Said, read_reply

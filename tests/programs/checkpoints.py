@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from caprl_native import checkpoint
-from caprl_native.config.schema import EngineConfig, PolicyConfig
+from caprl_native.config.models import EngineConfig
+from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.optim import build_optimizer

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from caprl_native.config.schema import EngineConfig, PolicyConfig
+from caprl_native.config.models import EngineConfig
+from caprl_native.config.schema import PolicyConfig
 from caprl_native.data.loader import LoadedSample
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import freeze, load_policy

@@ -6,7 +6,7 @@ import sys
 
 import torch.distributed as dist
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.rewards.readers.base import answers_to
 from caprl_native.rewards.readers.engine import EngineReader

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rewards.readers.base import Answer, Ask, answers_to
 from caprl_native.rewards.readers.endpoint import EndpointReader

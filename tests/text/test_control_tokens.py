@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.prompt import PromptBuilder

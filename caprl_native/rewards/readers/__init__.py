@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from caprl_native.config.schema import ReaderConfig
+    from caprl_native.config.models import ReaderConfig
     from caprl_native.rewards.readers.base import Reader
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.inference.endpoint import Connection, Endpoint, key_problem, settings_problem
 from caprl_native.loop_thread import LoopThread
 from caprl_native.rewards.prompts import ANSWER_PREFIX

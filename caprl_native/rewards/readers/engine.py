@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from caprl_native.config.schema import ReaderConfig
+from caprl_native.config.models import ReaderConfig
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rewards.readers.base import Answer, Ask
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.kl_options import KlOptions
@@ -18,7 +18,7 @@ from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSE
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
-from caprl_native.registry import Options
+from caprl_native.registry import Options, load_plugin
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
@@ -311,6 +311,17 @@ class Program(Table):
         [],
         description="Modules or Python files that register further types; imported first.",
     )
+
+    @field_validator("plugins")
+    @classmethod
+    def _imported(cls, names: list[str]) -> list[str]:
+        """So that what they register can be assigned to a config that is built in Python."""
+        for name in names:
+            try:
+                load_plugin(name)
+            except ImportError as error:
+                raise ValueError(f"{name!r}: {error}") from error
+        return names
 
 
 class Config(Program):

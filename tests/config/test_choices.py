@@ -272,6 +272,11 @@ def test_a_plugin_file_adds_a_type(write, capsys):
     config = load(Schema, [file])
     assert config.algorithm.loss.knob == 2.0
     assert load(Schema, [write(dump(config), "b.toml")]) == config
+    built = Schema(plugins=[plugin])
+    built.algorithm.loss = {"type": "mine", "knob": 2}
+    assert built.algorithm.loss == config.algorithm.loss
+    with pytest.raises(ValidationError, match="no Python file"):
+        built.plugins = ["none.py"]
     for words in (["--config", file], ["--plugins", plugin], [f'--plugins=["{plugin}"]']):
         del LOSSES._entries["mine"]
         del __import__("sys").modules["my_loss_of_a_plugin"]

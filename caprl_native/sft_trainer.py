@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from caprl_native.config.schema import SftConfig
 from caprl_native.data.loader import LoadedSample, SkipLedger, build_loader
 from caprl_native.data.records import read_records
-from caprl_native.distributed.world import ParallelDims
-from caprl_native.lifecycle import Lifecycle, sum_counts
+from caprl_native.distributed.world import ParallelDims, sum_counts
+from caprl_native.lifecycle import Lifecycle
 from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.optim import build_optimizer
@@ -20,7 +20,7 @@ from caprl_native.policy.supervised import SupervisedLearner
 log = logging.getLogger(__name__)
 
 
-class SftTrainer(Lifecycle):
+class SftTrainer(Lifecycle[SftConfig]):
     """Everything that a supervised run holds: data, policy, log. Close it at the end."""
 
     def __init__(self, config: SftConfig, dims: ParallelDims) -> None:
@@ -74,7 +74,7 @@ class SftTrainer(Lifecycle):
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Logs the step. A step without a row is counted, and said."""
         self.step = step
-        times = self.log.take_times()
+        _, times = self.log.take_seconds()
         seconds = times["time/data"] + times["time/update"]
         shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy") if metrics}
         if not metrics:

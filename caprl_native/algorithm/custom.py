@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from caprl_native.registry import Options, imported
 
@@ -21,13 +21,11 @@ class CustomOptions(Options):
     )
     options: dict[str, Any] = Field({}, description="Passed to it as its second argument.")
 
-    @field_validator("import_path")
-    @classmethod
-    def _names_a_function(cls, path: str) -> str:
-        module, _, name = path.rpartition(":")
-        if path and not (module and name):
-            raise ValueError('expected "package.module:name" or "file.py:name"')
-        return path
+    def conflicts(self) -> Iterator[tuple[str, ...]]:
+        try:
+            function_of(self)
+        except ImportError as error:
+            yield "import_path", f"a function that can be imported ({error})"
 
 
 def function_of(options: CustomOptions) -> Callable[..., Any]:

@@ -222,3 +222,18 @@ def _correction(rules: Rules, config: Config) -> None:
             f'{whole}, or algorithm.old = "trainer": the engine has log-probs of fewer tokens here',
             "algorithm.old",
         )
+    for name, options in config.algorithm.corrections.items():
+        kind = f"algorithm.corrections.{name}.type"
+        rules.require(
+            config.algorithm.old == "trainer" or options.type not in ("tis", "mask"),
+            "algorithm.old",
+            f'"trainer", or {kind} = "{OFF}": with "engine" the ratio of the loss is already the '
+            "one between trainer and engine",
+            kind,
+        )
+    rules.require(
+        not config.run.shuffle_rewards or config.algorithm.advantage.type != "gdpo",
+        "run.shuffle_rewards",
+        "false with gdpo: totals are shuffled, and it takes the rewards by term",
+        "algorithm.advantage.type",
+    )

@@ -19,23 +19,23 @@ Facts = tuple[float | None, int, dict[str, float]]  # total, tokens, rewards by 
 
 def assign_advantages(
     groups: Sequence[Group], algorithm: AlgorithmConfig, weights: Mapping[str, float]
-) -> int:
+) -> None:
     """Fills the advantages of this rank's scored rollouts (a collective).
 
     What needs the whole batch (whitening, a deviation over the batch) gets it. `weights` are those
-    of the reward terms. Returns the number of groups of all ranks.
+    of the reward terms.
     """
     parts = gather_objects([[_facts(r) for r in g.scored] for g in groups])
     everywhere = [group for part in parts for group in part]
     facts = [fact for group in everywhere for fact in group]
-    if facts:
-        index = [i for i, group in enumerate(everywhere) for _ in group]
-        values = _advantages(facts, index, algorithm, weights).tolist()
-        local = [r for g in groups for r in g.scored]
-        first = sum(len(g) for part in parts[: dist.get_rank()] for g in part)
-        for rollout, value in zip(local, values[first : first + len(local)], strict=True):
-            rollout.advantage = value
-    return len(everywhere)
+    if not facts:
+        return
+    index = [i for i, group in enumerate(everywhere) for _ in group]
+    values = _advantages(facts, index, algorithm, weights).tolist()
+    local = [r for g in groups for r in g.scored]
+    first = sum(len(g) for part in parts[: dist.get_rank()] for g in part)
+    for rollout, value in zip(local, values[first : first + len(local)], strict=True):
+        rollout.advantage = value
 
 
 def _advantages(

@@ -17,7 +17,7 @@ from caprl_native.observe.metrics import Metric, Sum, added, numbers, over_ranks
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.fsdp import full_tensor
 from caprl_native.policy.model import Policy
-from caprl_native.policy.objective import TokenTables, objective
+from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
 from caprl_native.policy.optim import check_finite, learning_rate, require_finite
 from caprl_native.policy.packing import MicroBatch, PackedRow, collate, pack
 from caprl_native.policy.prompt import text_prompt
@@ -55,7 +55,8 @@ class Learner:
 
     def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
         updates = len(pieces)
-        old = [self._score(self.policy, p) if updates > 1 else None for p in pieces]
+        stale = updates > 1 and needs_old_logprobs(self.algorithm)
+        old = [self._score(self.policy, p) if stale else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         found = [
             self._step(piece, old[u], reference[u], step * updates + u)

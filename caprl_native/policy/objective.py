@@ -29,6 +29,13 @@ class TokenTables:
     mask: Tensor  # bool
 
 
+def needs_old_logprobs(algorithm: AlgorithmConfig) -> bool:
+    """Whether anything asks for the trainer's log-probs before the update."""
+    asking = ("tis", "mask", "custom")
+    corrections = algorithm.corrections.values()
+    return algorithm.old == "trainer" or any(c.type in asking for c in corrections)
+
+
 def objective(
     tables: TokenTables, algorithm: AlgorithmConfig, denominators: Denominators
 ) -> tuple[Tensor, dict[str, Metric]]:

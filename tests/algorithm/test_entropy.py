@@ -18,11 +18,10 @@ def tiled(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> tor
     for row, label in zip(logits, labels, strict=True):
         banned = row.isinf().nonzero()[:, 0].tolist()
         hidden = row.masked_fill(row.isinf(), 0.0)[None]
-        found.append(
-            token_logprobs(
-                hidden, head, label[None], banned=banned, temperature=temperature, tile=3
-            )
+        scores = token_logprobs(
+            hidden, head, label[None], banned=banned, temperature=temperature, tile=3
         )
+        found.append((scores.logprobs.item(), scores.entropy.item()))
     return torch.tensor(found).T
 
 

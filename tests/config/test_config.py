@@ -293,6 +293,26 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
             ],
             ["rollout.top_k", 'algorithm.old = "trainer"', "algorithm.old = 'engine'"],
         ),
+        (
+            ["--algorithm.old=engine"],
+            ["algorithm.old", "corrections.tis.type = 'tis'", '"trainer", or'],
+        ),
+        (
+            ["--algorithm.old=engine", "--algorithm.corrections.tis.type=mask"],
+            ["algorithm.old", "corrections.tis.type = 'mask'"],
+        ),
+        (
+            ["--algorithm.advantage.type=gdpo", "--run.shuffle_rewards=true"],
+            ["run.shuffle_rewards", "advantage.type = 'gdpo'"],
+        ),
+        (
+            ["--algorithm.loss.type=custom", "--algorithm.loss.import_path=no_such.module:loss"],
+            ["algorithm.loss.import_path", "can be imported (No module named 'no_such')"],
+        ),
+        (
+            ["--algorithm.kl.type=custom", "--algorithm.kl.import_path=x"],
+            ["algorithm.kl.import_path", "expected package.module:name"],
+        ),
         (["--algorithm.updates=3"], ["algorithm.updates", "data.batch_size = 128"]),
         (["--eval.every=5"], ["eval.every", "eval_files"]),
         (["--log.rollouts=-2"], ["log.rollouts", "-1 or more"]),

@@ -20,5 +20,8 @@ class CustomAdvantage(CustomOptions):
 
 @ADVANTAGES.register(CustomAdvantage)
 def custom(inputs: AdvantageInputs, options: CustomAdvantage) -> Tensor:
-    """What the function returns, `[B]`. Raises ValueError for another shape."""
-    return of_shape(call(options, inputs), inputs.groups.rewards, options)
+    """What the function returns, `[B]`. Raises ValueError for another shape, or for NaN."""
+    values = of_shape(call(options, inputs), inputs.groups.rewards, options)
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{options.import_path} returned advantages that are not finite")
+    return values

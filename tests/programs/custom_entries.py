@@ -1,0 +1,37 @@
+"""Entries of the algorithm's registries that tests name by their import path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from caprl_native.algorithm.inputs import AdvantageInputs, CorrectionInputs, LossInputs, TokenTerms
+
+
+def loss(inputs: LossInputs, options: dict[str, Any]) -> TokenTerms:
+    return TokenTerms(loss=-options["scale"] * inputs.advantages * inputs.log_ratio.exp())
+
+
+def advantage(inputs: AdvantageInputs, options: dict[str, Any]) -> Tensor:
+    return inputs.groups.finish(options["scale"] * inputs.groups.centred)
+
+
+def kl(difference: Tensor, options: dict[str, Any]) -> Tensor:
+    return options["scale"] * difference.square()
+
+
+def correction(inputs: CorrectionInputs, options: dict[str, Any]) -> Tensor:
+    return inputs.mask.to(inputs.logprobs.dtype) * options["scale"]
+
+
+def of_another_shape(inputs: object, options: dict[str, Any]) -> float:
+    return 1.0
+
+
+def not_finite(inputs: AdvantageInputs, options: dict[str, Any]) -> Tensor:
+    return inputs.groups.rewards * float("nan")
+
+
+def failing(inputs: object, options: dict[str, Any]) -> Tensor:
+    raise ZeroDivisionError("no tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import torch
 
@@ -11,14 +12,16 @@ from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.data.loader import Loader, SkipLedger
 from caprl_native.distributed.signals import Interrupts
-from caprl_native.distributed.world import ParallelDims, sum_over_ranks
+from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.log import RunLog
 from caprl_native.policy.model import Policy
 from caprl_native.redact import redact
 from caprl_native.run_folder import RunFolder
 
+C = TypeVar("C", Config, SftConfig)
 
-class Lifecycle:
+
+class Lifecycle(Generic[C]):
     """The base of trainers. A subclass builds what is annotated here, then calls `open_log`.
 
     `step`: the last step that is done; the subclass moves it on.
@@ -30,15 +33,15 @@ class Lifecycle:
     optimizer: torch.optim.Optimizer
     log: RunLog
 
-    def __init__(self, config: Config | SftConfig, dims: ParallelDims) -> None:
-        self.dims, self._settings = dims, config
+    def __init__(self, config: C, dims: ParallelDims) -> None:
+        self.config, self.dims = config, dims
         self.interrupts, self.stopping = Interrupts(), 0
         self.place = RunFolder(config.run, main=dims.is_main)
         self.folder, self.step = self.place.path, self.place.step
 
     def open_log(self) -> None:
         """Writes the resolved config into the run's folder, and opens the log."""
-        config, resolved = self._settings, redact(dump(self._settings))
+        config, resolved = self.config, redact(dump(self.config))
         self.place.write_config(resolved)
         self.log = RunLog(
             self.folder, config.log, main=self.dims.is_main, name=config.run.name, resolved=resolved
@@ -47,7 +50,7 @@ class Lifecycle:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        run = self._settings.run
+        run = self.config.run
         return run.steps or run.epochs * self.loader.batches_per_epoch
 
     def begin(self) -> None:
@@ -64,13 +67,13 @@ class Lifecycle:
 
     def save(self, step: int) -> None:
         """A checkpoint, when this step is due or the run is about to end."""
-        every = self._settings.run.save_every
+        every = self.config.run.save_every
         self.stopping = self.interrupts.requested()
         last = step == self.total_steps or self.stopping
         if not last and (not every or step % every):
             return
         state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
-        root, keep = self.place.checkpoints, self._settings.run.keep
+        root, keep = self.place.checkpoints, self.config.run.keep
         with self.log.timed("save"):
             checkpoint.save(root, step, self.policy, self.optimizer, state, keep)
 
@@ -83,8 +86,8 @@ class Lifecycle:
         if self.step < self.total_steps:
             self.log.close()
             self.place.stop(self.step, self.total_steps, self.stopping)
-        if self._settings.run.export:
-            policy = self._settings.policy
+        if self.config.run.export:
+            policy = self.config.policy
             checkpoint.export(self.policy, policy.path, self.folder / "export", policy.dtype)
 
     def close(self) -> None:
@@ -92,8 +95,3 @@ class Lifecycle:
         self.loader.close()
         self.log.close()
         self.place.close()
-
-
-def sum_counts(counts: list[int]) -> list[int]:
-    """The sums over all ranks (a collective)."""
-    return [int(v) for v in sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()]

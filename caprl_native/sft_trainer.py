@@ -9,8 +9,8 @@ from caprl_native.config.schema import SftConfig
 from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.records import DataError, read_records
 from caprl_native.distributed.errors import RunError
-from caprl_native.distributed.world import ParallelDims
-from caprl_native.lifecycle import Lifecycle, sum_counts
+from caprl_native.distributed.world import ParallelDims, sum_counts
+from caprl_native.lifecycle import Lifecycle
 from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.model_check import ModelError
@@ -31,7 +31,7 @@ EXPLAINED = (
 )  # failures whose message says it all
 
 
-class SftTrainer(Lifecycle):
+class SftTrainer(Lifecycle[SftConfig]):
     """Everything that a supervised run holds: data, policy, log. Close it at the end."""
 
     def __init__(self, config: SftConfig, dims: ParallelDims) -> None:
@@ -85,7 +85,7 @@ class SftTrainer(Lifecycle):
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Logs the step. A step without a row is counted, and said."""
         self.step = step
-        times = self.log.take_times()
+        _, times = self.log.take_seconds()
         seconds = times["time/data"] + times["time/update"]
         shown = {k: f"{metrics[f'policy/{k}']:.3f}" for k in ("loss", "accuracy") if metrics}
         if not metrics:

@@ -94,8 +94,8 @@ def test_every_metric_is_there(unbroken: Unbroken) -> None:
 
 
 def test_the_rollout_log_explains_every_reward(unbroken: Unbroken) -> None:
-    config = load(Config, [unbroken.folder / "config.toml"])
-    rule = config.reward.terms["length"]
+    terms = load(Config, [unbroken.folder / "config.toml"]).reward.terms
+    l1, l2 = terms["length"].l1, terms["length"].l2
     for step in steps(unbroken.folder):
         logged = rows(unbroken.folder / f"rollouts/step_{step['step']:06d}.jsonl")
         assert len(logged) == 8 * 4
@@ -108,7 +108,7 @@ def test_the_rollout_log_explains_every_reward(unbroken: Unbroken) -> None:
                 assert isinstance(asked["answer"], str)
                 assert asked["right"] in "ABCDEF"
             right = sum(a["letter"] == a["right"] for a in r["reader"]) / 2
-            total = right + 0.2 * length_reward(r["tokens"], rule.l1, rule.l2)
+            total = right + 0.2 * length_reward(r["tokens"], l1, l2)
             if r["media"][0].endswith(".mp4"):
                 stamps = timestamp_reward(r["caption"]).value
                 assert r["rewards"]["timestamps"] == stamps

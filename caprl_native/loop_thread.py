@@ -23,22 +23,21 @@ class LoopThread:
         """Starts it; its result comes in the future."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
-    def cancel(self, timeout_s: float | None = None) -> bool:
-        """Gives up all that is under way; False where a call holds the loop up for so long."""
+    def cancel(self) -> None:
+        """Gives up all that is under way."""
+        self.run(_cancel_others()).result()
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Gives up all that is under way and ends the thread, which ends later where a call that
+        blocks holds it up for `timeout_s`."""
         ending = self.run(_cancel_others())
+        ending.add_done_callback(lambda _: self.loop.call_soon_threadsafe(self.loop.stop))
         try:
             ending.result(timeout_s)
         except TimeoutError:
-            return False
-        return True
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """Gives up all that is under way and ends the thread; one that is held up ends later."""
-        ended = self.cancel(timeout_s)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        if ended:
-            self._thread.join()
-            self.loop.close()
+            return
+        self._thread.join()
+        self.loop.close()
 
 
 async def _cancel_others() -> None:

@@ -165,6 +165,8 @@ def _reward(rules: Rules, config: Config) -> None:
         "no more than the policy's engine leaves",
         "rollout.gpu_memory_utilization",
     )
+    if "total" in config.reward.terms:
+        rules.fail("reward.terms.total.type", "expected another name: metrics call the sum so")
     weights = [f"reward.terms.{name}.weight" for name in config.reward.terms]
     if not weights:  # all those of the defaults are switched off
         off = next(key for key in types_of(config) if key.startswith("reward.terms."))

@@ -135,8 +135,9 @@ class Rubric:
             part.close()
 
     def _parts(self) -> Iterator[Any]:
-        yield from self.context.readers
+        """The terms, then what they share: a term that finishes may still have to ask."""
         yield from (t.term for t in self.terms)
+        yield from self.context.readers
 
 
 def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:

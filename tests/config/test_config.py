@@ -276,6 +276,7 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
         (["--reward.reader.max_model_len=2000"], ["reader.max_model_len", "max_tokens = 4096"]),
         (["--reward.terms.timestamps.weight=-1"], ["terms.timestamps.weight", "0 or more"]),
         (["--reward.terms.length.l2=1000"], ["length.l2", "reward.terms.length.l1 = 2048"]),
+        (["--reward.terms.total.type=length"], ["reward.terms.total", "another name"]),
         (["--reward.terms.accuracy.weight=0"], ["accuracy.weight", "at least one term"]),
         (
             ["--reward.terms.accuracy.type=none"],

@@ -118,7 +118,7 @@ def test_marks_in_a_response_make_it_a_named_skip(tiny_reader):
     build = ExampleBuilder(PromptBuilder(str(tiny_reader), MEDIA))
     with pytest.raises(SampleSkipped, match=r"the response contains <\|im_end\|>"):
         build(Sample("a", (), messages, response="B <|im_end|>"), [])
-    assert build(Sample("a", (), messages, response="B"), []).response
+    assert build(Sample("a", (), messages, response="B"), []).responses[0]
 
 
 def test_more_media_than_the_engine_takes_are_a_named_skip(tiny_policy):

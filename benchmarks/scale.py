@@ -69,21 +69,22 @@ def matmul_flops(device: torch.device, size: int) -> float:
 
 def measure(shape: Shape, folder: str) -> dict[str, Any]:
     side = Ours(folder, shape, checkpointing=True)
-    costs, flops = Costs.of(side.policy), []
-    update = side.updater.update
+    trainer, flops = side.trainer, []
+    costs, update = Costs.of(trainer.policy), trainer.learner.update
 
     def counted(groups: Any, step: int) -> Any:
         flops.append(3 * sum(costs.group(g) for g in groups))  # backward: twice the forward pass
         return update(groups, step)
 
-    side.updater.update = counted
+    trainer.learner.update = counted
     phases, peaks = [], []
     for i in tqdm(range(1 + REPEATS), desc="scale"):
         side.step()
         if i:
             phases.append(dict(side.phases))
             peaks.append(side.peak)
-    side.engine.close()
+    parameters = sum(p.numel() for p in trainer.policy.parameters())
+    side.close()
     train = summary([p["train"] for p in phases])
     rollout = summary([p["rollout"] for p in phases])
     tokens = PROMPTS * N * shape.response
@@ -91,12 +92,12 @@ def measure(shape: Shape, folder: str) -> dict[str, Any]:
     return {
         "prompt": side.prompt_tokens,
         "response": shape.response,
-        "parameters": sum(p.numel() for p in side.policy.parameters()),
+        "parameters": parameters,
         "phases": {name: summary([p[name] for p in phases]) for name in phases[0]},
         "rollout_tokens_per_s": tokens / rollout["median"],
         "train_tokens_per_s": (PROMPTS * side.prompt_tokens + tokens) / train["median"],
         "train_flops_per_s": flops[-1] / train["median"],
-        "matmul_flops_per_s": matmul_flops(side.layout.device, size),
+        "matmul_flops_per_s": matmul_flops(trainer.dims.device, size),
         "train_peak_bytes": max(peaks),
     }
 

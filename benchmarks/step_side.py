@@ -6,17 +6,23 @@ model.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from common import MEDIA, PROMPTS, SHAPES, N, Shape, Watch
 
+from caprl_native.config.schema import Config
+from caprl_native.rewards.base import Caption
+from caprl_native.rewards.terms.custom import CustomOptions
 from caprl_native.testing.samples import noise_image
 
 TEXT = f"Describe the {' '.join(['picture'] * 24)}."
@@ -41,78 +47,65 @@ def reward(text: str) -> float:
     return len(set(text)) / (1 + len(text))
 
 
+def text_reward(caption: Caption) -> float:
+    """The same as a reward term."""
+    return reward(caption.text)
+
+
 class Ours:
-    """The verbs of caprl_native.train, with the reward above in the reader's place."""
+    """The verbs of caprl_native.train on a trainer of its own; no reader, the reward above."""
 
     mode = "caprl_native"
 
     def __init__(self, path: str, shape: Shape, checkpointing: bool = False) -> None:
         from transformers import GenerationConfig
 
-        from caprl_native.config.models import EngineConfig
-        from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
         from caprl_native.distributed.world import init_distributed
-        from caprl_native.policy.fsdp import load_policy
-        from caprl_native.policy.learner import Learner
-        from caprl_native.policy.optim import build_optimizer
-        from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
-        from caprl_native.rollout.captioner import Captioner
-        from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
-        from caprl_native.rollout.weight_sync import sync
+        from caprl_native.policy.prompt import PromptBuilder
+        from caprl_native.trainer import Trainer
         from caprl_native.types import MediaRef, Sample
 
-        self.shape, self.layout = shape, init_distributed()
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        self.folder = Path(tempfile.mkdtemp(prefix="step_side"))
+        self.shape = shape
         self.prepare = PromptBuilder(path, MEDIA)
         media = tuple(MediaRef("image", "noise") for _ in range(pictures_of(shape)))
         self.samples = [
             (Sample(str(i), media, tuple(messages_of(shape))), images_of(shape, i))
             for i in range(PROMPTS)
         ]
-        length = len(self._prompt(0)) + shape.response
-        group = length + (N - 1) * shape.response
-        config = PolicyConfig(
-            path=path,
-            dtype=dtype,
-            activation_checkpointing=checkpointing,
-            micro_batch_tokens=shape.at_once * group,
-        )
-        self.policy = load_policy(config, self.layout)
+        self.prompt_tokens = len(self._prompt(0))
+        config = self._config(path, shape, checkpointing)
+        self.trainer = Trainer(config, init_distributed())
         ends = GenerationConfig.from_pretrained(path).eos_token_id
-        self.engine = Engine(
-            EngineSettings(
-                EngineConfig(
-                    max_model_len=length + 8,
-                    max_num_seqs=N * PROMPTS,
-                    kv_cache_gib=2.0,
-                    gpu_memory_utilization=0.3,
-                ),
-                path=path,
-                dtype=dtype,
-                mm_processor_kwargs=processor_kwargs(path, MEDIA),
-                media_per_prompt=pictures_of(shape),
-            )
-        )
-        sampling = Sampling(
-            n=N,
-            max_tokens=shape.response,
-            banned=(*self.policy.banned, *ends),  # so captions have one length
-        )
-        self.captioner = Captioner(self.engine, sampling, seed=0)
-        self.updater = Learner(
-            policy=self.policy,
-            reference=None,
-            optimizer=build_optimizer(self.policy, config),
-            config=config,
-            algorithm=AlgorithmConfig(),
-            temperature=1.0,
-            max_tokens=shape.response,
-            total_steps=10_000,
-            layout=self.layout,
-        )
-        self.sync: Callable[..., None] = sync
+        captioner = self.trainer.captioner
+        banned = (*captioner.sampling.banned, *ends)  # so captions have one length
+        captioner.sampling = dataclasses.replace(captioner.sampling, banned=banned)
+        self.trainer.begin()
         self.step_number, self.phases, self.peak = 0, {}, 0
-        self.prompt_tokens = length - shape.response
+
+    def _config(self, path: str, shape: Shape, checkpointing: bool) -> Config:
+        length = self.prompt_tokens + shape.response
+        config = Config()
+        config.run.dir, config.run.steps, config.run.export = (
+            str(self.folder / "run"),
+            10_000,
+            False,
+        )
+        config.data.files = [str(write_records(self.folder))]
+        config.data.batch_size, config.data.workers = PROMPTS, 0
+        config.media = MEDIA.model_copy(update={"max_per_prompt": max(1, pictures_of(shape))})
+        config.policy.path, config.policy.lr = path, 1e-6
+        config.policy.dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        config.policy.activation_checkpointing = checkpointing
+        group = length + (N - 1) * shape.response
+        config.policy.micro_batch_tokens = shape.at_once * group
+        config.rollout.n, config.rollout.max_tokens = N, shape.response
+        config.rollout.max_model_len, config.rollout.max_num_seqs = length + 8, N * PROMPTS
+        config.rollout.kv_cache_gib, config.rollout.gpu_memory_utilization = 2.0, 0.3
+        text = CustomOptions(import_path=f"{__file__}:text_reward")
+        config.reward.terms = {"text": text}
+        config.eval.every, config.log.wandb, config.log.progress = 0, "disabled", False
+        return config
 
     def _prompt(self, i: int) -> Any:
         from caprl_native.data.media import DecodedImage
@@ -120,35 +113,26 @@ class Ours:
         sample, images = self.samples[i]
         return self.prepare(sample, [DecodedImage(image) for image in images])
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.phases[phase] = time.perf_counter() - began
-
     def step(self) -> None:
         from caprl_native.data.loader import LoadedSample
-        from caprl_native.policy.advantages import assign_advantages
 
+        trainer = self.trainer
         self.step_number += 1
-        with self._timed("prompts"):
-            items = [
-                LoadedSample(self.samples[i][0], self._prompt(i), index=i) for i in range(PROMPTS)
-            ]
-        with self._timed("rollout"):
-            groups = self.captioner.write(items, self.step_number)
-        for group in groups:
-            for rollout in group.rollouts:
-                assert len(rollout.token_ids) == self.shape.response
-                rollout.total = reward(rollout.text)
-        assign_advantages(groups, self.updater.algorithm, {})
-        with self._timed("train"), Watch() as watch:
-            self.updater.update(groups, self.step_number - 1)
+        trainer.log.take_seconds()
+        with trainer.log.timed("prompts"):
+            numbered = enumerate(self.samples)
+            prompts = [LoadedSample(s, self._prompt(i), index=i) for i, (s, _) in numbered]
+        batch = trainer.rollout(prompts, self.step_number)
+        for rollout in (r for g in batch.groups for r in g.rollouts):
+            assert len(rollout.token_ids) == self.shape.response
+        trainer.score(batch)
+        trainer.assign_advantages(batch)
+        with Watch() as watch:
+            trainer.update(batch)
         self.peak = watch.extra
-        with self._timed("sync"):
-            self.sync(self.policy, self.engine)
+        trainer.sync_weights()
+        _, times = trainer.log.take_seconds()
+        self.phases = {name.removeprefix("time/"): spent for name, spent in times.items()}
 
     def serve(self, answer: Callable[[dict[str, Any]], None]) -> None:
         for _ in sys.stdin:
@@ -156,7 +140,21 @@ class Ours:
             self.step()
             seconds = time.perf_counter() - began
             answer({"seconds": seconds, "phases": self.phases, "peak_bytes": self.peak})
-        self.engine.close()
+        self.close()
+
+    def close(self) -> None:
+        self.trainer.close()
+        shutil.rmtree(self.folder)
+
+
+def write_records(folder: Path) -> Path:
+    """Data for the trainer's loader; prompts are made as both sides need them, without it."""
+    noise_image(0).image.save(folder / "noise.png")
+    question = {"question": "What is it?", "choices": ["noise", "a cat"], "answer": 0}
+    row = json.dumps({"image": "noise.png", "questions": [question]})
+    file = folder / "noise.jsonl"
+    file.write_text(f"{row}\n" * PROMPTS)
+    return file
 
 
 class Trl:

@@ -41,16 +41,16 @@ from caprl_native.types import Group
 
 
 class Bench:
-    """A policy and its updater on models of this script's size."""
+    """A policy and its learner on models of this script's size."""
 
     def __init__(self, folder: str) -> None:
-        layout = init_distributed()
+        dims = init_distributed()
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
         self.path = str(write_tiny_vlm(folder, **MODEL))
         self.config = PolicyConfig(path=self.path, dtype=dtype, activation_checkpointing=False)
-        self.policy = load_policy(self.config, layout)
+        self.policy = load_policy(self.config, dims)
         self.vocabulary = self.policy.config.get_text_config().vocab_size
-        self.updater = Learner(
+        self.learner = Learner(
             policy=self.policy,
             reference=None,
             optimizer=build_optimizer(self.policy, self.config),
@@ -59,7 +59,7 @@ class Bench:
             temperature=1.0,
             max_tokens=4096,
             total_steps=10_000,
-            layout=layout,
+            dims=dims,
         )
 
     def groups(self, shape: Shape, n: int, prompts: int) -> list[Group]:
@@ -69,8 +69,8 @@ class Bench:
         ]
 
     def update(self, groups: list[Group], budget: int) -> None:
-        self.updater.config = self.config.replace(micro_batch_tokens=budget)
-        self.updater.update(groups, step=0)
+        self.learner.config = self.config.replace(micro_batch_tokens=budget)
+        self.learner.update(groups, step=0)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

@@ -1,17 +1,15 @@
-"""The parts of a training run, put collective; public methods are the verbs of train.py's loop."""
+"""The parts of a training run, put together; public methods are the verbs of train.py's loop."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 import torch.distributed as dist
 
-from caprl_native import checkpoint
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
-from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
     LoaderItem,
@@ -22,24 +20,22 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.records import DataError, read_records
 from caprl_native.distributed.errors import RunError
-from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
-from caprl_native.observe.log import RunLog
+from caprl_native.lifecycle import Lifecycle
 from caprl_native.observe.memory import give_back_freed_memory
 from caprl_native.observe.metrics import Sum, group_metrics, numbers, over_ranks
 from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
+from caprl_native.policy.model import Policy
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
-from caprl_native.redact import redact
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
-from caprl_native.run_folder import RunFolder
 from caprl_native.seeds import HELD_OUT
 from caprl_native.types import Group
 
@@ -57,14 +53,11 @@ EXPLAINED = (
 )  # failures whose message says it all
 
 
-class Trainer:
+class Trainer(Lifecycle[Config]):
     """Everything that a run holds: data, policy, engines, rewards, log. Close it at the end."""
 
     def __init__(self, config: Config, dims: ParallelDims) -> None:
-        self.config, self.dims = config, dims
-        self.interrupts, self.stopping = Interrupts(), 0
-        self.place = RunFolder(config.run, main=dims.is_main)
-        self.folder, self.step = self.place.path, self.place.step
+        super().__init__(config, dims)
         self._load_data()
         self.policy = load_policy(config.policy, dims)
         self.optimizer = build_optimizer(self.policy, config.policy)
@@ -82,11 +75,7 @@ class Trainer:
             total_steps=self.total_steps,
             dims=dims,
         )
-        resolved = redact(dump(config))
-        self.place.write_config(resolved)
-        self.log = RunLog(
-            self.folder, config.log, main=dims.is_main, name=config.run.name, resolved=resolved
-        )
+        self.open_log()
 
     def _load_data(self) -> None:
         config, dims = self.config, self.dims
@@ -121,32 +110,19 @@ class Trainer:
         self.captioner = Captioner(self.engine, sampling, self.config.run.seed)
         self.greedy = Captioner(self.engine, greedy, self.config.run.seed)
 
-    def _reference(self):
+    def _reference(self) -> Policy | None:
         kl, policy = self.config.algorithm.kl, self.config.policy
         if not kl.weight:
             return None
-        frozen = policy.replace(freeze=["vision", "projector", "language"])
+        frozen = policy.replace(freeze=list(self.policy.family.parts))
         return load_policy(frozen, self.dims, path=kl.reference or policy.path)
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.config.run.steps or self.config.run.epochs * self.loader.batches_per_epoch
 
     def begin(self) -> None:
         """Resumes where asked, gives the engine the weights, and compares the two."""
-        parts = {"loader": self.loader, "ledger": self.ledger}
-        checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
-        self.log.start(self.step, self.total_steps)
+        super().begin()
         sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
         self.log.take_seconds()  # the first step begins here
-
-    def steps(self) -> Iterator[int]:
-        """The numbers of the steps to come, until the last one or an interrupt."""
-        self.interrupts.finish_steps()
-        while self.step < self.total_steps and not self.stopping:
-            yield self.step + 1
 
     def next_prompts(self) -> list[LoaderItem]:
         """This rank's part of the next batch, media decoded."""
@@ -310,42 +286,11 @@ class Trainer:
             groups += fresh
         return groups, skipped
 
-    def save(self, step: int) -> None:
-        """A checkpoint, when this step is due or the run is about to end."""
-        every = self.config.run.save_every
-        self.stopping = self.interrupts.requested()
-        last = step == self.total_steps or self.stopping
-        if not last and (not every or step % every):
-            return
-        state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
-        root, keep = self.place.checkpoints, self.config.run.keep
-        with self.log.timed("save"):
-            checkpoint.save(root, step, self.policy, self.optimizer, state, keep)
-
-    def finish(self) -> None:
-        """Exports the policy once the last step is done.
-
-        Raises:
-            Stopped: a signal came before; the step that it interrupted is saved.
-        """
-        if self.step < self.total_steps:
-            self.log.close()
-            self.place.stop(self.step, self.total_steps, self.stopping)
-        if self.config.run.export:
-            checkpoint.export(
-                self.policy,
-                self.config.policy.path,
-                self.folder / "export",
-                self.config.policy.dtype,
-            )
-
     def close(self) -> None:
         """Stops engines, workers and logs."""
-        self.loader.close()
-        self.log.close()
         self.rubric.close()
         self.engine.close()
-        self.place.close()
+        super().close()
 
 
 def named_cuts(rollout: RolloutConfig) -> str:

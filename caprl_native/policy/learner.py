@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
 from caprl_native.observe.metrics import Metric, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
-from caprl_native.policy.fsdp import full_tensor
 from caprl_native.policy.model import Policy
 from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
-from caprl_native.policy.optim import check_finite, learning_rate, require_finite
-from caprl_native.policy.packing import MicroBatch, PackedRow, collate, pack
-from caprl_native.policy.prompt import text_prompt
+from caprl_native.policy.optim import apply_gradients
+from caprl_native.policy.packing import MicroBatch, PackedRow, micro_batches
 from caprl_native.types import Group, Rollout
 
 Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollouts of their rows
@@ -87,7 +84,7 @@ class Learner:
                 model.clear_vision_cache()
 
     def _batches(self, groups: Sequence[Group]) -> Pieces:
-        """Micro-batches with their rows' rollouts; as many on every rank, empty ones added."""
+        """Micro-batches with their rows' rollouts; as many on every rank (a collective)."""
         rollouts = [r for g in groups for r in g.scored]
         rows, first = [], 0
         for group in groups:
@@ -95,20 +92,8 @@ class Learner:
             index = list(range(first, first + len(scored)))
             rows.append(PackedRow(group.prompt, [r.token_ids for r in scored], index))
             first += len(scored)
-        batches = [
-            (batch, [rollouts[i] for i in batch.index])
-            for batch in (
-                collate(piece, self.policy.positions)
-                for piece in pack(rows, self.config.micro_batch_tokens)
-            )
-        ]
-        missing = max(gather_objects(len(batches))) - len(batches)
-        # Ranks with less to do run along: the others' collectives wait for them.
-        return batches + [(self._empty(), [])] * missing
-
-    def _empty(self) -> MicroBatch:
-        row = PackedRow(text_prompt([0]), [[0]], [0])
-        return collate([row], self.policy.positions)
+        batches = micro_batches(rows, self.config.micro_batch_tokens, self.policy.positions)
+        return [(batch, [rollouts[i] for i in batch.index]) for batch in batches]
 
     @torch.no_grad()
     def _score(self, model: Policy, batches: Pieces) -> list[Tensor]:
@@ -142,7 +127,15 @@ class Learner:
             (loss * self.dims.world).backward()
             local = added((local, metrics))
         found = over_ranks(local)
-        norm = self._apply(number, found["policy/loss"].value or 0.0)
+        norm = apply_gradients(
+            self.policy,
+            self.optimizer,
+            self.config,
+            found["policy/loss"].value or 0.0,
+            step=number // self.algorithm.updates + 1,
+            update=number,
+            updates=self.total_steps * self.algorithm.updates,
+        )
         lr = self.optimizer.param_groups[0]["lr"]
         return found | {"policy/grad_norm": Sum(norm), "policy/lr": Sum(lr)}
 
@@ -176,29 +169,6 @@ class Learner:
             mask=batch.mask,
         )
         return objective(tables, self.algorithm, denominators)
-
-    def _apply(self, number: int, loss: float) -> float:
-        """Clips the gradients and steps; returns their norm before clipping.
-
-        Raises:
-            FloatingPointError: loss or norm is not finite, and the weights are untouched; or a
-                weight is not finite after the step.
-        """
-        step = number // self.algorithm.updates + 1
-        limit = self.config.max_grad_norm or math.inf
-        norm = full_tensor(
-            torch.nn.utils.clip_grad_norm_(
-                self.policy.parameters(), limit, error_if_nonfinite=False
-            )
-        ).item()
-        require_finite(step, {"loss": loss, "gradient's norm": norm})
-        total = self.total_steps * self.algorithm.updates
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, number, total)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        check_finite(self.policy, step)
-        return norm
 
 
 def _padded(rows: list[list[float]], shape: tuple[int, int]) -> Tensor:

@@ -55,12 +55,14 @@ def apply_gradients(
     config: PolicyConfig,
     loss: float,
     *,
+    step: int,
     update: int,
-    of: int,
+    updates: int,
 ) -> float:
     """Clips the gradients and steps (a collective); returns their norm before clipping.
 
-    `update` (from 0) of so many updates decides on the learning rate.
+    `update` (from 0) of so many `updates` of the run decides on the learning rate; `step` is the
+    run's step (from 1), for messages.
 
     Raises:
         FloatingPointError: `loss` or the norm is not finite, and the weights are untouched; or a
@@ -68,12 +70,12 @@ def apply_gradients(
     """
     limit = config.max_grad_norm or math.inf
     norm = full_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit)).item()
-    require_finite(update + 1, {"loss": loss, "gradient's norm": norm})
+    require_finite(step, {"loss": loss, "gradient's norm": norm})
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, update, of)
+        group["lr"] = learning_rate(config, update, updates)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    check_finite(model, update + 1)
+    check_finite(model, step)
     return norm
 
 

@@ -57,7 +57,13 @@ class SupervisedLearner:
             totals += self._backward(batch.to(self.dims.device), counts)
         loss, accuracy = (sum_over_ranks(totals) / counts[ASSISTANT]).tolist()
         norm = apply_gradients(
-            self.policy, self.optimizer, self.config, loss, update=step - 1, of=self.total_steps
+            self.policy,
+            self.optimizer,
+            self.config,
+            loss,
+            step=step,
+            update=step - 1,
+            updates=self.total_steps,
         )
         return {
             "policy/loss": loss,

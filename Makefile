@@ -1,8 +1,10 @@
 # make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
+# make test-fast    the tests that start no engine and no ranks, in about a minute
 # make demo-models  make the demo's shipped models again
 # make bench        benchmarks of this machine, into benchmarks/
-# make lint         ruff
+# make lint         ruff: rules and format
+# make types        mypy over the package
 # make setup        only the environment; every other target does this first
 #
 # PYTHON=python3.12   the interpreter that .venv is made with (3.11 or later)
@@ -14,7 +16,7 @@ SET ?=
 ARGS ?=
 RUN = .venv/bin/python
 
-.PHONY: help setup demo test demo-models bench lint
+.PHONY: help setup demo test test-fast demo-models bench lint types
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -28,6 +30,9 @@ demo: setup
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-fast: setup
+	$(RUN) -m pytest -n 2 -m "not heavy" $(ARGS)
+
 demo-models: setup
 	$(RUN) tools/make_demo_models.py $(ARGS)
 
@@ -38,3 +43,6 @@ bench: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+types: setup
+	$(RUN) -m mypy

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -122,14 +123,19 @@ def check_sft_machine(config: SftConfig, origins: Origins | None = None) -> None
 
 def check_outputs(rules: Rules) -> None:
     """Raises ConfigError unless the run's folder can be written and W&B's key is there."""
-    folder = rules.value("run").folder
+    folder, log_config = rules.value("run").folder, rules.value("log")
     problem = check_writable(folder)
     rules.require(not problem, "run.dir", f"a folder to write into ({folder}: {problem})")
     rules.require(
-        rules.value("log.wandb") != "online" or _has_wandb_key(),
+        not ("wandb" in log_config.backends and log_config.wandb == "online") or _has_wandb_key(),
         "log.wandb",
         '"offline" or "disabled" where neither WANDB_API_KEY nor a netrc file holds a key for '
         "Weights & Biases (`wandb login` writes one)",
+    )
+    rules.require(
+        "tensorboard" not in log_config.backends or find_spec("tensorboard") is not None,
+        "log.backends",
+        'no "tensorboard" where the package tensorboard is not installed',
     )
 
 

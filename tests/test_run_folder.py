@@ -172,3 +172,25 @@ def test_a_resumed_run_goes_on_under_its_id_at_weights_and_biases(tmp_path, monk
         data = b"".join(f.read_bytes() for f in folder.rglob("*.wandb"))
         assert b"max_prompt_tokens" in data  # the config is there
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
+
+
+def test_metrics_go_to_tensorboard_too_and_go_on_there_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    config = LogConfig(backends=["tensorboard"])
+    for step in (1, 2):
+        log = RunLog(tmp_path, config, main=True, name="a run", resolved=dump(Config()))
+        log.metrics(step, {"reward/total/mean": step / 4, "data/skipped": 3})
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = events.Tensors("reward/total/mean")
+    assert [(e.step, make_ndarray(e.tensor_proto)) for e in found] == [(1, 0.25), (2, 0.5)]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "wandb_id").exists()
+
+
+def test_unknown_backends_are_refused():
+    with pytest.raises(ValueError, match="tensorboard"):
+        LogConfig(backends=["mlflow"])

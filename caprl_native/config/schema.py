@@ -36,6 +36,10 @@ def _are_parts(names: list[str]) -> bool:
     return set(names) <= set(PARTS) and len(set(names)) == len(names)
 
 
+def _are_backends(names: list[str]) -> bool:
+    return set(names) <= {"wandb", "tensorboard"} and len(set(names)) == len(names)
+
+
 Files = Annotated[list[UserPath], Must(all, "file names that are not empty")]
 
 
@@ -293,8 +297,14 @@ class EvalConfig(Table):
 
 
 class LogConfig(Table):
+    backends: Annotated[
+        list[str], Must(_are_backends, 'some of "wandb", "tensorboard", each once')
+    ] = Field(
+        ["wandb"],
+        description='Where metrics go beside metrics.jsonl: any of "wandb", "tensorboard".',
+    )
     wandb: Literal["offline", "online", "disabled"] = Field(
-        "offline", description="Weights & Biases."
+        "offline", description="Whether Weights & Biases gets them at once, later, or not at all."
     )
     project: str = Field("caprl_native", description="Its project.")
     rollouts: int = Field(-1, ge=-1, description="Captions per step in the rollout log; -1: all.")

@@ -1,9 +1,8 @@
-"""Where a run's numbers and captions go: metrics.jsonl, the rollout log, W&B, the progress bar."""
+"""Where a run's numbers and captions go: metrics.jsonl, rollout log, backends, progress bar."""
 
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tomli
 from tqdm import tqdm
 
 from caprl_native.config.schema import LogConfig
 from caprl_native.distributed.errors import writing
 from caprl_native.distributed.world import gather_objects
 from caprl_native.files import atomic_write
+from caprl_native.observe.backends import open_backends
 from caprl_native.types import Group, Sample
 
 
@@ -31,10 +30,7 @@ class RunLog:
         self.times: dict[str, float] = {}
         self._since = time.perf_counter()
         self._bar: tqdm | None = None
-        self._wandb: Any = None
-        if main and config.wandb != "disabled":
-            with writing(folder):
-                self._wandb = _wandb_logger(config, name, folder, resolved)
+        self._backends = open_backends(config, name, folder, resolved) if main else []
 
     def start(self, step: int, steps: int) -> None:
         """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped."""
@@ -56,14 +52,14 @@ class RunLog:
         self.times[phase] = self.times.get(phase, 0.0) + time.perf_counter() - began
 
     def metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """One JSON line; also to W&B."""
+        """One JSON line; also to the backends."""
         if not self.main:
             return
         name = self.folder / "metrics.jsonl"
         with writing(name), name.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self._wandb is not None:
-            self._wandb.log_dict(metrics, step)
+        for backend in self._backends:
+            backend.log_dict(metrics, step)
 
     def take_seconds(self) -> tuple[float, dict[str, float]]:
         """Seconds since the last call, and those of the phases within, as `time/<phase>`."""
@@ -111,30 +107,9 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        if self._wandb is not None:
-            self._wandb.close()
-            self._wandb = None
-
-
-def _wandb_logger(config: LogConfig, name: str, folder: Path, resolved: str) -> Any:
-    """torchtune's Weights & Biases logger; imported only when asked for, since it takes seconds.
-
-    A run that is resumed goes on under the id that is kept in its folder.
-    """
-    from torchtune.training.metric_logging import WandBLogger
-
-    kept = folder / "wandb_id"
-    if not kept.exists():
-        _replace(kept, secrets.token_hex(4))
-    return WandBLogger(
-        config.project,
-        log_dir=str(folder),
-        name=name,
-        mode=config.wandb,
-        id=kept.read_text().strip(),
-        resume="allow",
-        config=tomli.loads(resolved),
-    )
+        for backend in self._backends:
+            backend.close()
+        self._backends = []
 
 
 def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 from pydantic import Field, create_model
 
@@ -72,11 +72,13 @@ class ReportConfig(Table):
     confidence: float = Field(0.95, gt=0, lt=1, description="Of the bootstrap intervals.")
 
 
-BenchmarksConfig: Any = create_model(
-    "BenchmarksConfig",
-    __base__=Table,
-    **{name: (BenchmarkConfig, Field(default_factory=BenchmarkConfig)) for name in benchmarks()},
-)
+def _table_of_benchmarks() -> Any:
+    """The schema of `[benchmarks]`, with a table for each that is known by now."""
+    one = (BenchmarkConfig, Field(default_factory=BenchmarkConfig))
+    return create_model("BenchmarksConfig", __base__=Table, **dict.fromkeys(benchmarks(), one))
+
+
+BenchmarksConfig: Any = _table_of_benchmarks()
 
 
 class PrismConfig(Program):
@@ -90,11 +92,19 @@ class PrismConfig(Program):
     report: ReportConfig = Field(default_factory=ReportConfig)
     benchmarks: BenchmarksConfig = Field(default_factory=BenchmarksConfig)
 
+    @classmethod
+    def grown(cls) -> type[Self]:
+        if set(benchmarks()) <= set(cls.model_fields["benchmarks"].annotation.model_fields):
+            return cls
+        table = _table_of_benchmarks()
+        field = (table, Field(default_factory=table))
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, benchmarks=field)
+
 
 def chosen(config: PrismConfig) -> dict[str, BenchmarkConfig]:
     """The benchmarks that have files, by name."""
-    found = {name: getattr(config.benchmarks, name) for name in benchmarks()}
-    return {name: b for name, b in found.items() if b.files}
+    given = dict(config.benchmarks)  # not of a benchmark that was registered later
+    return {name: given[name] for name in benchmarks() if name in given and given[name].files}
 
 
 def stages(config: PrismConfig) -> tuple[str, ...]:

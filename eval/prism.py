@@ -59,6 +59,7 @@ usage: python {prog} --config FILE ... [--table.key value ...]
 
   --config FILE ...      TOML files, overlaid left to right; a bare name is looked up in the current
                          folder, then in train_configs/
+  --plugins NAME ...     modules or Python files that add benchmarks (same as the setting `plugins`)
   --benchmark NAME       the next --data-path and --image-root are this benchmark's; may be repeated
   --data-path FILE ...   its annotation files
   --image-root FOLDER    where its media lie (also --media-root)

@@ -104,7 +104,8 @@ def parse_cli(
 def _help(schema: type[BaseModel], argv: Sequence[str], usage: str) -> NoReturn:
     """Prints every setting, those included that plugins of the command line's files bring."""
     files, overrides, _ = _split(argv)
-    load_plugins(schema, [*(File(locate(name)) for name in files), CommandLine(overrides)])
+    sources = [*(File(locate(name)) for name in files), CommandLine(overrides)]
+    schema = load_plugins(schema, sources)
     if _speaks():
         sys.stdout.write(usage + help_text(schema))
     raise SystemExit(0)

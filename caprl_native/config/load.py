@@ -51,15 +51,18 @@ def load_with_origins(
 ) -> tuple[T, Origins]:
     """Like `load`, with the place where each value was set."""
     sources: list[Source] = [*(File(locate(name)) for name in files), CommandLine(overrides)]
-    load_plugins(schema, sources)
+    schema = load_plugins(schema, sources)
     merged = _Merged(schema)
     for source in sources:
         merged.add(source)
     return merged.built(schema), merged.origins
 
 
-def load_plugins(schema: type[BaseModel], sources: Sequence[Source]) -> None:
-    """Imports the modules and files that the last source to name any has under `plugins`."""
+def load_plugins(schema: type[T], sources: Sequence[Source]) -> type[T]:
+    """Imports the modules and files that the last source to name any has under `plugins`.
+
+    Returns the schema with what they have registered.
+    """
     for leaf in (leaf for leaf in leaves(schema) if leaf.key == "plugins"):
         given = [(source, source.given(leaf)) for source in sources]
         for source, names in [pair for pair in given if pair[1] is not None][-1:]:
@@ -69,6 +72,7 @@ def load_plugins(schema: type[BaseModel], sources: Sequence[Source]) -> None:
                 except (ImportError, SyntaxError, ValueError) as error:
                     where = source.where("plugins")
                     raise ConfigError(f"{where}: plugins: {shown(name)}: {error}") from error
+    return schema.grown() if hasattr(schema, "grown") else schema
 
 
 class _Merged:

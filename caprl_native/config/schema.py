@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -321,6 +321,11 @@ class Program(Table):
         [],
         description="Modules or Python files that register further types; imported first.",
     )
+
+    @classmethod
+    def grown(cls) -> type[Self]:
+        """This schema, with tables for what plugins have registered since it was made."""
+        return cls
 
     @field_validator("plugins")
     @classmethod

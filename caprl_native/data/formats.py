@@ -1,38 +1,22 @@
-"""One record of a data file -> a `Sample`: the released formats, told apart by their content.
+"""One record of a data file -> a `Sample`, in whichever format it is written.
 
-- CapRL-QA: `image` or `images` (paths, or embedded files as `{"bytes", "path"}`), `prompt` (a chat
-  with `<image>` placeholders), `reward_model.ground_truth = [{question, choices, answer}]`.
-- CapRL-Video-QA: the same with `videos`.
-- Plain: `image` | `images` | `video` | `videos`, a prompt (see `chats.py`), `questions`.
-- Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
-  instead of questions; media optional.
-
-Nothing is read from disk here, and nothing is repaired: what is wrong is a `FieldError`.
+The formats that plugins register are asked first; a record that is in none of them is read as
+the released ones are (`record_formats/plain.py`).
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from caprl_native.data.chats import DEFAULT_PROMPTS, PROMPT_FIELDS, prompt_of
-from caprl_native.data.choices import parse_answer, parse_choices
-from caprl_native.data.fields import FieldError, check_texts, decoded, kind_of
-from caprl_native.types import MediaRef, Question, Sample
+from caprl_native.data.chats import DEFAULT_PROMPTS
+from caprl_native.data.fields import FieldError, check_texts, kind_of
+from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
+from caprl_native.types import Sample
 
-__all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "parse_record"]
+__all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "added_formats", "parse_record"]
 
-Kind = Literal["questions", "response"]
-
-MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
-    "image": "image",
-    "images": "image",
-    "video": "video",
-    "videos": "video",
-}
+# What a format raises on a record that it did not expect.
+_UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def parse_record(
@@ -53,133 +37,33 @@ def parse_record(
     if not isinstance(raw, dict):
         raise FieldError("record", f"expected an object, got {kind_of(raw)}")
     check_texts(raw)
-    medium = partial(_medium, root=media_root, source=source)
-    media = _media(raw, medium)
-    if not media and all(raw.get(name) is None for name in PROMPT_FIELDS):
-        _require_media(kind, media)  # no chat can name them either
-    replies = kind == "response" and _given_response(raw) is None
-    messages, media, reply = prompt_of(raw, media, prompt_override, medium, takes_reply=replies)
-    _require_media(kind, media)
-    if max_media and len(media) > max_media:
-        raise FieldError(
-            "images" if media[0].kind == "image" else "videos",
-            f"{len(media)} media in one prompt, more than media.max_per_prompt = {max_media}",
-            "raise that setting, or remove the record",
-        )
-    return Sample(
-        id=_identity(raw.get("id"), default_id),
-        media=tuple(media),
-        messages=tuple(messages),
-        questions=_questions(raw) if kind == "questions" else (),
-        response=(reply or _response(raw)) if kind == "response" else None,
-        source=source,
-    )
+    reading = Reading(kind, source, default_id, media_root, prompt_override, max_media)
+    for name in added_formats():
+        if (sample := _parsed(name, raw, reading)) is not None:
+            return sample
+    return parse_plain(raw, reading)
 
 
-def _require_media(kind: Kind, media: list[MediaRef]) -> None:
-    if kind == "questions" and not media:
-        raise FieldError("images", "no image and no video", "give image, images, video or videos")
+def added_formats() -> tuple[str, ...]:
+    """The names of the formats beside the released ones, in the order in which they are tried."""
+    return tuple(name for name in FORMATS if name != PLAIN)
 
 
-def _identity(given: Any, default: str) -> str:
-    if given in (None, ""):
-        return default
-    if not isinstance(given, str | int | float):
-        raise FieldError("id", f"expected a text or a number, got {kind_of(given)}")
-    return str(given)
-
-
-# Media
-
-
-def _media(raw: dict[str, Any], medium: Callable[..., MediaRef]) -> list[MediaRef]:
-    """The record's media: all images, then all videos."""
-    found = []
-    for field, kind in MEDIA_FIELDS.items():
-        value = raw.get(field)
-        if value is None:
-            continue
-        several = isinstance(value, list)
-        for i, item in enumerate(value if several else [value]):
-            where = f"{field}[{i}]" if several else field
-            found.append(medium(item, kind, where))
-    return found
-
-
-def _medium(
-    item: Any, kind: Literal["image", "video"], where: str, root: str, source: str
-) -> MediaRef:
-    path = item.get("path") if isinstance(item, dict) else item
-    data = item.get("bytes") if isinstance(item, dict) else None
-    if isinstance(item, bytes):
-        path, data = None, item
-    if isinstance(data, bytes):
-        return MediaRef(kind, data=data, label=f"{source}#{where}" + (f" ({path})" if path else ""))
-    if data is not None:
-        raise FieldError(where, "bytes are not binary", "embed files in Parquet, or give paths")
-    if not isinstance(path, str) or not path:
-        raise FieldError(
-            where,
-            f"expected a path or an embedded file, got {_nothing_in(item)}",
-            "give a file's path",
-        )
-    if re.match(r"(https?|s3|data):", path):
-        raise FieldError(where, f"{path!r:.60} is not a local file", "download it, give its path")
-    return MediaRef(kind, path=os.path.join(root, path.removeprefix("file://")))
-
-
-def _nothing_in(item: Any) -> str:
-    return "one without path and bytes" if isinstance(item, dict) else kind_of(item)
-
-
-# What the reward or the supervised loss needs
-
-
-def _questions(raw: dict[str, Any]) -> tuple[Question, ...]:
-    value, where = raw.get("questions"), "questions"
-    if value is None and raw.get("reward_model") is not None:
-        outer = decoded(raw["reward_model"], "reward_model")
-        value = outer.get("ground_truth") if isinstance(outer, dict) else None
-        where = "reward_model.ground_truth"
-    value = decoded(value, where)
-    if not isinstance(value, list):
-        raise FieldError(
-            where,
-            f"expected a list of questions, got {kind_of(value)}",
-            "give question, choices, answer",
-        )
-    if not value:
-        raise FieldError(where, "the list is empty", "give a question, or remove the record")
-    return tuple(_question(item, f"{where}[{i}]") for i, item in enumerate(value))
-
-
-def _question(item: Any, where: str) -> Question:
-    if not isinstance(item, dict):
-        raise FieldError(where, f"expected an object, got {kind_of(item)}")
-    text = item.get("question")
-    if not isinstance(text, str) or not text.strip():
-        raise FieldError(f"{where}.question", "missing or empty", "give the question's text")
-    raw = item.get("choices")
-    if isinstance(raw, dict):  # Parquet gives every record the keys of all
-        raw = {label: choice for label, choice in raw.items() if choice is not None}
-    if not isinstance(raw, list | dict | str):
-        raise FieldError(f"{where}.choices", "missing", "give 2 to 26 choices")
-    field = "choices"
+def _parsed(name: str, raw: dict[str, Any], reading: Reading) -> Sample | None:
+    """The sample, None for a record in another format. Raises `FieldError`."""
     try:
-        choices = parse_choices(raw)
-        field = "answer"
-        answer = parse_answer(item.get("answer"), choices)
-    except ValueError as error:
-        raise FieldError(f"{where}.{field}", str(error)) from error
-    return Question(text.strip(), choices, answer)
-
-
-def _given_response(raw: dict[str, Any]) -> Any:
-    return raw.get("response") if raw.get("response") is not None else raw.get("caption")
-
-
-def _response(raw: dict[str, Any]) -> str:
-    value = _given_response(raw)
-    if not isinstance(value, str) or not value.strip():
-        raise FieldError("response", "missing or empty", "give the text to learn")
-    return value
+        if not FORMATS[name].value.matches(raw):
+            return None
+        sample = FORMATS[name].value.parse(raw, reading)
+    except FieldError:
+        raise
+    except _UNEXPECTED as error:
+        problem = f"the format {name!r} cannot read it: {type(error).__name__}: {error!s:.200}"
+        raise FieldError("record", problem) from error
+    reading.check_some_media(list(sample.media))
+    reading.check_not_too_many(list(sample.media))
+    if reading.kind == "questions" and not sample.questions:
+        raise FieldError("questions", f"the format {name!r} found none")
+    if reading.kind == "response" and not sample.response:
+        raise FieldError("response", f"the format {name!r} found none")
+    return sample

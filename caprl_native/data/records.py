@@ -17,15 +17,16 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
 from caprl_native.data.fields import FieldError, loads
-from caprl_native.data.formats import Kind, parse_record
+from caprl_native.data.formats import Kind, added_formats, parse_record
 from caprl_native.data.parquet import UNREADABLE, ParquetRows
 from caprl_native.files import LFS_POINTER, PULL_IT, matching, user_path
+from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.types import MediaRef, Sample
 
 _SHOWN = 20
@@ -161,6 +162,7 @@ class Records(Sequence[Sample]):
     renamed: dict[int, str] = field(default_factory=dict)  # ids that another record has already
     fingerprint: str = ""  # of all ids, in order
     contents: dict[str, str] = field(default_factory=dict)  # fingerprints of the rest, by kind
+    plugins: tuple[str, ...] = ()  # what registers the formats: workers import it
 
     def __post_init__(self) -> None:
         self._ends = list(accumulate(len(rows) for rows in self.files))
@@ -188,6 +190,7 @@ class Records(Sequence[Sample]):
         return f, index - (self._ends[f - 1] if f else 0)
 
     def parse(self, f: int, i: int, raw: Any) -> Sample:
+        _import_once(self.plugins)
         number, name = self.files[f].number(i), self.names[f]
         return self.parsers[f](
             raw, source=f"{name}:{number}", default_id=f"{Path(name).stem}:{number}"
@@ -195,6 +198,12 @@ class Records(Sequence[Sample]):
 
     def where(self, f: int, i: int) -> str:
         return f"{self.names[f]}: {self.files[f].unit} {self.files[f].number(i)}"
+
+
+@cache
+def _import_once(plugins: tuple[str, ...]) -> None:
+    for plugin in plugins:
+        load_plugin(plugin)
 
 
 def read_records(
@@ -225,7 +234,8 @@ def read_records(
         )
         for path in paths
     ]
-    records = Records([open_file(path) for path in paths], parsers, paths)
+    plugins = tuple(PLUGINS) if added_formats() else ()
+    records = Records([open_file(path) for path in paths], parsers, paths, plugins=plugins)
     _check(records)
     return records
 

@@ -1,7 +1,8 @@
 """What a benchmark is: how its files are read, its questions asked, and its answers scored.
 
-A benchmark of one's own is one file in this folder with a subclass of `Benchmark`; it is found by
-itself, and `[benchmarks.<name>]` in the config gives it its files.
+A benchmark of one's own is one file with a subclass of `Benchmark` that is `@registered`. It is
+found in this folder, or because the config names its file under `plugins`; `[benchmarks.<name>]`
+gives it its files.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pyarrow.parquet
 
 from caprl_native.data.choices import LETTERS
 from caprl_native.data.fields import FieldError, check_texts
 from caprl_native.data.records import DataError, JsonLines
+from caprl_native.registry import Registry
 from caprl_native.rewards.prompts import ANSWER_PREFIX, CAPTION_OF, reader_messages
 from eval.benchmarks.tables import is_quoted, rows_of
 from eval.items import CAPTION, Broken, Item, ToJudge, Verdict
@@ -191,6 +193,16 @@ class Benchmark(ABC):
         They are shown as they are: in per cent where `unit` is "%".
         """
         return {}
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "eval.benchmarks")
+B = TypeVar("B", bound=type[Benchmark])
+
+
+def registered(kind: B) -> B:
+    """Makes a benchmark known under its name. Raises ValueError where another module's has it."""
+    BENCHMARKS.add(kind.name, kind())
+    return kind
 
 
 def _unique(item: Item, row: Row, seen: set[str]) -> Item:

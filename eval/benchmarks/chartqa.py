@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.caprl_image import image_score
@@ -9,6 +10,7 @@ from eval.scoring.math_answer import final_answer, final_forms
 from eval.scoring.relaxed import relaxed_accuracy
 
 
+@registered
 class ChartQA(Released):
     """Questions about charts that people drew, with a short text or a number as answer.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caprl_native.data.formats import FieldError
-from eval.benchmarks.base import Files, Row
+from eval.benchmarks.base import Files, Row, registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.caprl_image import image_score
@@ -19,6 +19,7 @@ TYPES = {
 }
 
 
+@registered
 class ChartQAPro(Released):
     """Questions about charts of many designs, dashboards and infographics.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.benchmarks.base import Row
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.judging import same_answer, yes_or_no
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, ToJudge, Verdict
@@ -18,6 +18,7 @@ ANSWERS = {  # by `inst_category`
 }
 
 
+@registered
 class CharXiv(Released):
     """Questions about charts from scientific papers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.anls import anls
@@ -9,6 +10,7 @@ from eval.scoring.caprl_image import image_score_anls
 from eval.scoring.math_answer import final_answer, final_forms
 
 
+@registered
 class InfoVQA(Released):
     """Questions about infographics; several spellings of an answer may be right.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import MathBenchmark
 
 
+@registered
 class MathVerse(MathBenchmark):
     """Geometry and functions, with what is known split between text and diagram.
 

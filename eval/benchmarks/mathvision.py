@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import MathBenchmark
 
 
+@registered
 class MathVision(MathBenchmark):
     """Problems of mathematics competitions in 16 subjects and five levels of difficulty.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.benchmarks.fields import list_of
 from eval.benchmarks.judging import compared
 from eval.items import Item, ToJudge, Verdict
@@ -20,6 +20,7 @@ GRADE = (
 )
 
 
+@registered
 class MMBenchVideo(Benchmark):
     """1,998 open questions on 609 videos from YouTube, in 26 dimensions of ability.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from eval.benchmarks.base import Row
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.released import MathBenchmark
 
 DISCIPLINES = {
@@ -24,6 +24,7 @@ _DISCIPLINE_OF = {
 }
 
 
+@registered
 class MMMU(MathBenchmark):
     """College-level questions from 30 subjects in six disciplines.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from eval.benchmarks.base import Row
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.mmmu import with_discipline
 from eval.benchmarks.released import MathBenchmark
 
 
+@registered
 class MMMUPro(MathBenchmark):
     """MMMU's questions that need the image, with up to ten choices.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
 
+@registered
 class MMStar(LetterBenchmark):
     """1,500 questions that cannot be answered without the image, in six areas of ability.
 

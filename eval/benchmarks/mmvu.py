@@ -7,7 +7,7 @@ import re
 from caprl_native.data.choices import LETTERS, parse_choices
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.benchmarks.fields import letter_of
 from eval.benchmarks.judging import same_answer, yes_or_no
 from eval.items import Item, ToJudge, Verdict
@@ -29,6 +29,7 @@ _DISCIPLINE_OF = {
 }
 
 
+@registered
 class MMVU(Benchmark):
     """3,000 expert questions on videos from 27 subjects in four disciplines.
 

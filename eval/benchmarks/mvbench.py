@@ -9,7 +9,7 @@ from pathlib import Path
 from caprl_native.data.choices import LETTERS, squeezed
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.benchmarks.fields import choices_of
 from eval.items import Item, Verdict
 from eval.scoring.letters import choice_letter
@@ -62,6 +62,7 @@ TASKS = {
 }
 
 
+@registered
 class MVBench(Benchmark):
     """4,000 questions in twenty tasks of temporal understanding, 200 each.
 

@@ -9,10 +9,11 @@ from caprl_native.data.formats import parse_record
 from caprl_native.rewards.questions import ShownQuestion, draw, read_answer
 from caprl_native.seeds import rng_of
 from caprl_native.types import Question, Sample
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.items import Item, Verdict
 
 
+@registered
 class Qa(Benchmark):
     """Multiple-choice questions in the formats that `data.files` of a training run takes.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
 
+@registered
 class Seed(LetterBenchmark):
     """Questions about images in twelve dimensions, from scene understanding to text recognition.
 

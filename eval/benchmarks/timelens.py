@@ -9,12 +9,13 @@ from typing import Any
 
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.items import Broken, Item, Verdict
 from eval.scoring.grounding import Span, grounding_metrics, parse_spans, span_iou
 from eval.scoring.words import answer_parts
 
 
+@registered
 class TimeLens(Benchmark):
     """When does an event happen? Charades, ActivityNet and QVHighlights, annotated anew.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from caprl_native.data.choices import LETTERS
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, registered
 from eval.benchmarks.fields import choices_of
 from eval.items import Item, Verdict
 from eval.scoring.letters import choice_letter
 from eval.scoring.tomato import official_letter
 
 
+@registered
 class Tomato(Benchmark):
     """1,484 questions on time itself: counts, directions, rotations, shapes, speeds, cues.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
-from eval.benchmarks.base import Benchmark, Files, Row, Rule, by_letter
+from eval.benchmarks.base import Benchmark, Files, Row, Rule, by_letter, registered
 from eval.benchmarks.fields import choices_of, letter_of
 from eval.items import Item, Verdict
 
@@ -21,6 +21,7 @@ _TIMES = re.compile(r"\d+:\d\d:\d\d[,.]\d+\s*-->")
 _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 
 
+@registered
 class VideoMME(Benchmark):
     """2,700 questions on 900 videos from YouTube, short, medium and long, in six domains.
 

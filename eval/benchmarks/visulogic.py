@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
 
+@registered
 class VisuLogic(LetterBenchmark):
     """1,000 puzzles of visual logic in six kinds of reasoning.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
 
+@registered
 class WeMath(LetterBenchmark):
     """Problems of visual mathematics, composed of one to three steps of elementary knowledge.
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import eval.benchmarks
+from caprl_native import registry
 from caprl_native.data.media import decode
+from caprl_native.registry import load_plugin
 from caprl_native.testing.media_files import write_png
 from caprl_native.types import Sample
 from eval.benchmarks import benchmarks
-from eval.benchmarks.base import Files
+from eval.benchmarks.base import BENCHMARKS, Files
 from eval.items import CAPTION, ToJudge
 from tests.eval.benchmark_files import EXAMPLES, IMAGES, OFTEN, read, write_files
 
@@ -149,11 +150,10 @@ def test_the_table_in_the_docs_has_every_benchmark():
 def test_the_example_in_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
     record, code = re.findall(r"```(?:python|json)\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 25
-    folder = tmp_path / "benchmarks"
-    folder.mkdir()
-    (folder / "colours.py").write_text(code)
-    monkeypatch.setattr(eval.benchmarks, "__path__", [*eval.benchmarks.__path__, str(folder)])
-    benchmarks.cache_clear()
+    (tmp_path / "colours.py").write_text(code)
+    monkeypatch.setattr(BENCHMARKS, "_entries", dict(BENCHMARKS._entries))
+    monkeypatch.setattr(registry, "PLUGINS", [])
+    load_plugin(str(tmp_path / "colours.py"))
     try:
         write_png(tmp_path / "images/1.png")
         (tmp_path / "test.jsonl").write_text(record)
@@ -163,5 +163,4 @@ def test_the_example_in_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
         scores = [benchmark.score(item, said, "official").score for said in ("B", "A", "No idea.")]
         assert scores == [1, 0, 0] and item.groups == {"room": "kitchen"}
     finally:
-        benchmarks.cache_clear()
-        sys.modules.pop("eval.benchmarks.colours", None)
+        del sys.modules["colours"]

@@ -160,7 +160,7 @@ def load(
     folder = directory(root, step)
     settings = [{k: group[k] for k in _SETTINGS} for group in optimizer.param_groups]
     model, optim = get_state_dict(policy, optimizer)
-    holder = {"model": model, "optim": optim}
+    holder: dict[str, Any] = {"model": model, "optim": optim}
     reader = RestrictedReader(folder / "shards")
     try:
         _fits(folder, reader, model, optim)
@@ -188,7 +188,7 @@ _SETTINGS = ("weight_decay", "betas", "eps")
 
 def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> None:
     """Raises CheckpointError unless the checkpoint is of this model with these parts frozen."""
-    saved = reader.read_metadata().state_dict_metadata
+    saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
     shapes = {
         k.removeprefix("model."): tuple(v.size) for k, v in saved.items() if k[:6] == "model."
     }
@@ -220,7 +220,7 @@ def export(policy: Policy, source: str | Path, target: Path, dtype: str) -> None
             weights[name] = tensor.cpu().clone()
 
     def write(folder: Path) -> None:
-        model = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
+        model: Any = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
         model.save_pretrained(folder, state_dict=weights)
         for file in model_files(source):
             if not (folder / file.name).exists():

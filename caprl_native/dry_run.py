@@ -196,7 +196,8 @@ def _steps(config: Config, origins: Origins | None) -> list[str]:
         _row("data", f"{cut(file)}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
         for file, rows in counts.items()
     ]
-    text = _step_count(config, None if None in counts.values() else sum(counts.values()), origins)
+    known = [rows for rows in counts.values() if rows is not None]
+    text = _step_count(config, sum(known) if len(known) == len(counts) else None, origins)
     every = config.run.save_every
     saves = f"every {every} steps and at the end" if every else "at the end"
     evals = f"every {config.eval.every} steps" if config.eval.every else "never"

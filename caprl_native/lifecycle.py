@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native import checkpoint
 from caprl_native.config.cli import dump
@@ -34,7 +35,8 @@ class Lifecycle(Generic[C]):
     log: RunLog
 
     def __init__(self, config: C, dims: ParallelDims) -> None:
-        self.config, self.dims = config, dims
+        self.config: C = config
+        self.dims = dims
         self.interrupts, self.stopping = Interrupts(), 0
         self.place = RunFolder(config.run, main=dims.is_main)
         self.folder, self.step = self.place.path, self.place.step
@@ -55,7 +57,7 @@ class Lifecycle(Generic[C]):
 
     def begin(self) -> None:
         """Resumes where asked."""
-        parts = {"loader": self.loader, "ledger": self.ledger}
+        parts: dict[str, Stateful] = {"loader": self.loader, "ledger": self.ledger}
         checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
         self.log.start(self.step, self.total_steps)
 

@@ -18,7 +18,7 @@ from caprl_native.data.loader import (
     build_loader,
     eval_batches,
 )
-from caprl_native.data.records import DataError, read_records
+from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
 from caprl_native.lifecycle import Lifecycle
@@ -231,7 +231,7 @@ class Trainer(Lifecycle[Config]):
             give_back_freed_memory()
         tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
         local = group_metrics(batch.sampled, self.rubric.names) | {"perf/tokens_per_s": Sum(tokens)}
-        metrics = numbers(over_ranks(local)) | update | {"data/skipped": batch.skipped}
+        metrics = numbers(over_ranks(local)) | dict(update) | {"data/skipped": batch.skipped}
         self.log.rollouts(batch.step, batch.sampled)
         seconds, times = self.log.take_seconds()
         metrics |= {"perf/step_s": seconds} | times
@@ -255,7 +255,7 @@ class Trainer(Lifecycle[Config]):
         every = self.config.eval.every
         if self.held_out is None or (step % every and step != self.total_steps):
             return
-        groups, skipped = self._held_out_groups(step)
+        groups, skipped = self._held_out_groups(self.held_out, step)
         found = numbers(over_ranks(group_metrics(groups, self.rubric.names)))
         metrics = {f"eval/{name}": value for name, value in found.items()}
         self.log.evaluation(step, groups)
@@ -263,11 +263,12 @@ class Trainer(Lifecycle[Config]):
         metrics |= {"eval/data/skipped": skipped, "eval/time_s": seconds}
         self.log.metrics(step, metrics)
 
-    def _held_out_groups(self, step: int) -> tuple[list[Group], int]:
+    def _held_out_groups(self, records: Records, step: int) -> tuple[list[Group], int]:
         """This rank's captions with their rewards, and how many samples of all were skipped."""
-        config, groups, skipped = self.config, [], 0
+        config, skipped = self.config, 0
+        groups: list[Group] = []
         batches = eval_batches(
-            self.held_out,
+            records,
             config.data,
             config.media,
             shard=self.dims.data_rank,

@@ -75,7 +75,8 @@ class ReportConfig(Table):
 def _table_of_benchmarks() -> Any:
     """The schema of `[benchmarks]`, with a table for each that is known by now."""
     one = (BenchmarkConfig, Field(default_factory=BenchmarkConfig))
-    return create_model("BenchmarksConfig", __base__=Table, **dict.fromkeys(benchmarks(), one))
+    tables: dict[str, Any] = dict.fromkeys(benchmarks(), one)
+    return create_model("BenchmarksConfig", __base__=Table, **tables)
 
 
 BenchmarksConfig: Any = _table_of_benchmarks()
@@ -94,7 +95,8 @@ class PrismConfig(Program):
 
     @classmethod
     def grown(cls) -> type[Self]:
-        if set(benchmarks()) <= set(cls.model_fields["benchmarks"].annotation.model_fields):
+        known: Any = cls.model_fields["benchmarks"].annotation
+        if set(benchmarks()) <= set(known.model_fields):
             return cls
         table = _table_of_benchmarks()
         field = (table, Field(default_factory=table))

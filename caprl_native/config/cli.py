@@ -12,14 +12,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
 from caprl_native.config.load import dump, help_text, load, load_plugins, load_with_origins
 from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, SftConfig
-from caprl_native.config.toml import COMMAND_LINE, CommandLine, ConfigError, File, Origins, locate
+from caprl_native.config.toml import (
+    COMMAND_LINE,
+    CommandLine,
+    ConfigError,
+    File,
+    Origins,
+    Source,
+    locate,
+)
 from caprl_native.messages import shown
 from caprl_native.redact import redact
 
@@ -39,7 +47,7 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=BaseModel)
-_CHECKS = {Config: check, SftConfig: check_sft}
+_CHECKS: dict[Any, Callable[[Any, Origins], None]] = {Config: check, SftConfig: check_sft}
 
 _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config FILE ... [--table.key value ...]
@@ -104,7 +112,7 @@ def parse_cli(
 def _help(schema: type[BaseModel], argv: Sequence[str], usage: str) -> NoReturn:
     """Prints every setting, those included that plugins of the command line's files bring."""
     files, overrides, _ = _split(argv)
-    sources = [*(File(locate(name)) for name in files), CommandLine(overrides)]
+    sources: list[Source] = [*(File(locate(name)) for name in files), CommandLine(overrides)]
     schema = load_plugins(schema, sources)
     if _speaks():
         sys.stdout.write(usage + help_text(schema))

@@ -78,7 +78,7 @@ class Named:
         if not isinstance(value, Mapping):
             raise Unexpected("tables by name")
         one = OneOf(self.registry)
-        given = {k: {"type": k} | v if isinstance(v, Mapping) else v for k, v in value.items()}
+        given = {k: {"type": k, **v} if isinstance(v, Mapping) else v for k, v in value.items()}
         return {
             name: one.validated(options)
             for name, options in given.items()

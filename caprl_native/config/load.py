@@ -72,7 +72,8 @@ def load_plugins(schema: type[T], sources: Sequence[Source]) -> type[T]:
                 except (ImportError, SyntaxError, ValueError) as error:
                     where = source.where("plugins")
                     raise ConfigError(f"{where}: plugins: {shown(name)}: {error}") from error
-    return schema.grown() if hasattr(schema, "grown") else schema
+    grown = getattr(schema, "grown", None)
+    return schema if grown is None else grown()
 
 
 class _Merged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -20,6 +20,13 @@ from caprl_native.config.fields import Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
 from caprl_native.registry import Options, load_plugin
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
+
+# Defaults of tables with a type, as a file would give them; they become options when validated.
+TERMS_DEFAULT: Any = {"accuracy": {}}
+GRPO: Any = {"type": "grpo"}
+PPO: Any = {"type": "ppo"}
+K3: Any = {"type": "k3"}
+TIS: Any = {"tis": {"type": "tis", "level": "token", "cap": 2.0}}
 
 PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 
@@ -241,7 +248,7 @@ class RewardConfig(Table):
     )
     reader: ReaderConfig = Field(default_factory=ReaderConfig)
     terms: Annotated[dict[str, TermOptions], Named(TERMS)] = Field(
-        {"accuracy": {}}, description="What is rewarded; the reward is the weighted sum."
+        TERMS_DEFAULT, description="What is rewarded; the reward is the weighted sum."
     )
 
     @property
@@ -252,14 +259,12 @@ class RewardConfig(Table):
 
 class AlgorithmConfig(Table):
     advantage: Annotated[Options, OneOf(ADVANTAGES)] = Field(
-        {"type": "grpo"}, description="How rewards of a group become advantages."
+        GRPO, description="How rewards of a group become advantages."
     )
     whiten: bool = Field(
         False, description="Advantages get mean 0 and deviation 1 over the batch's tokens."
     )
-    loss: Annotated[Options, OneOf(LOSSES)] = Field(
-        {"type": "ppo"}, description="The loss of each token."
-    )
+    loss: Annotated[Options, OneOf(LOSSES)] = Field(PPO, description="The loss of each token.")
     aggregation: Aggregation = Field(
         "token-mean",
         description="How token losses become one number; all denominators are global.",
@@ -268,10 +273,10 @@ class AlgorithmConfig(Table):
         "trainer", description="Whose log-probs of the sampled tokens the ratio compares with."
     )
     kl: Annotated[KlOptions, OneOf(KL)] = Field(
-        {"type": "k3"}, description="The KL term against the reference policy: its estimator."
+        K3, description="The KL term against the reference policy: its estimator."
     )
     corrections: Annotated[dict[str, Options], Named(CORRECTIONS)] = Field(
-        {"tis": {"type": "tis", "level": "token", "cap": 2.0}},
+        TIS,
         description="What token losses are multiplied with, since the engine has sampled and the "
         "trainer learns.",
     )

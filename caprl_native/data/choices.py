@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
@@ -138,7 +139,7 @@ def _letter(match: re.Match[str]) -> str:
     return unicodedata.normalize("NFKC", letter).upper()
 
 
-def parse_answer(raw: str, choices: Sequence[str]) -> int:
+def parse_answer(raw: Any, choices: Sequence[str]) -> int:
     """Index of the right choice, from its letter ("B", "b.", "(B)"), its text, or both ("B) x").
 
     Raises ValueError when nothing or more than one choice is meant, and when the right text stands

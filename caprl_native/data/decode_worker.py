@@ -81,7 +81,7 @@ def _write(answers: BinaryIO, answer: Answer, pixels: np.ndarray | None) -> None
     body = pickle.dumps(answer)
     answers.write(len(body).to_bytes(LENGTH, "little") + body)
     if pixels is not None:
-        answers.write(memoryview(np.ascontiguousarray(pixels)).cast("B"))
+        answers.write(np.ascontiguousarray(pixels).data.cast("B"))
     answers.flush()
 
 
@@ -97,8 +97,8 @@ def _answer(medium: MediaRef, config: MediaConfig) -> tuple[Answer, np.ndarray |
         if not _is_of_memory(error):
             return Answer(reason=_reason(error)), None
     # Said here, where the memory that was tried for is free again.
-    limit = f"{config.decode_gib:g} GiB to be decoded (media.decode_gib)"
-    return Answer(reason=f"needs over {limit}", broken=True), None
+    needed = f"{config.decode_gib:g} GiB to be decoded (media.decode_gib)"
+    return Answer(reason=f"needs over {needed}", broken=True), None
 
 
 def decoded(medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, dict[str, Any] | None]:

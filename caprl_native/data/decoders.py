@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class Decoder:
             body = pickle.dumps((medium, config))
             self._send(len(body).to_bytes(LENGTH, "little") + body, until)
             head = self._receive(bytearray(LENGTH), until)
-            body = self._receive(bytearray(int.from_bytes(head, "little")), until)
-            answer: Answer = pickle.loads(body)
+            said = self._receive(bytearray(int.from_bytes(head, "little")), until)
+            answer: Answer = pickle.loads(said)
             pixels = np.empty(answer.shape if not answer.reason else 0, np.uint8)
             self._receive(pixels, until)
         except _Late:
@@ -129,8 +130,8 @@ class Decoder:
             except BrokenPipeError:
                 raise _Ended from None
 
-    def _receive(self, room: bytearray | np.ndarray, until: float) -> bytearray | np.ndarray:
-        """Fills `room`."""
+    def _receive(self, room: Any, until: float) -> Any:
+        """Fills `room`, a bytearray or an array."""
         rest = memoryview(room).cast("B") if len(room) else memoryview(b"")
         while rest:
             self._wait(self._out, select.POLLIN, until)
@@ -167,7 +168,8 @@ class Decoder:
         self.usable = False
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
+            if pipe is not None:
+                pipe.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

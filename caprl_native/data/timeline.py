@@ -73,7 +73,8 @@ def true_times(stamps: Sequence[Stamp], step: int) -> list[int]:
     faults = [0, 0]
     for shown, decoded in stamps:
         for i, (time, other) in enumerate(((shown, decoded), (decoded, shown))):
-            faults[i] += time is not None and last[i] is not None and time <= last[i]
+            before = last[i]
+            faults[i] += time is not None and before is not None and time <= before
             last[i] = other if time is None else time
         by_decoding = made_up or (faults[0] > faults[1] and decoded is not None)
         time = decoded if by_decoding else shown

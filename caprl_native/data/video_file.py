@@ -98,7 +98,7 @@ class VideoFile:
             times = [p.order for p in shown]
         if None in times or not times:
             return [i * self._step for i in range(max(1, len(shown)))]
-        return sorted(times)
+        return sorted(time for time in times if time is not None)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -149,7 +149,7 @@ class VideoFile:
 
     def _last_duration(self, shown: Sequence[_Packet]) -> int:
         timed = [p for p in shown if p.time is not None]
-        last = max(timed, key=lambda p: p.time) if timed else None
+        last = max(timed, key=lambda p: p.time or 0) if timed else None
         if last is not None and last.duration > 0:
             return last.duration
         return self._step
@@ -294,12 +294,11 @@ class _Range:
 def _ranges(packets: Sequence[_Packet], times: Any) -> list[_Range]:
     """What has to be decoded for the frames of `times`, by ranges that do not overlap."""
     place = {p.time: i for i, p in enumerate(packets) if p.shown}
-    keys = [i for i, p in enumerate(packets) if p.key and p.time is not None]
+    keys = [(i, p.time) for i, p in enumerate(packets) if p.key and p.time is not None]
     found: list[_Range] = []
-    for i in sorted(place[t] for t in times):
-        time = packets[i].time
+    for i, time in sorted((place[t], t) for t in times):
         # A frame that is shown before the key frame it follows may need those before both.
-        first = max((k for k in keys if k <= i and packets[k].time <= time), default=0)
+        first = max((k for k, its_time in keys if k <= i and its_time <= time), default=0)
         if found and first <= found[-1].last + 1:
             found[-1].last = i
             found[-1].times.add(time)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
+from torch.distributed import Store
 from torch.distributed.distributed_c10d import _get_default_store
 
 
@@ -75,7 +76,7 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _is_first(store: dist.Store) -> bool:
+def _is_first(store: Store) -> bool:
     try:
         return store.add("caprl_native/failed", 1) == 1
     except dist.DistError:  # its host is gone: better said twice than never

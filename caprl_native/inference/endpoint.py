@@ -175,7 +175,8 @@ class Endpoint:
         """
         import openai
 
-        turn, extra = [], {}
+        turn: list[dict[str, Any]] = []
+        extra: dict[str, Any] = {}
         if self.dialect.prefill:  # the server is known to take these
             extra = {"chat_template_kwargs": {"enable_thinking": False}}
         if self.dialect.prefill and opening:

@@ -58,7 +58,9 @@ class EngineModel:
         self.config, self.media = config, media
         self.builder = PromptBuilder(config.path, media)
         self.tokenizer = AutoTokenizer.from_pretrained(config.path)
-        self.workers, banned, sees_media = 1, (), {}
+        self.workers = 1
+        banned: tuple[int, ...] = ()
+        sees_media: dict[str, Any] = {}
         if isinstance(config, CaptionerConfig):
             family = family_of(config.path)
             self.workers = config.workers

@@ -118,7 +118,8 @@ class ReplicatedModel:
             worker.complete.options(num_returns="streaming").remote(queue): worker
             for worker in self.workers
         }
-        ends, putting = len(streams), []
+        putting: list[Any] = []
+        ends = len(streams)
         while streams:
             if not putting and ((part := next(parts, None)) is not None or ends):
                 ends -= part is None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,9 @@ def shared_prefix_attention(
         if isinstance(asked, Tensor) or asked:
             raise ModelError(f"the model's attention has a {name}, which is not computed here")
     if isinstance(prefixes, BlockMask):
-        attend = _compiled(flex_attention) if query.is_cuda else flex_attention
+        attend: Callable[..., Any] = flex_attention
+        if query.is_cuda:
+            attend = _compiled(flex_attention)
         shared = key.shape[1] != query.shape[1]
         out = attend(query, key, value, block_mask=prefixes, scale=scaling, enable_gqa=shared)
         return out.transpose(1, 2).contiguous(), None

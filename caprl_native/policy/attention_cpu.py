@@ -71,7 +71,8 @@ class _SharedPrefix(torch.autograd.Function):
         for queries, keys, causal in _rectangles(parts):
             found = _attend(query[queries], key[keys], value[keys], causal, scale)
             out.transpose(1, 2)[queries], logz.transpose(1, 2)[queries] = found
-        found = _attend(*(_table(t, parts) for t in (query, key, value)), True, scale)
+        tables = (_table(query, parts), _table(key, parts), _table(value, parts))
+        found = _attend(*tables, causal=True, scale=scale)
         own_out, own_logz = (t.transpose(1, 2).flatten(0, 1)[parts.slots] for t in found)
         flat, flat_logz = out.flatten(0, 1), logz.flatten(0, 1)
         far_out, far_logz = flat[parts.places], flat_logz[parts.places]
@@ -92,10 +93,13 @@ class _SharedPrefix(torch.autograd.Function):
         for queries, keys, causal in _rectangles(parts):
             at = (queries, keys, keys)
             given = [t[place] for t, place in zip(inputs, at, strict=True)]
-            found = _attend_backward(*(t[queries] for t in whole), *given, causal, scale)
+            found = _attend_backward(
+                *(t[queries] for t in whole), *given, causal=causal, scale=scale
+            )
             for grad, place, share in zip(grads, at, found, strict=True):
                 grad[place].add_(share)
-        found = _attend_backward(*(_table(t, parts) for t in (*whole, *inputs)), True, scale)
+        tables = [_table(t, parts) for t in (*whole, *inputs)]
+        found = _attend_backward(*tables, causal=True, scale=scale)
         for grad, share in zip(grads, found, strict=True):
             flat = grad.transpose(1, 2).flatten(0, 1)
             flat[parts.places] += share.transpose(1, 2).flatten(0, 1)[parts.slots]
@@ -129,16 +133,10 @@ def _attend(
     )
 
 
-def _attend_backward(
-    upstream: Tensor,
-    out: Tensor,
-    logz: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _attend_backward(*tensors: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values, for the tensors upstream, outputs, logs of the
+    softmax's denominators, queries, keys, values."""
+    upstream, out, logz, query, key, value = tensors
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         upstream, query, key, value, out, logz, 0.0, causal, scale=scale
     )

@@ -60,7 +60,7 @@ def balanced(groups: Sequence[Group], costs: Costs) -> list[Group]:
     """This rank's groups after the exchange (a collective), without what only an engine needs."""
     loads = gather_objects([costs.group(g) for g in groups])
     local_groups, rank = dict(enumerate(groups)), dist.get_rank()
-    received = []
+    received: list[Group] = []
     for source, target, index in moves(loads):
         if rank == source:
             dist.send_object_list(
@@ -69,7 +69,7 @@ def balanced(groups: Sequence[Group], costs: Costs) -> list[Group]:
         elif rank == target:
             box: list[Group | None] = [None]
             dist.recv_object_list(box, source, device=torch.device("cpu"))
-            received += box
+            received += [group for group in box if group is not None]
     return [*local_groups.values(), *received]
 
 
@@ -81,7 +81,7 @@ def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
     """
     kept = [dict(enumerate(row)) for row in loads]
     total = [sum(row) for row in loads]
-    found = []
+    found: list[tuple[int, int, int]] = []
     while True:
         source, target = total.index(max(total)), total.index(min(total))
         gap = total[source] - total[target]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,19 +46,20 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     _broadcast_buffers(policy.hf, full, dims)
     if config.activation_checkpointing:
         layers = policy.family.language_layers(policy.hf)
+        layer: Any
         for layer in layers:
             layer.gradient_checkpointing = True
             layer._gradient_checkpointing_func = _checkpoint
     return policy.train()
 
 
-def _checkpoint(function, *args):
+def _checkpoint(function: Callable[..., Any], *args: Any) -> Any:
     return torch.utils.checkpoint.checkpoint(
         function, *args, use_reentrant=False, preserve_rng_state=False
     )
 
 
-def _broadcast_buffers(hf: nn.Module, full: nn.Module | None, dims: ParallelDims) -> None:
+def _broadcast_buffers(hf: Any, full: nn.Module | None, dims: ParallelDims) -> None:
     """Buffers such as rotary frequencies are in no state dict; the shards' copies are empty yet."""
     source = dict(full.named_buffers()) if full is not None else {}
     for name, buffer in hf.named_buffers():
@@ -95,7 +98,7 @@ def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
     policy.register_forward_hook(_reshard_after_scoring)
 
 
-def _reshard_after_scoring(policy: nn.Module, *_: object) -> None:
+def _reshard_after_scoring(policy: Any, *_: object) -> None:
     """FSDP leaves the root gathered for the backward pass. Where none follows, it would stay so, in
     the compute dtype, and a checkpoint or an optimizer would not see its shards."""
     if not torch.is_grad_enabled():

@@ -109,7 +109,7 @@ class _TokenLogprobs(torch.autograd.Function):
                     grad_hidden[rows] += grads @ part
                 if summed is not None:
                     summed += grads.T @ hidden[rows]
-            if grad_weight is not None:
+            if grad_weight is not None and summed is not None:
                 grad_weight[columns] = summed
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)

@@ -26,7 +26,7 @@ class Policy(nn.Module):
     positions only), so that one micro-batch makes exactly one pass through each sharded module.
     """
 
-    def __init__(self, hf: nn.Module, family: Family, *, chunk: int = 1024) -> None:
+    def __init__(self, hf: Any, family: Family, *, chunk: int = 1024) -> None:
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
         hf.config.get_text_config()._attn_implementation = attention.NAME
@@ -64,7 +64,7 @@ class Policy(nn.Module):
         dummy = self.family.dummy_media(self.config, device)
         for i in range(num_passes + 1):
             prompt = prompts[i - 1] if 0 < i <= len(prompts) else None
-            media = dummy if prompt is None else prompt.media
+            media = (dummy if prompt is None else prompt.media) or {}
             with recorded(blocks, wanted) as states:
                 self.family.media_features(self.hf, {k: v.to(device) for k, v in media.items()})
             self._vision_cache[0 if prompt is None else id(prompt)] = states

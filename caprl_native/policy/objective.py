@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,10 @@ def objective(
     logprobs, mask = tables.logprobs, tables.mask
     old = tables.engine if algorithm.old == "engine" else tables.before
     weights, clipped = _corrections(tables, algorithm.corrections)
-    shared = {"aggregation": algorithm.aggregation, "denominators": denominators}
+    shared: dict[str, Any] = {
+        "aggregation": algorithm.aggregation,
+        "denominators": denominators,
+    }
     loss, ratios = policy_loss(
         logprobs, old, tables.advantages, mask, algorithm.loss, weights_bt=weights, **shared
     )

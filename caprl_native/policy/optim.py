@@ -30,7 +30,7 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
         lr=config.lr,
-        betas=tuple(config.betas),
+        betas=(config.betas[0], config.betas[1]),
         eps=config.eps,
         fused=True,
     )

@@ -150,7 +150,9 @@ def collate(rows: Sequence[PackedRow], positions_of: Callable[[Prompt], Tensor])
 def _scored_tokens(rows: Sequence[PackedRow], length: int) -> dict[str, Any]:
     """Those fields of a `MicroBatch` of rows of this length that say where responses and scored
     tokens stand."""
-    rows_of, places, sources, targets, slots, index = [], [], [], [], [], []
+    rows_of: list[int] = []
+    index: list[int] = []
+    places, sources, targets, slots = [], [], [], []
     for b, row in enumerate(rows):
         start = b * length + len(row.prompt)
         last = start - 1  # a token is predicted by the one before it; the first by the prompt's end

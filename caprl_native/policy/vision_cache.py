@@ -6,7 +6,7 @@ them (the projector) runs in every pass, with a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ def recorded(blocks: nn.ModuleList, wanted: Sequence[int]) -> Iterator[States]:
     """What the wanted blocks give while the context is open, on the CPU."""
     states: States = {}
 
-    def keep(number: int):
+    def keep(number: int) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
             states[number] = output.detach().cpu()
 

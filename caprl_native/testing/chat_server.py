@@ -90,7 +90,7 @@ def serve(answer: Callable[[Request], Reply]) -> Iterator[ChatServer]:
             with suppress(OSError):  # of a client that has gone
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.kind)
-                if reply.stream is None:
+                if isinstance(body, list):
                     self.send_header("Content-Length", str(len(body[0])))
                 for name, value in reply.headers.items():
                     self.send_header(name, value)

@@ -62,7 +62,7 @@ def write_mp4(
     target.parent.mkdir(parents=True, exist_ok=True)
     pictures = moving_square(frames) if isinstance(frames, int) else list(frames)
     height, width = pictures[0].shape[:2]
-    writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise RuntimeError(f"OpenCV cannot write {target}")
     for picture in pictures:

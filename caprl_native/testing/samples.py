@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ MEDIA = MediaConfig(
 )
 
 
-def sample(*kinds: str, name: str = "") -> Sample:
+def sample(*kinds: Literal["image", "video"], name: str = "") -> Sample:
     """One user turn with media of these kinds, in order, then a text."""
     parts = [{"type": kind} for kind in kinds] + [{"type": "text", "text": "Describe the picture"}]
     media = tuple(MediaRef(kind, "noise") for kind in kinds)
@@ -49,17 +51,22 @@ def noise_video(seed: int, frames: int = 6, size: tuple[int, int] = (64, 64)) ->
 
 def prompt(path: Path | str, kind: str, seed: int = 0) -> Prompt:
     """A prompt of kind "image", "images" (two of different sizes), "video" or "text"."""
-    media = {
+    makers: dict[str, Callable[[], list[Any]]] = {
         "image": lambda: [noise_image(seed)],
         "images": lambda: [noise_image(seed), noise_image(seed + 1, (64, 128))],
         "video": lambda: [noise_video(seed)],
         "text": list,
-    }[kind]()
-    kinds = ["video" if isinstance(m, DecodedVideo) else "image" for m in media]
+    }
+    media = makers[kind]()
+    kinds: list[Literal["image", "video"]] = [
+        "video" if isinstance(m, DecodedVideo) else "image" for m in media
+    ]
     return PromptBuilder(str(path), MEDIA)(sample(*kinds), media)
 
 
-def responses(config, banned: list[int], n: int, seed: int, longest: int = 12) -> list[list[int]]:
+def responses(
+    config: Any, banned: list[int], n: int, seed: int, longest: int = 12
+) -> list[list[int]]:
     """n captions of random tokens, 1 to `longest` of them."""
     rng = np.random.default_rng(seed)
     legal = sorted(set(range(config.get_text_config().vocab_size)) - set(banned))

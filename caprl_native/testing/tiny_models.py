@@ -160,7 +160,7 @@ def _vlm_config(
     vision: int,
     init: float,
     vocab_size: int,
-):
+) -> Any:
     """The config of either family; heads of 32, vision blocks that two ranks can share."""
     from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
 
@@ -172,7 +172,7 @@ def _vlm_config(
         rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
         initializer_range=init,
     )  # fmt: skip
-    vision = dict(
+    tower: dict[str, Any] = dict(
         depth=3, hidden_size=vision, intermediate_size=vision * 2, num_heads=max(vision // 32, 1),
         out_hidden_size=hidden, spatial_merge_size=2, temporal_patch_size=2, initializer_range=init,
     )  # fmt: skip
@@ -185,13 +185,13 @@ def _vlm_config(
     )
     if family == "qwen3_vl":
         text |= dict(head_dim=32)
-        vision |= dict(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1])
-        return Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
-    vision |= dict(patch_size=14, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2)
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+        tower |= dict(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1])
+        return Qwen3VLConfig(text_config=text, vision_config=tower, **ids)
+    tower |= dict(patch_size=14, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2)
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids)
 
 
-def _balance_vision(visual: torch.nn.Module) -> None:
+def _balance_vision(visual: Any) -> None:
     """Makes patches and their positions equally loud.
 
     As drawn, 1,500 pixels shout down a position of the same small weights: captions named every
@@ -213,7 +213,7 @@ def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerF
     )
 
     patch = 16 if family == "qwen3_vl" else 14
-    side = dict(patch_size=patch, merge_size=2, temporal_patch_size=2)
+    side: dict[str, Any] = dict(patch_size=patch, merge_size=2, temporal_patch_size=2)
     least, most = (2 * patch) ** 2, (2 * patch) ** 2 * 1024
     size = {"shortest_edge": least, "longest_edge": most}
     if family == "qwen3_vl":  # vLLM normalises videos with the image processor's numbers
@@ -240,7 +240,7 @@ def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerF
     )
 
 
-def _finish(model: torch.nn.Module, path: Path, vocab: dict[str, int]) -> None:
+def _finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
     model.generation_config.update(
         eos_token_id=[vocab[IM_END], vocab[PAD]], pad_token_id=vocab[PAD], bos_token_id=None
     )

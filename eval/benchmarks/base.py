@@ -143,7 +143,10 @@ class Benchmark(ABC):
         seen: set[str] = set()
         for path in files.paths:
             for row in self.rows(path):
-                for found in [row] if isinstance(row, Broken) else self._parsed(row, files):
+                if isinstance(row, Broken):
+                    yield row
+                    continue
+                for found in self._parsed(row, files):
                     yield found if isinstance(found, Broken) else _unique(found, row, seen)
 
     def _parsed(self, row: Row, files: Files) -> Sequence[Item | Broken]:
@@ -283,7 +286,7 @@ def _table(separator: str) -> Callable[[Path], Iterator[Row | Broken]]:
                 header = next(table, None)
                 for line in table:
                     source = f"{path}:{line.number}"
-                    if line.problem:
+                    if line.problem or header is None:
                         yield Broken(source, line.problem)
                     else:
                         yield Row(dict(zip(header.fields, line.fields, strict=True)), source, path)

@@ -51,7 +51,7 @@ class Released(Benchmark):
     golds: ClassVar[Literal["letter", "text", "either"]]
     listed_golds: ClassVar[bool] = True  # a gold like "['3', 'three']" is several golds
     group_fields: ClassVar[dict[str, tuple[str, ...]]] = {}  # kind -> names of its field
-    reference_score: ClassVar[Callable[[str, str], float]] = staticmethod(verify_math)
+    reference_score: Callable[[str, str], float] = staticmethod(verify_math)
 
     def item(self, row: Row, files: Files) -> Item:
         media = image_refs(row, files)
@@ -257,7 +257,8 @@ def parse_chat(prompt: str, images: int) -> Chat:
 
 def _turns(prompt: str) -> list[tuple[str, str, bool]]:
     """Role, content and whether it is closed, of every turn."""
-    turns, at = [], len(prompt) - len(prompt.lstrip())
+    turns: list[tuple[str, str, bool]] = []
+    at = len(prompt) - len(prompt.lstrip())
     while at < len(prompt):
         match = _TURN.match(prompt, at)
         if match is None or match[1] not in ROLES:

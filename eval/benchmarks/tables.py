@@ -121,7 +121,9 @@ def _quoted(
     line: str, start: int, separator: str, spanned: list[str], table: _Lines | None
 ) -> tuple[str, str, int] | None:
     """The text of a quoted field, the line where it ends, and where there; None if it is none."""
-    pieces, taken, at = [], [], start + 1
+    pieces: list[str] = []
+    taken: list[str] = []
+    at = start + 1
     while True:
         end = line.find('"', at)
         if end >= 0 and line[end + 1 : end + 2] == '"':

@@ -157,7 +157,7 @@ def foreign(text: str) -> ForeignWords | None:
 @cache
 def _patterns(words: AnswerWords) -> ForeignWords:
     link = rf"(?:{words.link}|\W){{0,20}}$"
-    sources = ForeignWords(
+    sources: dict[str, str] = dict(
         final=words.answer + link,
         concluded=words.so + link,
         right=r"[\s\"')\]」』）]{0,5}" + words.right,
@@ -168,4 +168,4 @@ def _patterns(words: AnswerWords) -> ForeignWords:
         rf"|{words.either})\W{{0,5}}$",
         either=rf"[\s,、]{{0,5}}{words.either}[\s\"'(]{{0,5}}(?:{words.link}\s?){{0,3}}",
     )
-    return ForeignWords(*(re.compile(source, re.IGNORECASE) for source in sources))
+    return ForeignWords(**{k: re.compile(s, re.IGNORECASE) for k, s in sources.items()})

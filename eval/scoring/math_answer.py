@@ -93,7 +93,7 @@ def math_equal(prediction: str, answer: str) -> bool:
     given = _given_answer(prediction)
     if re.fullmatch("[A-Z]", gold):
         letter = _LETTER.fullmatch(given)
-        return bool(letter) and letter.group(1).upper() == gold
+        return letter is not None and letter.group(1).upper() == gold
     alike = bool(gold) and _folded(given) == _folded(gold)
     if given == gold != "" or (_WORD.search(gold) and not _MATH_SIGN.search(gold)):
         return alike

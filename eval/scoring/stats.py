@@ -48,7 +48,7 @@ def paired_interval(
     if len(first) != len(second):
         raise ValueError(f"paired runs need the same items: {len(first)} and {len(second)} values")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return bootstrap_interval(differences, confidence, draws, seed, clusters)
+    return bootstrap_interval(differences.tolist(), confidence, draws, seed, clusters)
 
 
 def _clustered(

@@ -62,8 +62,9 @@ def stated_number(reply: str, valid: Collection[int]) -> int | None:
 def _opening(text: str) -> re.Match[str] | None:
     """The number that the reply begins with, unless it begins a list."""
     found = _OPENING.match(text)
-    listed = found and found["number"] == "1" and found["mark"].strip() in (".", ")", ":")
-    return None if listed and _LIST.search(text, found.end()) else found
+    if found and found["number"] == "1" and found["mark"].strip() in (".", ")", ":"):
+        return None if _LIST.search(text, found.end()) else found
+    return found
 
 
 def _last_line(text: str) -> str:

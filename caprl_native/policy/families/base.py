@@ -127,10 +127,10 @@ class Family:
 
     # What the model computes.
 
-    def check(self, hf: nn.Module, path: str | Path) -> None:
+    def check(self, hf: Any, path: str | Path) -> None:
         """Raises ModelError where this model computes something that the trainer does not."""
 
-    def vision_blocks(self, hf: nn.Module) -> Sequence[nn.Module]:
+    def vision_blocks(self, hf: Any) -> Any:
         """The vision tower's blocks: FSDP units; empty where there is no tower.
 
         Those of a family with a tower are an `nn.ModuleList`, in which vision_cache.py replays.
@@ -141,7 +141,7 @@ class Family:
         """The vision blocks whose outputs are read behind the tower."""
         return []
 
-    def language_layers(self, hf: nn.Module) -> nn.ModuleList:
+    def language_layers(self, hf: Any) -> nn.ModuleList:
         """The language model's layers: FSDP units, recomputed in the backward pass where asked."""
         raise NotImplementedError
 
@@ -152,13 +152,13 @@ class Family:
         """
         return None
 
-    def media_features(self, hf: nn.Module, media: dict[str, Tensor]) -> MediaFeatures:
+    def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         """The tower's and the projector's output for the media of a micro-batch."""
         raise NotImplementedError
 
     def language(
         self,
-        hf: nn.Module,
+        hf: Any,
         embeds: Tensor,
         prefixes: Any,
         positions: Tensor,

@@ -115,14 +115,14 @@ class Qwen(Family):
         marks = config.vision_start_token_id, config.vision_end_token_id
         return (*self.media_token_ids(config), *marks)
 
-    def vision_blocks(self, hf: nn.Module) -> Sequence[nn.Module]:
+    def vision_blocks(self, hf: Any) -> Any:
         return hf.model.visual.blocks
 
     def read_blocks(self, config: Any) -> list[int]:
         vision = config.vision_config
         return [*getattr(vision, "deepstack_visual_indexes", []), vision.depth - 1]
 
-    def language_layers(self, hf: nn.Module) -> nn.ModuleList:
+    def language_layers(self, hf: Any) -> nn.ModuleList:
         return hf.model.language_model.layers
 
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ class Qwen(Family):
         grid = torch.tensor([[1, merge, merge]], device=device)
         return {"patches": torch.zeros(merge * merge, width, device=device), "grid": grid}
 
-    def media_features(self, hf: nn.Module, media: dict[str, Tensor]) -> MediaFeatures:
+    def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         visual = hf.model.visual
         patches = media["patches"].to(visual.dtype)
         out = visual(patches, grid_thw=media["grid"], return_dict=True)
@@ -144,7 +144,7 @@ class Qwen(Family):
 
     def language(
         self,
-        hf: nn.Module,
+        hf: Any,
         embeds: Tensor,
         prefixes: Any,
         positions: Tensor,

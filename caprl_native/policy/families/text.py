@@ -30,7 +30,7 @@ class Text(Family):
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"language": ("",)})
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
-    def check(self, hf: nn.Module, path: str | Path) -> None:
+    def check(self, hf: Any, path: str | Path) -> None:
         if problem := _problem(hf):
             raise ModelError(f"{path}: {self.model_type} cannot be trained here: {problem}")
 
@@ -39,7 +39,7 @@ class Text(Family):
 
         return torch.arange(len(prompt))[None]
 
-    def language_layers(self, hf: nn.Module) -> nn.ModuleList:
+    def language_layers(self, hf: Any) -> nn.ModuleList:
         from torch import nn
 
         count = hf.config.get_text_config().num_hidden_layers
@@ -48,7 +48,7 @@ class Text(Family):
 
     def language(
         self,
-        hf: nn.Module,
+        hf: Any,
         embeds: Tensor,
         prefixes: Any,
         positions: Tensor,
@@ -61,7 +61,7 @@ class Text(Family):
         return out.last_hidden_state
 
 
-def _problem(hf: nn.Module) -> str:
+def _problem(hf: Any) -> str:
     """What of this model would be computed wrongly without a word; empty if nothing would."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 

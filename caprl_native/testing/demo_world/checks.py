@@ -23,6 +23,7 @@ from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.testing.demo_world.scenes import (
     FULL_PROMPTS,
     PROMPTS,
+    Modality,
     Quiz,
     Scene,
     answerable,
@@ -62,7 +63,7 @@ def open_reader(path: str | Path, temperature: float = 0.6) -> EngineReader:
     )
 
 
-def _answers(reader: EngineReader, asked: Sequence[tuple[str, str, Quiz]]) -> list[int | None]:
+def _answers(reader: EngineReader, asked: Sequence[tuple[Modality, str, Quiz]]) -> list[int | None]:
     """The index that the reader chose for each (modality, caption, quiz); the last: cannot tell."""
     shown = [
         ShownQuestion(q.question, (*q.choices, CANNOT_ANSWER), LETTERS[:5], LETTERS[q.answer], "E")
@@ -83,7 +84,7 @@ def check_reader(reader: EngineReader, scenes: int = 64, seed: int = 1) -> Means
     `told` and `untold`: right, and cannot tell, on captions with half of the attributes.
     """
     rng = random.Random(f"check-{seed}")
-    asked: list[tuple[str, str, Quiz]] = []
+    asked: list[tuple[Modality, str, Quiz]] = []
     wanted: list[tuple[str, int]] = []  # name of the share, the index that counts for it
     for _ in range(scenes):
         scene = sample_scene(rng.choice(["image", "video"]), rng)

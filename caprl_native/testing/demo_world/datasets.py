@@ -15,6 +15,7 @@ from caprl_native.testing.demo_world.scenes import (
     FULL_PROMPTS,
     PROMPTS,
     Attribute,
+    Modality,
     Scene,
     answerable,
     caption,
@@ -54,7 +55,8 @@ def _write_media(scene: Scene, name: str, folder: Path, rng: random.Random) -> s
 
 
 def _scenes(images: int, videos: int, rng: random.Random) -> list[Scene]:
-    kinds = ["image"] * images + ["video"] * videos
+    kinds: list[Modality] = ["image"] * images
+    kinds += ["video"] * videos
     rng.shuffle(kinds)
     return [sample_scene(kind, rng) for kind in kinds]
 

@@ -31,7 +31,7 @@ def _polygon(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
         angles = [(math.pi * (i / 5 - 0.5), d) for i, d in turns]
         return [(x + d * math.cos(a), y + d * math.sin(a)) for a, d in angles]
     w = r * 0.33
-    unit = {
+    unit: dict[str, list[tuple[float, float]]] = {
         "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
         "triangle": [(0, -1), (0.95, 0.8), (-0.95, 0.8)],
         "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
@@ -76,7 +76,7 @@ def _colour(name: str, rng: random.Random) -> np.ndarray:
 
 def _paint(
     ground: np.ndarray, fill: np.ndarray, mask: np.ndarray, holes: np.ndarray, through: np.ndarray
-):
+) -> np.ndarray:
     inside = fill * (1 - holes[..., None]) + through * holes[..., None]
     return ground * (1 - mask[..., None]) + inside * mask[..., None]
 
@@ -133,7 +133,7 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 def write_mp4(path: Path, frames: np.ndarray) -> None:
     """Raises OSError if the codec is missing."""
     height, width = frames.shape[1:3]
-    out = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, (width, height))
+    out = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
     if not out.isOpened():
         raise OSError(f"{path}: OpenCV cannot write MP4 (mp4v) here")
     for frame in frames:

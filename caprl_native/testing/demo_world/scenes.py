@@ -9,11 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
 EVENTS = ("grows", "shrinks", "doubles", "hollows")
 TIMES = ("[00:01]", "[00:02]", "[00:03]", "[00:04]")
 CHOICES = 4
+
+Modality = Literal["image", "video"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ FULL_PROMPTS = {"image": "Describe all of the image.", "video": "Describe all of
 
 @dataclass(frozen=True)
 class Scene:
-    modality: str
+    modality: Modality
     values: dict[str, str]  # attribute name -> value
 
     @property
@@ -83,7 +86,7 @@ class Quiz:
     answer: int
 
 
-def sample_scene(modality: str, rng: random.Random) -> Scene:
+def sample_scene(modality: Modality, rng: random.Random) -> Scene:
     """A scene with every attribute drawn evenly; a video's two events never coincide."""
     values = {a.name: rng.choice(a.values) for a in ATTRIBUTES[modality]}
     if modality == "video":

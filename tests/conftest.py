@@ -22,13 +22,20 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-SLOWEST = "loop failures prism_engines update engine demo_models sft prism loader every_benchmark"
+# Files whose tests start engines or ranks, or take seconds; the slowest first.
+HEAVY = """
+loop objectives sft failures supervised update engine prism_engines demo_models loader prism
+checkpoint setup weight_sync every_benchmark supervise report_html reader rubric reward_run
+""".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files go first, so that several workers end at about the same time."""
-    place = {f"test_{name}.py": i for i, name in enumerate(SLOWEST.split())}
+    """Heavy files go first, so that several workers end at about the same time."""
+    place = {f"test_{name}.py": i for i, name in enumerate(HEAVY)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    for item in items:
+        if item.path.name in place:
+            item.add_marker(pytest.mark.heavy)
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 # Files whose tests start engines or ranks, or take seconds; the slowest first.
-HEAVY = """
-loop objectives sft failures supervised update engine prism_engines demo_models loader prism
-checkpoint setup weight_sync every_benchmark supervise report_html reader rubric reward_run
-""".split()
+HEAVY = [
+    "loop",
+    "objectives",
+    "sft",
+    "failures",
+    "supervised",
+    "update",
+    "engine",
+    "prism_engines",
+    "demo_models",
+    "loader",
+    "prism",
+    "checkpoint",
+    "setup",
+    "weight_sync",
+    "every_benchmark",
+    "supervise",
+    "report_html",
+    "reader",
+    "rubric",
+    "reward_run",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from caprl_native.config.cli import ConfigError
 from caprl_native.config.models import ModelConfig
-from caprl_native.inference.models import Model, Picture, Request, Result, build_model
+from caprl_native.inference.build import build_model
+from caprl_native.inference.models import Model, Picture, Request, Result
 from caprl_native.inference.replicas import ReplicatedModel
 from caprl_native.inference.store import JsonLog, Reply, Store
 from caprl_native.text.thoughts import CUT_OFF, said

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from caprl_native.config.models import ModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.inference.pictures import strip_times, thumbnail
@@ -64,17 +63,6 @@ class Model(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def build_model(config: ModelConfig, media: MediaConfig, seed: int) -> Model:
-    """The model that the config asks for."""
-    if config.endpoint:
-        from caprl_native.inference.endpoint_model import EndpointModel
-
-        return EndpointModel(config, media)
-    from caprl_native.inference.engine_model import EngineModel  # here: it takes seconds to import
-
-    return EngineModel(config, media, seed)
 
 
 def failed(request: Request, reason: str) -> Iterator[Result]:

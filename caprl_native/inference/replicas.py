@@ -18,7 +18,8 @@ from typing import Any
 from caprl_native.config.cli import ConfigError
 from caprl_native.config.models import ModelConfig
 from caprl_native.config.schema import MediaConfig
-from caprl_native.inference.models import Request, Result, build_model, failed
+from caprl_native.inference.build import build_model
+from caprl_native.inference.models import Request, Result, failed
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from caprl_native.policy.families.base import (
     Family,
     MediaFeatures,
     Prompt,
-    family_of,
 )
+from caprl_native.policy.families.find import family_of
 
 __all__ = ["FAMILIES", "PARTS", "Family", "MediaFeatures", "Prompt", "family_of"]

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from caprl_native.messages import shown
-from caprl_native.policy.model_check import ModelError, read_config
 from caprl_native.registry import Registry
 
 if TYPE_CHECKING:
@@ -174,20 +172,3 @@ class Family:
 
 
 FAMILIES: Registry[Family] = Registry("model_type", "caprl_native.policy.families")
-
-
-def family_of(path: str | Path, *, or_text: bool = False) -> Family:
-    """The family of a model directory; `or_text`: any causal language model will do.
-
-    Raises:
-        ModelError: there is no usable `config.json`, or its `model_type` is not registered.
-    """
-    model_type = read_config(path).get("model_type")
-    if isinstance(model_type, str) and model_type in FAMILIES:
-        return FAMILIES[model_type].value
-    if isinstance(model_type, str) and or_text:
-        from caprl_native.policy.families.text import Text
-
-        return Text(model_type)
-    file = Path(path) / "config.json"
-    raise ModelError(f"{file}: model_type {shown(model_type)} is not one of {', '.join(FAMILIES)}")

@@ -1,0 +1,18 @@
+"""The model that a config asks for: in this process, or behind an endpoint."""
+
+from __future__ import annotations
+
+from caprl_native.config.models import ModelConfig
+from caprl_native.config.schema import MediaConfig
+from caprl_native.inference.models import Model
+
+
+def build_model(config: ModelConfig, media: MediaConfig, seed: int) -> Model:
+    """The model that the config asks for."""
+    if config.endpoint:
+        from caprl_native.inference.endpoint_model import EndpointModel
+
+        return EndpointModel(config, media)
+    from caprl_native.inference.engine_model import EngineModel  # here: it takes seconds to import
+
+    return EngineModel(config, media, seed)

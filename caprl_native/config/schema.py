@@ -262,7 +262,9 @@ class AlgorithmConfig(Table):
         GRPO, description="How rewards of a group become advantages."
     )
     whiten: bool = Field(
-        False, description="Advantages get mean 0 and deviation 1 over the batch's tokens."
+        False,
+        description="Advantages get mean 0 and deviation 1 over the batch's tokens; groups of equal "
+        "rewards then carry a gradient, too.",
     )
     loss: Annotated[Options, OneOf(LOSSES)] = Field(PPO, description="The loss of each token.")
     aggregation: Aggregation = Field(

@@ -263,8 +263,8 @@ class AlgorithmConfig(Table):
     )
     whiten: bool = Field(
         False,
-        description="Advantages get mean 0 and deviation 1 over the batch's tokens; groups of equal "
-        "rewards then carry a gradient, too.",
+        description="Advantages get mean 0 and deviation 1 over the batch's tokens; groups of "
+        "equal rewards then carry a gradient, too.",
     )
     loss: Annotated[Options, OneOf(LOSSES)] = Field(PPO, description="The loss of each token.")
     aggregation: Aggregation = Field(

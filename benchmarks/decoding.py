@@ -30,7 +30,7 @@ from caprl_native.testing.video_files import ffmpeg
 from caprl_native.types import MediaRef, Sample
 
 CONFIG = MediaConfig()
-CHUNK = 16  # frames of full size that decord gives at one time
+CHUNK = 16  # frames of full size that decord gives at a time
 
 
 def make_video(folder: Path, minutes: int) -> Path:

@@ -99,7 +99,7 @@ def _warn_of_others(root: Path, used: int) -> None:
 
 def _use(older: list[int]) -> str:
     if not older:
-        return "there is no older one; start anew with --run.overwrite=true"
+        return "there is no older one; start over with --run.overwrite=true"
     return f"the next older one is usable: --resume {older[-1]}"
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time writes into it, and never over a run unasked."""
+"""The folder of a run: one process at a time writes into it, over no other run unless told to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCK = ".lock"
 CONFIG = "config.toml"
 _PATIENCE_S = 5.0  # a killed process may need a moment to give its lock back
 _NOT_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # file systems without locks
-_OF_THE_START = ("run.resume", "run.overwrite")  # said anew at every start
+_OF_THE_START = ("run.resume", "run.overwrite")  # given again at every start
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +49,15 @@ class RunFolder:
                 self._lock = _locked(self.path)
         self.step = find(self.checkpoints, run.resume) if run.resume else 0
         if main and not run.resume:
-            self._begin_anew(run.overwrite)
+            self._start_over(run.overwrite)
 
-    def _begin_anew(self, overwrite: bool) -> None:
+    def _start_over(self, overwrite: bool) -> None:
         """Puts what an earlier run left aside, where that is wished."""
         held = _held(self.path)
         if held and not overwrite:
             raise RunError(
                 f"{self.path} holds a run ({', '.join(held)}): go on with it by --resume, put it "
-                "aside and start anew by --run.overwrite=true, or give another --run.dir"
+                "aside and start over by --run.overwrite=true, or give another --run.dir"
             )
         for name in ("metrics.jsonl", "export"):
             if name in held:

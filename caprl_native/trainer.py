@@ -1,4 +1,4 @@
-"""The parts of a training run, put together; public methods are the verbs of train.py's loop."""
+"""The parts of a training run, assembled; public methods are the verbs of train.py's loop."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-# Files whose tests start engines or ranks, or take seconds; the slowest first.
+# Files whose tests start engines or ranks, or take seconds; the slowest first. `make test-fast`
+# leaves them out.
 HEAVY = [
     "loop",
     "objectives",
@@ -48,9 +49,10 @@ HEAVY = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Heavy files go first, so that several workers end at about the same time."""
+    """Light files go first, so that a slip shows within a minute; then the heavy ones, the slowest
+    first, so that several workers end at about the same time."""
     place = {f"test_{name}.py": i for i, name in enumerate(HEAVY)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(item.path.name, -1))
     for item in items:
         if item.path.name in place:
             item.add_marker(pytest.mark.heavy)

@@ -43,7 +43,7 @@ class Target:
     heard: int = 0  # length of the log before the last start
 
     def start(self, *settings: str, resume: str = "", file_limit: int = 0) -> subprocess.Popen:
-        """Starts a run in the folder: anew, or from a step or "latest".
+        """Starts a run in the folder: from the beginning, or from a step or "latest".
 
         `file_limit` (bytes): no file may grow larger, which is a full disk that needs no root.
         """
@@ -54,7 +54,7 @@ class Target:
         if file_limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, before[1]))
         try:
-            return plan.start(self.folder, anew=False)
+            return plan.start(self.folder, over=False)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

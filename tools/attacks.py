@@ -1,4 +1,4 @@
-"""Attacks a training run in the ways of a bad night, and looks at what is left of it.
+"""Injects faults into a training run, and looks at what is left of it.
 
     python tools/attacks.py --out /tmp/attacks       # all of them, about 15 minutes on two cores
     python tools/attacks.py --only disk lock         # those with such a word in their names
@@ -97,8 +97,8 @@ def workers_killed(run: Target) -> str:
                 os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.05)
         said = run.refused(process, "out of memory?")  # in words for a start, or for later
-    anew = "latest" if steps(run.folder / "checkpoints") else ""
-    return f"{run.exact('--run.overwrite=true', resume=anew)}, after: {said}"
+    resume = "latest" if steps(run.folder / "checkpoints") else ""
+    return f"{run.exact('--run.overwrite=true', resume=resume)}, after: {said}"
 
 
 @attack("killed in a save", "sft", "rl")

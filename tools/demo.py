@@ -64,7 +64,7 @@ def finish(process: subprocess.Popen[bytes], doing: str, log: Path) -> None:
 
 
 def make_world(args: argparse.Namespace, log: Path) -> None:
-    """Writes the demo's files anew; takes seconds."""
+    """Rewrites the demo's files; takes seconds."""
     videos, held_out_videos = args.scenes // 4, args.held_out // 3
     command = [
         *(sys.executable, str(ROOT / "tools" / "make_demo_world.py")),

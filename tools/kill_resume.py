@@ -48,14 +48,14 @@ class Plan:
     ranks: int = 2
     module: str = "caprl_native.train"
 
-    def start(self, folder: Path, resume: bool = False, anew: bool = True) -> subprocess.Popen:
+    def start(self, folder: Path, resume: bool = False, over: bool = True) -> subprocess.Popen:
         """Starts training into `folder`; its output goes to `<folder>.log`.
 
-        `anew`: what is there is put aside, unless it is resumed.
+        `over`: what is there is put aside, unless it is resumed.
         """
         command = [*torchrun(self.ranks), "-m", self.module, "--config", *self.files]
         command += [*self.settings, f"--run.dir={folder}"]
-        command += again(folder, resume) if anew or resume else []
+        command += again(folder, resume) if over or resume else []
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".log").open("ab") as log:
             return subprocess.Popen(
@@ -64,7 +64,7 @@ class Plan:
 
 
 def again(folder: Path, resume: bool) -> list[str]:
-    """How a run goes on in its folder, or starts anew where there is one."""
+    """How a run goes on in its folder, or starts over where there is one."""
     if resume:
         return ["--resume"]
     return ["--run.overwrite=true"] if folder.exists() else []

@@ -3,7 +3,7 @@
     load(Config, ["video.toml", "mine.toml"], ["--policy.lr", "1e-6"])
 
 Files overlay left to right, then the command line. A source that gives a table another type starts
-that table anew: what an earlier one set there was meant for the other type.
+that table over: what an earlier one set there was meant for the other type.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class EngineConfig(Table):
     max_model_len: int = Field(
         18000, ge=1, description="In process: prompt and reply together, in tokens."
     )
-    max_num_seqs: int = Field(256, ge=1, description="In process: replies written at one time.")
+    max_num_seqs: int = Field(256, ge=1, description="In process: replies generated at a time.")
     gpu_memory_utilization: float = Field(
         0.85, gt=0, le=1, description="In process: share of the GPU's memory."
     )
@@ -111,7 +111,7 @@ class ReaderConfig(LanguageModelConfig):
     dtype: Dtype = Field("bfloat16", description="Precision of the reader in process.")
     max_model_len: int = Field(8192, ge=1, description="Prompt and answer together, in tokens.")
     max_num_seqs: int = Field(
-        256, ge=1, description="Questions that the reader in process answers at one time."
+        256, ge=1, description="Questions that the reader in process answers at a time."
     )
     gpu_memory_utilization: float = Field(
         0.2, gt=0, le=1, description="Share of a GPU's memory for the reader in process."

@@ -79,11 +79,11 @@ class RunConfig(Table):
         ),
     ] = Field(
         "",
-        description='Continue from a checkpoint: "latest", or a step number; empty: start anew.',
+        description='Continue from a checkpoint: "latest", or a step number; empty: start over.',
     )
     overwrite: bool = Field(
         False,
-        description="Start anew in a folder that holds a run; its checkpoints, metrics and export "
+        description="Start over in a folder that holds a run; its checkpoints, metrics and export "
         "are put aside as *.abandoned.",
     )
     threads: int = Field(
@@ -116,7 +116,7 @@ class DataConfig(Table):
     max_prompt_tokens: int = Field(
         13000, ge=1, description="Longer prompts (media tokens counted) are left out, never cut."
     )
-    shuffle: bool = Field(True, description="Shuffle the records anew in every epoch.")
+    shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
     workers: int = Field(
         2,
         ge=0,
@@ -206,7 +206,7 @@ class PolicyConfig(Table):
         description="Tokens of one forward pass on one rank: a prompt once, plus its responses.",
     )
     logprob_chunk: int = Field(
-        1024, ge=1, description="Response tokens whose logits exist at one time."
+        1024, ge=1, description="Response tokens whose logits exist at a time."
     )
 
 
@@ -224,7 +224,7 @@ class RolloutConfig(EngineConfig, SamplingConfig):
     kv_cache_gib: float = Field(
         4.0, gt=0, description="Size of the engine's KV cache on a CPU, GiB."
     )
-    max_num_seqs: int = Field(256, ge=1, description="Captions that the engine writes at one time.")
+    max_num_seqs: int = Field(256, ge=1, description="Captions that the engine writes at a time.")
     sleep: bool = Field(
         True, description="On CUDA: the engine gives its memory back while the policy trains."
     )

@@ -150,7 +150,9 @@ def _stripped(kind: Any) -> Any:
     if origin in (typing.Union, python_types.UnionType):
         (kind,) = (a for a in arguments if a is not type(None))
         return _stripped(kind)
-    return list[_stripped(arguments[0])] if origin is list else kind  # type: ignore[misc]
+    if origin is list:  # mypy takes a call within `list[...]` for a type that is written down
+        return list[_stripped(arguments[0])]  # type: ignore[misc]
+    return kind
 
 
 def expected(kind: Any) -> str:

@@ -1,7 +1,7 @@
 """Decoding in processes that can be ended: a limit of time, a limit of memory, no crash of ours.
 
 A process decodes one medium at a time and lives on for the next. There are as many as were needed
-at one time, that is, one in a loader's worker process, and one for each thread of an evaluation.
+at once, that is, one in a loader's worker process, and one for each thread of an evaluation.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _take() -> Decoder | None:
 
 
 def close_decoders() -> None:
-    """Ends the decoders of this process that are idle; they start anew when they are needed."""
+    """Ends the decoders of this process that are idle; they restart when they are needed."""
     with _lock:
         decoders = list(_idle)
         _idle.clear()

@@ -65,7 +65,7 @@ def check_texts(value: Any, where: str = "") -> None:
     for place, text in _texts(value, where or "record", where):
         if found := _UNUSABLE.search(text):
             what = "a NUL character" if found[0] == "\0" else "half of a surrogate pair"
-            raise FieldError(place, f"the text holds {what}", "remove it, or write the text anew")
+            raise FieldError(place, f"the text holds {what}", "remove it, or rewrite the text")
 
 
 def _texts(value: Any, where: str, prefix: str) -> Iterator[tuple[str, str]]:

@@ -276,7 +276,7 @@ def _start(
 
 
 class SkipLedger:
-    """Counts what could not be used, says why once per file, and fails the run above a share."""
+    """Counts unusable samples, logs the reason once per file, fails the run above a share."""
 
     def __init__(self, max_share: float, *, judge_after: int = 20) -> None:
         self.max_share, self.judge_after = max_share, judge_after

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file. Texts are cached; of embedded files little is in memory at one time.
+"""Rows of a Parquet file. Texts are cached; of embedded files little is in memory at a time.
 
 Random access to a row costs the decoding of its row group's columns. Those without binary content
 stay in a small cache, whole row groups of them; of columns with embedded files the last row group
@@ -23,7 +23,7 @@ from caprl_native.data.fields import FieldError
 from caprl_native.messages import cut
 
 CACHE_BYTES = 256 * 2**20  # of decoded columns, texts and embedded files each
-BATCH_BYTES = 32 * 2**20  # what is decoded at one time of a large row group, about
+BATCH_BYTES = 32 * 2**20  # what is decoded at a time of a large row group, about
 _BATCH_ROWS = 256
 # What pyarrow raises on a damaged file.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError)
@@ -122,7 +122,7 @@ class ParquetRows:
         if max(sizes, default=0) > CACHE_BYTES:
             log.warning(
                 "%s: a row group has %.1f GiB of embedded files; a row drawn at random costs the "
-                "decoding of half of it. Write the file anew with row groups of 100 rows",
+                "decoding of half of it. Rewrite the file with row groups of 100 rows",
                 self.path,
                 max(sizes) / 2**30,
             )
@@ -243,7 +243,7 @@ def _unreadable(error: BaseException) -> FieldError:
     return FieldError(
         "record",
         f"damaged Parquet data: {cut(lines[0], 160)}",
-        "fetch the file anew, or remove it",
+        "download the file again, or remove it",
     )
 
 

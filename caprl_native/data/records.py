@@ -107,6 +107,10 @@ _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 
 
+def _past_blanks(text: mmap.mmap, position: int) -> int:
+    return _BLANKS.match(text, position).end()  # type: ignore[union-attr]  # matches anywhere
+
+
 class JsonArray(JsonLines):
     """The records of a JSON list, by byte offset: the file is passed once, and never held."""
 
@@ -134,12 +138,12 @@ class JsonArray(JsonLines):
                     depth += 1
                 elif mark in b"]}":
                     depth -= 1
-            if end < 0 or _BLANKS.match(text, end).end() < len(text):  # type: ignore[union-attr]
+            if end < 0 or _past_blanks(text, end) < len(text):
                 problem = "the list has no end" if end < 0 else "something follows after the list"
                 raise DataError(f"{self.path}: malformed JSON: {problem}; {self.fix}")
 
     def _after(self, text: mmap.mmap, position: int) -> int:
-        return _BLANKS.match(text, position + 1).end()  # type: ignore[union-attr]
+        return _past_blanks(text, position + 1)
 
     def _add(self, text: mmap.mmap, begin: int, end: int, last: bool) -> None:
         if begin == end and last and not self._starts:
@@ -170,7 +174,7 @@ class Records(Sequence[Sample]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
         f, i = self._split(index)
         try:
             sample = self.parse(f, i, self.files[f].read(i))

@@ -112,7 +112,7 @@ class _Pump(Generic[T]):
                 if dead := self._dead(0.0):
                     raise WorkersDied(_obituary(dead)) from None
         if error is None:
-            return batch  # type: ignore[return-value]
+            return batch  # type: ignore[return-value]  # there is one where no error is
         broken = isinstance(error, (OSError, EOFError, RuntimeError))
         if broken and (dead := self._dead(_LAST_WORDS_S)):
             raise WorkersDied(_obituary(dead)) from error

@@ -33,7 +33,7 @@ _SEEKABLE_IN = {"mov", "matroska", "mpegts", "flv"}
 _SEEKABLE = {
     *("h264", "hevc", "vp9", "av1", "libdav1d", "mpeg2video", "mpeg4", "mjpeg", "prores", "ffv1"),
 }
-_DISCONTINUOUS = {"mpegts", "mpeg"}  # recordings whose clock may be set anew
+_DISCONTINUOUS = {"mpegts", "mpeg"}  # recordings whose clock may be reset
 _JUMP = 10  # seconds, forwards, that are such a change and no gap
 _MAX_FAILED = 0.1  # the share of packets that may be undecodable
 _LOST = (0.02, 0.5)  # the share, and the seconds, by which a file may end early
@@ -252,7 +252,7 @@ def _video_stream(container: Any) -> Any:
 
 
 def _demuxed(container: Any, stream: Any) -> Iterator[Any]:
-    """Packets with times that go on where a recording's clock was set anew; the last is empty."""
+    """Packets with times that go on where a recording's clock was reset; the last is empty."""
     jumps = bool(set(container.format.name.split(",")) & _DISCONTINUOUS)
     shift, expected = 0, None
     packets = container.demux(stream)

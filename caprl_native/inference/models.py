@@ -1,7 +1,7 @@
 """Models that write captions, answer questions, and judge: vLLM in process, or an endpoint.
 
 `complete` takes requests as it has room for them and yields replies as they end, so that media
-are decoded a few requests ahead and never all at one time.
+are decoded a few requests ahead and never all at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers of a step that carry how they are put together: over micro-batches, over ranks."""
+"""Numbers of a step that carry how they are reduced: over micro-batches, over ranks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _plain(number: Number) -> float:
 
 
 def added(pieces: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
-    """Pieces put together by name; one that lacks a name adds nothing to it."""
+    """Pieces merged by name; one that lacks a name adds nothing to it."""
     total: dict[str, Metric] = {}
     for piece in pieces:
         for name, metric in piece.items():
@@ -103,7 +103,7 @@ def added(pieces: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 
 def over_ranks(local: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The pieces of all ranks put together (a collective)."""
+    """The pieces of all ranks, merged (a collective)."""
     return added(gather_objects({name: metric.plain() for name, metric in local.items()}))
 
 

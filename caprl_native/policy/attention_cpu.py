@@ -1,4 +1,4 @@
-"""Shared-prefix attention on a CPU: rows taken apart, and put together by softmax denominators.
+"""Shared-prefix attention on a CPU: rows split into parts, merged by softmax denominators.
 
 A row is `[prompt | r1 | ... | rk]`. A response's query q attends to two sets of keys, the prompt's
 P and its own response's up to itself, R. With scores s(j) = scale * q . k(j) and, for a set A,

@@ -118,7 +118,7 @@ def _damage(file: Path, reason: str) -> str:
         header.pop("__metadata__", None)
         end = 8 + length + max((t["data_offsets"][1] for t in header.values()), default=0)
         if end > size:
-            return f"is cut short, {size:,} of {end:,} bytes; fetch it anew"
+            return f"is cut short, {size:,} of {end:,} bytes; download it again"
     return "is no safetensors file, or a damaged one"
 
 

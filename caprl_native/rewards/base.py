@@ -1,4 +1,4 @@
-"""What a reward is made of: terms, each of which scores a caption, or says why it cannot.
+"""What a reward is made of: terms, each of which scores a caption, or gives a reason.
 
 A term is one file, here under `rewards/terms/` or in a module that the config names in `plugins`.
 The name of its type, its options and its class stand in it, and nothing else lists them:
@@ -196,7 +196,7 @@ class RewardTerm(ABC, Generic[O]):
         """Forgets the captions before: a step does not depend on those before it."""
 
     def work(self) -> None:
-        """Goes on with what was submitted, as long as there is enough to do at one time."""
+        """Goes on with what was submitted, as long as there is enough to fill a batch."""
 
     def finish(self) -> None:
         """Goes on until all that was submitted is scored, or under way to somebody else."""

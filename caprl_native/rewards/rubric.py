@@ -110,7 +110,7 @@ class Rubric:
         return Scoring(self, step)
 
     def work(self) -> None:
-        """Lets models in this process go on, as long as they have enough to do at one time."""
+        """Lets models in this process go on, as long as they have enough to fill a batch."""
         for part in self._parts():
             part.work()
 
@@ -187,7 +187,7 @@ class Scoring:
         }
 
     def work(self) -> None:
-        """Lets models in this process go on, as long as they have enough to do at one time."""
+        """Lets models in this process go on, as long as they have enough to fill a batch."""
         self.rubric.work()
 
     def finish(self) -> None:

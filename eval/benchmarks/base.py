@@ -33,7 +33,7 @@ SYSTEM = (
     "caption."
 )
 SUBTITLES = "Subtitles:"
-_PARQUET_ROWS = 256  # that are in memory at one time, with their images
+_PARQUET_ROWS = 256  # that are in memory at a time, with their images
 BRIEFLY = "Answer from the caption alone, with the answer itself and nothing else."
 
 

@@ -17,7 +17,7 @@ from eval.scoring.words import answer_parts
 
 @registered
 class TimeLens(Benchmark):
-    """When does an event happen? Charades, ActivityNet and QVHighlights, annotated anew.
+    """When does an event happen? Charades, ActivityNet and QVHighlights, re-annotated.
 
     Source: the data set's JSON files (`charades-timelens.json`, ...): an object of video names with
     `{"duration": seconds, "spans": [[start, end], ...], "queries": [text, ...]}`; each query is an

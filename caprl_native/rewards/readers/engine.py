@@ -58,7 +58,7 @@ class EngineReader:
         return answers
 
     def work(self) -> None:
-        """Answers while there are as many questions as it takes at one time."""
+        """Answers while there are enough questions to fill a batch."""
         while self.engine.unfinished >= self.config.max_num_seqs:
             self._step()
 

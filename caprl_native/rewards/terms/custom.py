@@ -57,7 +57,7 @@ class CustomOptions(TermOptions):
         allow_inf_nan=False,
         description="Seconds for one caption; then its reward is missing.",
     )
-    concurrency: int = Field(8, ge=1, description="Calls at one time, on each rank.")
+    concurrency: int = Field(8, ge=1, description="Concurrent calls, on each rank.")
 
     def conflicts(self) -> Iterator[tuple[str, ...]]:
         try:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.config.schema import PolicyConfig
 from caprl_native.policy.families import FAMILIES
-from caprl_native.policy.learner import Learner
-from caprl_native.policy.optim import build_optimizer, learning_rate
+from caprl_native.policy.optim import apply_gradients, build_optimizer, learning_rate
 from caprl_native.testing.samples import relative
 from caprl_native.testing.tiny_models import write_tiny_vlm
 from tests.ranks import run_ranks
@@ -165,23 +164,18 @@ def test_biases_and_norms_have_no_weight_decay():
 )
 def test_a_step_that_ruins_the_weights_ends_the_run(dims, lr, gradient, loss, said):
     model, config = torch.nn.Linear(3, 3), PolicyConfig(lr=lr)
-    updater = Learner(
-        policy=model,
-        reference=None,
-        optimizer=build_optimizer(model, config),
-        config=config,
-        algorithm=AlgorithmConfig(updates=2),
-        temperature=1.0,
-        max_tokens=8,
-        total_steps=9,
-        dims=dims,
-    )
+    optimizer = build_optimizer(model, config)
+
+    def step() -> float:
+        """The second of two updates of step 4."""
+        return apply_gradients(model, optimizer, config, loss, step=4, update=7, updates=18)
+
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     if not said:
-        assert updater._apply(7, loss) == pytest.approx(math.sqrt(12))
+        assert step() == pytest.approx(math.sqrt(12))
         return
     with pytest.raises(FloatingPointError, match=said):
-        updater._apply(7, loss)
+        step()
     finite = all(p.isfinite().all() for p in model.parameters())
     assert finite == ("as they were" in said)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 import torch.distributed as dist
 
-from caprl_native.algorithm.groups import flat_groups
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import gather_objects
 from caprl_native.rewards.rubric import Scoring
@@ -41,8 +39,8 @@ class Batch:
 
     def drop_flat(self) -> None:
         """Gives up the groups that carry no gradient."""
-        self.dropped += [g for g in self.groups if is_flat(g)]
-        self.groups = [g for g in self.groups if not is_flat(g)]
+        self.dropped += [g for g in self.groups if g.is_flat]
+        self.groups = [g for g in self.groups if not g.is_flat]
 
     def absorb(self, fresh: Batch) -> None:
         """Takes over what another batch of the same step has."""
@@ -54,12 +52,6 @@ class Batch:
         """Gives up all but the first `count` groups."""
         self.dropped += self.groups[count:]
         del self.groups[count:]
-
-
-def is_flat(group: Group) -> bool:
-    """Whether a group carries no gradient: its rewards are all equal, or there is only one."""
-    rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
-    return len(rewards) < 2 or bool(flat_groups(rewards, [0] * len(rewards)).all())
 
 
 def require_rewards(batch: Batch) -> None:

@@ -89,3 +89,8 @@ class Group:
     @property
     def scored(self) -> list[Rollout]:
         return [r for r in self.rollouts if r.total is not None]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it carries no gradient: its rewards are all equal, or there is only one."""
+        return len({r.total for r in self.scored}) < 2

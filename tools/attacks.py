@@ -1,6 +1,6 @@
 """Injects faults into a training run, and looks at what is left of it.
 
-    python tools/attacks.py --out /tmp/attacks       # all of them, about 15 minutes on two cores
+    python tools/attacks.py --out /tmp/attacks       # all of them, about half an hour on two cores
     python tools/attacks.py --only disk lock         # those with such a word in their names
 
 A tiny captioner is trained on two ranks, by supervision ("sft") or by reinforcement ("rl"), once

@@ -88,11 +88,6 @@ def _group_extreme(values: Tensor, index: Tensor, how: str) -> Tensor:
     return start.scatter_reduce(0, index, values, reduce=how, include_self=False)[index]
 
 
-def flat_groups(rewards: Tensor, group: Groups) -> Tensor:
-    """True, `[B]`, where the response's group carries no gradient: equal rewards, or only one."""
-    return GroupStatistics.of(rewards, group).flat
-
-
 def whitened(advantages: Tensor, lengths: Tensor, eps: float = 1e-8) -> Tensor:
     """Advantages `[B]` with mean 0 and variance 1 over the batch's tokens, `[B]`, float64.
 

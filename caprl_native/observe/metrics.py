@@ -9,7 +9,6 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from caprl_native.algorithm.groups import flat_groups
 from caprl_native.distributed.world import gather_objects
 from caprl_native.types import Group, Rollout
 
@@ -152,4 +151,4 @@ def _spread(group: Group) -> tuple[float, bool] | None:
     rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
     if len(rewards) < 2:
         return None
-    return rewards.std().item(), bool(flat_groups(rewards, [0] * len(rewards)).all())
+    return rewards.std().item(), group.is_flat

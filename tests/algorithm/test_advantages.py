@@ -6,7 +6,7 @@ import torch
 from caprl_native.algorithm.advantages.dr_grpo import DrGrpo
 from caprl_native.algorithm.advantages.gdpo import Gdpo
 from caprl_native.algorithm.advantages.grpo import Grpo
-from caprl_native.algorithm.groups import flat_groups, whitened
+from caprl_native.algorithm.groups import GroupStatistics, whitened
 from caprl_native.algorithm.objective import advantages_of
 from caprl_native.algorithm.registries import ADVANTAGES
 from caprl_native.registry import Options
@@ -110,7 +110,7 @@ def test_equal_rewards_give_exactly_zero(kind: str, dtype: torch.dtype, reward: 
     for size in range(1, 14):
         rewards = torch.full((size,), reward, dtype=dtype)
         assert (advantages(kind, rewards, [0] * size) == 0).all()
-        assert flat_groups(rewards, [0] * size).all()
+        assert GroupStatistics.of(rewards, [0] * size).flat.all()
 
 
 def test_groups_are_independent_and_may_be_interleaved() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -77,17 +76,6 @@ class Schema(Program):
     }
     algorithm: Algorithm = Field(default_factory=Algorithm)
     reward: Reward = Field(default_factory=Reward)
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-
-    def _write(text: str, name: str = "a.toml") -> str:
-        (tmp_path / name).write_text(text)
-        return name
-
-    return _write
 
 
 def test_defaults_are_options():

@@ -22,31 +22,10 @@ from caprl_native.config.cli import (
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import key_lines
 from caprl_native.config.tree import leaves
+from tests.config.conftest import MINIMAL
 
 # Those of the evaluation, prism*.toml, are tested beside it.
 RECIPES = sorted((Path(__file__).parents[2] / "train_configs").glob("[!p]*.toml"))
-MINIMAL = """\
-[data]
-files = ["train.jsonl"]
-[policy]
-path = "model"
-[reward.reader]
-path = "reader"
-[eval]
-every = 0
-"""
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes a file into the current folder, a fresh one."""
-    monkeypatch.chdir(tmp_path)
-
-    def _write(text: str, name: str = "a.toml") -> str:
-        (tmp_path / name).write_text(text)
-        return name
-
-    return _write
 
 
 def schema_of(file: Path) -> type:
@@ -327,44 +306,6 @@ def test_a_contradiction_names_the_file_that_set_either_side(write, capsys):
     file = write(MINIMAL + "[reward.terms.length]\nl1 = 4000\n")
     parts = ["a.toml:10: reward.terms.length.l2", "3072 (default)"]
     assert_error(["--config", file], parts, capsys)
-
-
-OLD_KEYS = {
-    "reward.alpha": "reward.terms.timestamps.weight",
-    "reward.beta": "reward.terms.length.weight",
-    "reward.accuracy.draws": "reward.terms.accuracy.draws",
-    "reward.accuracy.cannot_answer": "reward.terms.accuracy.cannot_answer",
-    "reward.timestamps.rule": "reward.terms.timestamps.rule",
-    "reward.timestamps.min_brackets": "reward.terms.timestamps.min_brackets",
-    "reward.timestamps.max_minute": "reward.terms.timestamps.max_minute",
-    "reward.length.l1": "reward.terms.length.l1",
-    "reward.length.l2": "reward.terms.length.l2",
-    "algorithm.advantage": "algorithm.advantage.type",
-    "algorithm.std": "algorithm.advantage.std",
-    "algorithm.std_eps": "algorithm.advantage.eps",
-    "algorithm.loss": "algorithm.loss.type",
-    "algorithm.clip_low": "algorithm.loss.clip_low",
-    "algorithm.clip_high": "algorithm.loss.clip_high",
-    "algorithm.dual_clip": "algorithm.loss.dual_clip",
-    "algorithm.kl": "algorithm.kl.type",
-    "algorithm.kl_weight": "algorithm.kl.weight",
-    "algorithm.reference": "algorithm.kl.reference",
-    "algorithm.tis_cap": "algorithm.corrections.tis.cap",
-}
-
-
-@pytest.mark.parametrize("old", OLD_KEYS)
-def test_moved_keys_name_the_new_ones(old, write):
-    new = OLD_KEYS[old]
-    table, _, name = old.rpartition(".")
-    file = write(f"[{table}]\n{name} = 1\n")
-    said = f'{old}: is now "{new}"'
-    for files, words, place in (([file], [], "a.toml:"), ([], [f"--{old}", "1"], "command line: ")):
-        with pytest.raises(ConfigError) as error:
-            load(Config, files, words)
-        assert str(error.value).startswith(place) and str(error.value).endswith(said)
-    terms = {f"reward.terms.{name}": name for name in ("timestamps", "length")}
-    assert new in {leaf.key for leaf in leaves(Config, terms)}
 
 
 def assert_error(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -15,28 +14,7 @@ from caprl_native.dry_run import check_world, plan
 from caprl_native.trainer import named_cuts
 from eval.config import PrismConfig
 from eval.plan import load_benchmarks
-
-MINIMAL = """\
-[data]
-files = ["train.jsonl"]
-[policy]
-path = "model"
-[reward.reader]
-path = "reader"
-[eval]
-every = 0
-"""
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-
-    def _write(data: bytes | str, name: str = "a.toml") -> str:
-        (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-        return name
-
-    return _write
+from tests.config.conftest import MINIMAL
 
 
 def error_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

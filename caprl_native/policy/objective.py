@@ -31,10 +31,10 @@ class TokenTables:
 
 
 def needs_old_logprobs(algorithm: AlgorithmConfig) -> bool:
-    """Whether anything asks for the trainer's log-probs before the update."""
-    asking = ("tis", "mask", "custom")
-    corrections = algorithm.corrections.values()
-    return algorithm.old == "trainer" or any(c.type in asking for c in corrections)
+    """Whether anything asks for the trainer's log-probs before the update; what a plugin brings
+    is taken to do so."""
+    others = (c.type not in ("none", "off_policy_mask") for c in algorithm.corrections.values())
+    return algorithm.old == "trainer" or any(others)
 
 
 def objective(

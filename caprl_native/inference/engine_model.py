@@ -82,7 +82,7 @@ class EngineModel:
 
         from vllm import exceptions
 
-        # vLLM 0.26 raises ValueErrors for what it cannot take, 0.32 errors of its own.
+        # vLLM 0.26 raised ValueErrors for what it cannot take, 0.32 errors of its own.
         self.refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:

@@ -365,7 +365,8 @@ class Config(Program):
         "algorithm.kl": "algorithm.kl.type",
         "algorithm.kl_weight": "algorithm.kl.weight",
         "algorithm.reference": "algorithm.kl.reference",
-        "algorithm.tis_cap": "algorithm.corrections.tis.cap",
+        "algorithm.tis_cap": "algorithm.corrections.tis.cap; "
+        'in place of 0: algorithm.corrections.tis.type = "none"',
     }
 
     run: RunConfig = Field(default_factory=RunConfig)

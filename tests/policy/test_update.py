@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from caprl_native.config.schema import PolicyConfig
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.fsdp import load_policy
+from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import apply_gradients, build_optimizer, learning_rate
-from caprl_native.testing.samples import relative
+from caprl_native.testing.samples import group, prompt, relative, responses
 from caprl_native.testing.tiny_models import write_tiny_vlm
-from tests.ranks import run_ranks
+from tests.ranks import ROOT, run_ranks
 
 SAME = 1e-5  # relative, in float32
 
@@ -130,6 +132,24 @@ def test_a_reference_and_two_updates(results, ranks):
     assert not math.isnan(result["metrics"]["policy/clip_frac"])
     moved = [not torch.equal(t, result["after"][n]) for n, t in result["before"].items()]
     assert all(moved)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_custom_correction_sees_the_log_probs_before_the_update(dims, tiny_policy, updates):
+    """Also where the ratio of the loss is that to the engine, which needs none of them."""
+    config = PolicyConfig(path=str(tiny_policy), dtype="float32", lr=1e-2)
+    policy = load_policy(config, dims)
+    function = f"{ROOT}/tests/programs/custom_entries.py:drift"
+    corrections = {"tis": {"type": "none"}, "drift": {"type": "custom", "import_path": function}}
+    algorithm = AlgorithmConfig(old="engine", corrections=corrections, updates=updates)
+    optimizer = build_optimizer(policy, config)
+    learner = Learner(policy, None, optimizer, config, algorithm, 1.0, 12, 10, dims)
+    groups = [
+        group(prompt(tiny_policy, "text", i), responses(policy.config, policy.banned, 3, i), i)
+        for i in range(2)
+    ]
+    moved = learner.update(groups, 0)["mismatch/drift_clipped_frac"]
+    assert moved == 0 if updates == 1 else moved > 0.4  # all of the second mini-batch's tokens
 
 
 def test_the_learning_rate_warms_up_and_decays():

@@ -42,6 +42,7 @@ HEAVY = [
     "every_benchmark",
     "supervise",
     "report_html",
+    "report_items",
     "reader",
     "rubric",
     "reward_run",

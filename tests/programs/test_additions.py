@@ -7,6 +7,7 @@ advantage, a record format and a family; an evaluation carries a benchmark.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -192,6 +193,11 @@ def test_a_benchmark_is_listed_and_evaluated(tmp_path: Path) -> None:
     plugin.write_text(example("docs/benchmarks.md", "class Colours("))
     assert "--benchmarks.colours.files" in help_of("eval.prism", "--plugins", str(plugin))
     assert "colours" not in help_of("eval.prism")
+    code = example("CONTRIBUTING.md", "PrismConfig.grown()") + "\nprint(config.benchmarks.colours)"
+    built = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.check_output(built, text=True, cwd=tmp_path, env=environment)
+    assert said.startswith("files=['test.jsonl']")
     write_noise(tmp_path / "images/1.png")
     record = {"picture": "images/1.png", "question": "What colour is the cup?", "room": "kitchen"}
     record |= {"options": ["red", "blue"], "answer": "B"}

@@ -54,6 +54,31 @@ def plan(
     return "\n".join(lines) + "\n"
 
 
+def plan_sft(
+    config: SftConfig, world: int, origins: Origins | None = None, device: Device | None = None
+) -> str:
+    """The same for a supervised run: no engine, no reader, no reference policy."""
+    device, path, replicas = device or Device.here(), config.policy.path, config.policy.replicas
+    divides, expected = world % replicas == 0, f"a divisor of the number of ranks, {world}"
+    Rules(config, origins or Origins()).require(divides, "policy.replicas", expected)
+    policy = Config(run=config.run, data=config.data, policy=config.policy, eval={"every": 0})
+    model = _size(path, "policy.path", origins, or_text=True)
+    parts = {} if model is None else training_bytes(policy, model, world)
+    total = {"sum": sum(parts.values())} if parts else {}
+    size = UNKNOWN if model is None else f"{model.total:,} parameters"
+    lines = [
+        "plan",
+        _row("ranks", f"{world}: weights sharded over {world // replicas}, {replicas} replica(s)"),
+        _row("batch", f"{config.data.batch_size} samples per step"),
+        *_steps(policy, origins)[:-1],  # there is no evaluation
+        "",
+        f"memory per rank, GiB (estimates; {device.name})",
+        _row("policy", f"{path}: {size}"),
+        *(_row(name, f"{part / GIB:8.3f}") for name, part in (parts | total).items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def check_world(config: Config, world: int, origins: Origins | None = None) -> None:
     """Raises ConfigError unless ranks, replicas, engines and batch divide evenly."""
     rules = Rules(config, origins or Origins())
@@ -288,10 +313,12 @@ def _of(device: Device) -> str:
     return f" of {device.memory / GIB:.1f}" if device.memory else ""
 
 
-def _size(path: str, key: str, origins: Origins | None) -> ModelSize | None:
+def _size(
+    path: str, key: str, origins: Origins | None, *, or_text: bool = False
+) -> ModelSize | None:
     try:
         if key == "policy.path" and (Path(path) / "config.json").is_file():
-            family_of(path)
+            family_of(path, or_text=or_text)
         return read_model_size(path)
     except ValueError as error:
         where = (origins or Origins()).of(key)
@@ -300,7 +327,7 @@ def _size(path: str, key: str, origins: Origins | None) -> ModelSize | None:
 
 def _trainable(config: Config, model: ModelSize) -> int:
     """Parameters that are not frozen; names of no known part count as trainable."""
-    family = family_of(config.policy.path)
+    family = family_of(config.policy.path, or_text=True)
 
     def frozen(name: str) -> bool:
         try:

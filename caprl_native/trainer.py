@@ -81,6 +81,7 @@ class Trainer(Lifecycle[Config]):
         config, dims = self.config, self.dims
         read = functools.partial(
             read_records,
+            kind="questions" if config.reward.reads else "media",
             media_root=config.data.media_root,
             prompt_override=config.data.prompt,
             max_media=config.media.max_per_prompt,

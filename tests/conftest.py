@@ -42,9 +42,11 @@ HEAVY = [
     "every_benchmark",
     "supervise",
     "report_html",
+    "report_items",
     "reader",
     "rubric",
     "reward_run",
+    "additions",
 ]
 
 

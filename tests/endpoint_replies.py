@@ -1,13 +1,19 @@
-"""Chat completions gone wrong, drawn at random: what a fuzzed endpoint sends."""
+"""Endpoints as their tests ask them, and chat completions gone wrong, drawn at random."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import random
 from typing import Any
 
+from caprl_native.config.models import ReaderConfig
+from caprl_native.inference.endpoint import Connection, Endpoint
+from caprl_native.inference.endpoint_reply import Said
 from caprl_native.testing.chat_server import Reply
+
+CHAT = [{"role": "user", "content": "Which colour?"}]
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1e308, 10**40, "", " ", "A", "\0", "\ud800", "x" * 5000, "\u2028",
@@ -88,3 +94,22 @@ def malformed(rng: random.Random) -> Reply:
     return Reply(
         raw=raw, status=rng.choice(STATUSES), kind=rng.choice(KINDS), headers=dict(headers)
     )
+
+
+def endpoint(url: str, **settings) -> Endpoint:
+    given = {"timeout_s": 5.0, "retries": 0, "concurrency": 8, **settings}
+    return Endpoint(ReaderConfig(endpoint=url, model="reader", **given))
+
+
+def asked(server: Endpoint, count: int = 1, opening: str = "", first: int = 0) -> list[Said]:
+    """What a server says to `count` requests at one time, seeded from `first` on."""
+
+    async def ask() -> list[Said]:
+        connection = Connection(server)
+        try:
+            asks = (connection.ask(CHAT, first + i, opening) for i in range(count))
+            return await asyncio.gather(*asks)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())

@@ -86,6 +86,19 @@ class Named:
         }
 
 
+@dataclass(frozen=True)
+class Lists:
+    """A setting that is told by what lies under a path: `--help` lists what is known."""
+
+    kind: str
+    registry: Registry[Any]
+
+
+def listed(field: FieldInfo) -> Lists | None:
+    """What `--help` lists under a field, beside its meaning."""
+    return next((mark for mark in field.metadata if isinstance(mark, Lists)), None)
+
+
 def choice(field: FieldInfo) -> OneOf | Named | None:
     """How a field's table gets its keys, where that depends on a type."""
     return next((mark for mark in field.metadata if isinstance(mark, OneOf | Named)), None)

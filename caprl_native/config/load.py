@@ -273,6 +273,8 @@ def _help_of(title: str, settings: Sequence[Leaf]) -> str:
         kind = expected(leaf.type).removesuffix(" in quotes")
         lines.append(f"  --{leaf.key}  ({kind}; default {toml(leaf.default)})")
         lines.append(f"      {leaf.help}" + (f" Valid: {leaf.bounds}." if leaf.bounds else ""))
+        if leaf.lists:
+            lines.append(f"      {leaf.lists.kind}: {', '.join(leaf.lists.registry)}.")
     return "\n".join(lines)
 
 

@@ -16,8 +16,10 @@ from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
-from caprl_native.config.fields import Named, OneOf, Table
+from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
+from caprl_native.data.record_formats import FORMATS
+from caprl_native.policy.families import FAMILIES
 from caprl_native.registry import Options, load_plugin
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
@@ -104,7 +106,9 @@ class RunConfig(Table):
 
 
 class DataConfig(Table):
-    files: Files = Field([], description="Training files: JSONL, JSON lists or Parquet.")
+    files: Annotated[Files, Lists("Record formats", FORMATS)] = Field(
+        [], description="Training files: JSONL, JSON lists or Parquet."
+    )
     eval_files: Files = Field([], description="Held-out files in the same formats.")
     media_root: UserPath = Field(
         "", description="Folder that relative media paths start from; empty: the data file's own."
@@ -169,7 +173,9 @@ class MediaConfig(Table):
 
 
 class PolicyConfig(Table):
-    path: UserPath = Field("", description="Hugging Face directory of the captioner to train.")
+    path: Annotated[UserPath, Lists("Families, by model_type", FAMILIES)] = Field(
+        "", description="Hugging Face directory of the captioner to train."
+    )
     dtype: Dtype = Field("bfloat16", description="Compute precision; master weights are float32.")
     lr: float = Field(1e-6, ge=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -365,7 +371,8 @@ class Config(Program):
         "algorithm.kl": "algorithm.kl.type",
         "algorithm.kl_weight": "algorithm.kl.weight",
         "algorithm.reference": "algorithm.kl.reference",
-        "algorithm.tis_cap": "algorithm.corrections.tis.cap",
+        "algorithm.tis_cap": "algorithm.corrections.tis.cap; "
+        'in place of 0: algorithm.corrections.tis.type = "none"',
     }
 
     run: RunConfig = Field(default_factory=RunConfig)

@@ -52,7 +52,8 @@ class Origins(dict[str, str]):
 class Known:
     """The keys that may be set, and what is said of those that may not.
 
-    `moved`: old key -> new key; a table's old name ends with a dot. `named`: tables in which any
+    `moved`: old key -> new key, and after "; " what else to know; a table's old name ends with a
+    dot. `named`: tables in which any
     name may stand for a table. `foreign`: what is wrong with the key of a table of a chosen type,
     where it is another type's (empty: nothing is known).
     """
@@ -71,8 +72,9 @@ class Known:
         """Raises ConfigError for a key that has another name now."""
         for old, new in self.moved.items():
             if key == old or (old.endswith(".") and f"{key}.".startswith(old)):
+                new, semicolon, note = new.partition("; ")
                 new += key[len(old) :] if old.endswith(".") else ""
-                raise ConfigError(f'{where}: {key}: is now "{new.rstrip(".")}"')
+                raise ConfigError(f'{where}: {key}: is now "{new.rstrip(".")}"{semicolon}{note}')
 
     def nearest(self, key: str) -> str:
         """The valid key that a mistyped one most likely stands for."""

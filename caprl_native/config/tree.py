@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 
 from caprl_native.bounds import bounds
-from caprl_native.config.fields import OFF, Named, OneOf, choice, default, tables
+from caprl_native.config.fields import OFF, Lists, Named, OneOf, choice, default, listed, tables
 from caprl_native.registry import Options
 
 Types = Mapping[str, str]
@@ -33,6 +33,7 @@ class Leaf:
     default: Any
     help: str
     bounds: str = ""
+    lists: Lists | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ def leaves(
         if name not in nested and not choice(field):
             value = default(field) if known is None else getattr(known, name)
             help = field.description or ""
-            yield Leaf(prefix + name, _stripped(field.annotation), value, help, bounds(field))
+            kind = _stripped(field.annotation)
+            yield Leaf(prefix + name, kind, value, help, bounds(field), listed(field))
     for name, field in schema.model_fields.items():
         if name in nested:
             inner = None if known is None else getattr(known, name)

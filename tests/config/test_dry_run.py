@@ -12,8 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 from caprl_native.config.cli import ConfigError, load
-from caprl_native.config.schema import Config
-from caprl_native.dry_run import Device, count_rows, plan, training_bytes, world_size
+from caprl_native.config.schema import Config, SftConfig
+from caprl_native.dry_run import (
+    Device,
+    count_rows,
+    plan,
+    plan_sft,
+    training_bytes,
+    world_size,
+)
 from caprl_native.policy.model_size import read_model_size
 
 TEXT = {
@@ -193,6 +200,22 @@ def test_a_plan_for_other_gpus(config):
     assert " of 80.0" in text and "sleeps while the policy trains" in text
     cache = next(line for line in text.splitlines() if "engine KV cache" in line)
     assert abs(float(cache.split()[-1]) - 40.0) < 0.01  # half of each GPU, beside tiny weights
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llama"])
+def test_a_supervised_run_is_planned_too(config, tmp_path, family):
+    """Whatever it trains: a captioner, or any causal language model."""
+    path = make_model(tmp_path / "trained", family)
+    sft = SftConfig(run={"epochs": 3}, policy={"path": path})
+    sft.data.files, sft.data.batch_size = config.data.files, 8
+    text = plan_sft(sft, 2, device=Device.of(80.0))
+    assert "2: weights sharded over 2, 1 replica(s)" in text and "GPUs of 80 GiB" in text
+    assert "24: 8 per epoch x 3" in text and f"{TOTAL:,} parameters" in text
+    assert "Adam" in text and "sum" in text
+    assert not [word for word in ("engine", "reader", "reference", "eval") if word in text]
+    sft.policy.replicas = 3
+    with pytest.raises(ConfigError, match="policy.replicas: expected a divisor"):
+        plan_sft(sft, 2)
 
 
 def test_no_reader_is_planned_where_no_term_asks_one(config):

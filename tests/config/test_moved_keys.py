@@ -30,6 +30,7 @@ OLD_KEYS = {
     "algorithm.reference": "algorithm.kl.reference",
     "algorithm.tis_cap": "algorithm.corrections.tis.cap",
 }
+NOTES = {"algorithm.tis_cap": '; in place of 0: algorithm.corrections.tis.type = "none"'}
 
 
 @pytest.mark.parametrize("old", OLD_KEYS)
@@ -37,7 +38,7 @@ def test_moved_keys_name_the_new_ones(old, write):
     new = OLD_KEYS[old]
     table, _, name = old.rpartition(".")
     file = write(f"[{table}]\n{name} = 1\n")
-    said = f'{old}: is now "{new}"'
+    said = f'{old}: is now "{new}"' + NOTES.get(old, "")
     for files, words, place in (([file], [], "a.toml:"), ([], [f"--{old}", "1"], "command line: ")):
         with pytest.raises(ConfigError) as error:
             load(Config, files, words)

@@ -20,6 +20,7 @@ except SystemExit as stop:
     assert not stop.code, stop.code
 print("heavy:", [name for name in {heavy} if name in sys.modules])
 """
+SFT = ["--config", "demo_policy_sft.toml", "--dry-run", "--policy.path=demo_models/reader"]
 TRAIN = ["--config", "demo.toml", "--dry-run"]
 PLUGIN = """\
 from typing import Literal
@@ -61,6 +62,7 @@ def answer(module: str, *words: str, folder: Path = ROOT) -> str:
         ("caprl_native.train", TRAIN, "demo_models/policy: "),
         ("caprl_native.train", [*TRAIN, "--ranks", "16", "--gpu-memory=80"], "GPUs of 80 GiB"),
         ("caprl_native.sft", ["--config", "demo_policy_sft.toml", "--dry-run"], 'loss_on = "r'),
+        ("caprl_native.sft", [*SFT, "--ranks=2", "--gpu-memory=80"], "GPUs of 80 GiB"),
         ("eval.prism", ["--config", "prism_demo.toml", "--dry-run"], "[benchmarks.qa]"),
     ],
 )

@@ -256,6 +256,15 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, name):
     assert f"d.jsonl: line 2: {expected}" in str(error.value)
 
 
+def test_questions_may_be_missing_where_no_reward_asks_them(tmp_path):
+    rows = [plain(), plain(questions=None), plain(questions=[]), caprl_image(reward_model=None)]
+    file = jsonl(tmp_path / "d.jsonl", rows)
+    assert [len(s.questions) for s in read_records([file], "/m", kind="media")] == [1, 0, 0, 0]
+    for wrong in ({"image": None, "questions": None}, {"questions": [QUESTION | {"answer": "F"}]}):
+        with pytest.raises(DataError, match=r"line 1: (images: no image|questions\[0\]\.answer)"):
+            read_records([jsonl(tmp_path / "w.jsonl", [plain(**wrong)])], kind="media")
+
+
 def test_malformed_lines_are_counted_by_line(tmp_path):
     good = json.dumps(plain()).encode()
     (tmp_path / "d.jsonl").write_bytes(b"\n" + good + b"\n" + good[:-9] + b"\n\xff\n" + good)

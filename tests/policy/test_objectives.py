@@ -3,10 +3,15 @@
 Run by itself with -s it prints how much of `caprl_native/algorithm` configs reach.
 """
 
+from collections import defaultdict
+from typing import Literal, get_args, get_origin
+
 import pytest
 import torch
+from pydantic import BaseModel
 
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
+from caprl_native.config.schema import AlgorithmConfig
 from caprl_native.testing.tiny_models import write_tiny_vlm
 from tests.programs.objectives import cases
 from tests.ranks import run_ranks
@@ -33,6 +38,38 @@ def test_every_entry_is_among_the_cases() -> None:
     for kind, registry in {"loss": LOSSES, "advantage": ADVANTAGES, "kl": KL}.items():
         assert {f"{kind} {name}" for name in registry} <= set(NAMES)
     assert {n.split()[1] for n in NAMES if n.startswith("correction")} == set(CORRECTIONS)
+
+
+def test_every_value_of_every_choice_is_among_the_cases() -> None:
+    """Of the algorithm's settings, those of each entry included."""
+    seen: dict[tuple[str, str], set[object]] = defaultdict(set)
+
+    def see(table: BaseModel) -> None:
+        kind = getattr(table, "type", "")
+        for name in type(table).model_fields:
+            value = getattr(table, name)
+            for inner in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(inner, BaseModel):
+                    see(inner)
+            if not isinstance(value, dict | list | BaseModel):
+                seen[kind, name].add(value)
+
+    for _, changes in cases():
+        see(AlgorithmConfig().replace(**changes))
+    tables = [("", AlgorithmConfig)] + [
+        (name, registry[name].options)
+        for registry in (LOSSES, ADVANTAGES, KL, CORRECTIONS)
+        for name in registry
+    ]
+    choices = {
+        (kind, name): get_args(field.annotation)
+        for kind, table in tables
+        for name, field in table.model_fields.items()
+        if get_origin(field.annotation) is Literal
+    }
+    choices["", "whiten"] = (False, True)
+    assert len(choices) > 25
+    assert not {key: left for key, all_ in choices.items() if (left := set(all_) - seen[key])}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,16 +2,19 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from caprl_native.config.schema import PolicyConfig
+from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.policy.families import FAMILIES
+from caprl_native.policy.fsdp import load_policy
+from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import apply_gradients, build_optimizer, learning_rate
-from caprl_native.testing.samples import relative
+from caprl_native.testing.samples import group, prompt, relative, responses
 from caprl_native.testing.tiny_models import write_tiny_vlm
-from tests.ranks import run_ranks
+from tests.ranks import ROOT, run_ranks
 
 SAME = 1e-5  # relative, in float32
 
@@ -130,6 +133,45 @@ def test_a_reference_and_two_updates(results, ranks):
     assert not math.isnan(result["metrics"]["policy/clip_frac"])
     moved = [not torch.equal(t, result["after"][n]) for n, t in result["before"].items()]
     assert all(moved)
+
+
+def learner_of(config: PolicyConfig, algorithm: AlgorithmConfig, dims) -> Learner:
+    """Of ten steps, captions of 12 tokens."""
+    policy = load_policy(config, dims)
+    optimizer = build_optimizer(policy, config)
+    return Learner(policy, None, optimizer, config, algorithm, 1.0, 12, 10, dims)
+
+
+def texts(learner: Learner) -> list:
+    policy, path = learner.policy, learner.config.path
+    return [
+        group(prompt(path, "text", i), responses(policy.config, policy.banned, 3, i), i)
+        for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_custom_correction_sees_the_log_probs_before_the_update(dims, tiny_policy, updates):
+    """Also where the ratio of the loss is that to the engine, which needs none of them."""
+    config = PolicyConfig(path=str(tiny_policy), dtype="float32", lr=1e-2)
+    function = f"{ROOT}/tests/programs/custom_entries.py:drift"
+    corrections = {"tis": {"type": "none"}, "drift": {"type": "custom", "import_path": function}}
+    algorithm = AlgorithmConfig(old="engine", corrections=corrections, updates=updates)
+    learner = learner_of(config, algorithm, dims)
+    moved = learner.update(texts(learner), 0)["mismatch/drift_clipped_frac"]
+    assert moved == 0 if updates == 1 else moved > 0.4  # all of the second mini-batch's tokens
+
+
+def test_steps_follow_every_schedule(dims, tiny_policy):
+    base = PolicyConfig(path=str(tiny_policy), lr=1e-3, min_lr_ratio=0.1)
+    learner = learner_of(base, AlgorithmConfig(), dims)
+    rates = {}
+    for name in get_args(PolicyConfig.model_fields["schedule"].annotation):
+        learner.config = base.replace(schedule=name)
+        rates[name] = learner.update(texts(learner), 7)["policy/lr"]
+        assert rates[name] == pytest.approx(learning_rate(learner.config, 7, 10))
+    assert rates["constant"] == 1e-3 and rates["linear"] == pytest.approx(1e-3 * (1 - 0.9 * 0.7))
+    assert 1e-4 < rates["cosine"] < rates["linear"]
 
 
 def test_the_learning_rate_warms_up_and_decays():

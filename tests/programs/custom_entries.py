@@ -6,7 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from caprl_native.algorithm.inputs import AdvantageInputs, CorrectionInputs, LossInputs, TokenTerms
+from caprl_native.algorithm.inputs import (
+    AdvantageInputs,
+    Correction,
+    CorrectionInputs,
+    LossInputs,
+    TokenTerms,
+)
 
 
 def loss(inputs: LossInputs, options: dict[str, Any]) -> TokenTerms:
@@ -23,6 +29,12 @@ def kl(difference: Tensor, options: dict[str, Any]) -> Tensor:
 
 def correction(inputs: CorrectionInputs, options: dict[str, Any]) -> Tensor:
     return inputs.mask.to(inputs.logprobs.dtype) * options["scale"]
+
+
+def drift(inputs: CorrectionInputs, options: dict[str, Any]) -> Correction:
+    """Ones; "clipped" is where the trainer's log-probs are not those before the update."""
+    moved = (inputs.logprobs != inputs.old_logprobs) & inputs.mask
+    return Correction(inputs.mask.to(inputs.logprobs.dtype), moved)
 
 
 def of_another_shape(inputs: object, options: dict[str, Any]) -> float:

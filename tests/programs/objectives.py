@@ -68,6 +68,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"advantage {name}", {"advantage": entry(ADVANTAGES, name)}
     for std in ("population", "none"):
         yield f"advantage grpo {std}", {"advantage": {"type": "grpo", "std": std}}
+    yield "advantage gdpo population", {"advantage": {"type": "gdpo", "std": "population"}}
     yield "advantage grpo batch", {"advantage": {"type": "grpo", "scope": "batch"}}
     yield "whiten", {"advantage": {"type": "dr_grpo"}, "whiten": True}
     for name in KL:

@@ -14,14 +14,14 @@ from caprl_native.data.fields import FieldError
 from caprl_native.registry import Registry
 from caprl_native.types import MediaRef, Sample
 
-Kind = Literal["questions", "response"]
+Kind = Literal["questions", "media", "response"]
 
 
 @dataclass(frozen=True)
 class Reading:
     """What records are read for: the settings of the data file that a record lies in."""
 
-    kind: Kind  # what a sample must have: questions for a reward, or a response to learn
+    kind: Kind  # what a sample must have: media and questions, media alone, a response to learn
     source: str  # "file:line", for `Sample.source`
     default_id: str  # of a record without one
     media_root: str  # folder that relative media paths start from
@@ -29,8 +29,8 @@ class Reading:
     max_media: int = 0  # in one prompt; 0: any number
 
     def check_some_media(self, media: list[MediaRef]) -> None:
-        """Raises `FieldError` where questions would be asked about nothing."""
-        if self.kind == "questions" and not media:
+        """Raises `FieldError` where there would be nothing to caption."""
+        if self.kind != "response" and not media:
             raise FieldError(
                 "images", "no image and no video", "give image, images, video or videos"
             )

@@ -4,6 +4,7 @@
   with `<image>` placeholders), `reward_model.ground_truth = [{question, choices, answer}]`.
 - CapRL-Video-QA: the same with `videos`.
 - Plain: `image` | `images` | `video` | `videos`, a prompt (see `data/chats.py`), `questions`.
+- Any of these without questions, where no term of the reward asks them.
 - Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
   instead of questions; media optional.
 
@@ -64,7 +65,7 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
         id=_identity(raw.get("id"), reading.default_id),
         media=tuple(media),
         messages=tuple(messages),
-        questions=_questions(raw) if kind == "questions" else (),
+        questions=() if kind == "response" else _questions(raw, optional=kind == "media"),
         response=(reply or _response(raw)) if kind == "response" else None,
         source=reading.source,
     )
@@ -124,13 +125,16 @@ def _nothing_in(item: Any) -> str:
 # What the reward or the supervised loss needs
 
 
-def _questions(raw: dict[str, Any]) -> tuple[Question, ...]:
+def _questions(raw: dict[str, Any], *, optional: bool) -> tuple[Question, ...]:
+    """The questions on the media; none, if they are `optional` and the record has none."""
     value, where = raw.get("questions"), "questions"
     if value is None and raw.get("reward_model") is not None:
         outer = decoded(raw["reward_model"], "reward_model")
         value = outer.get("ground_truth") if isinstance(outer, dict) else None
         where = "reward_model.ground_truth"
     value = decoded(value, where)
+    if optional and value in (None, []):
+        return ()
     if not isinstance(value, list):
         raise FieldError(
             where,

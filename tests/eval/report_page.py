@@ -1,0 +1,41 @@
+"""What tests of the report page do with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.eval.report_data import Record
+
+CHROMIUM = shutil.which("chromium")
+Open = Callable[..., Page]
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no `chromium` on this machine (Debian: apt-get install chromium)"
+)
+
+
+def count(page: Page) -> str:
+    return page.locator("#count").inner_text()
+
+
+def listed(page: Page) -> list[str]:
+    """Ids of the first rows of the list, from the top."""
+    rows = page.locator(".row").evaluate_all(
+        "rows => rows.map(row => [row.getAttribute('aria-posinset'), row.dataset.key])"
+    )
+    return [key.split("/", 1)[1] for _, key in sorted((int(at), key) for at, key in rows)]
+
+
+def open_item(page: Page, item: Record) -> None:
+    page.fill("[name=q]", item["id"])
+    page.locator(f'.row[data-key="{item["benchmark"]}/{item["id"]}"]').click()
+
+
+def told(items: list[Record], caption: Record, index: int = 0) -> Record:
+    """The items' first video item, with one caption replaced in part."""
+    item = next(i for i in items if i["benchmark"] == "clips")
+    item["captions"][index] = item["captions"][index] | caption
+    return item

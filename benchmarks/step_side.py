@@ -150,8 +150,7 @@ class Ours:
 def write_records(folder: Path) -> Path:
     """Data for the trainer's loader; prompts are made as both sides need them, without it."""
     noise_image(0).image.save(folder / "noise.png")
-    question = {"question": "What is it?", "choices": ["noise", "a cat"], "answer": 0}
-    row = json.dumps({"image": "noise.png", "questions": [question]})
+    row = json.dumps({"image": "noise.png", "prompt": "Describe it."})
     file = folder / "noise.jsonl"
     file.write_text(f"{row}\n" * PROMPTS)
     return file

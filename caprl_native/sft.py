@@ -13,8 +13,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.cli import (
+    ConfigError,
+    dump,
+    exit_with_error,
+    parse_cli,
+    print_once,
+    warn_once,
+)
 from caprl_native.config.schema import SftConfig
+from caprl_native.distributed.cuda import cuda_problem
 from caprl_native.dry_run import check_sft_machine
 
 if TYPE_CHECKING:
@@ -35,10 +43,15 @@ def train(trainer: SftTrainer) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
     args = parse_cli(SftConfig, sys.argv[1:] if argv is None else argv, "caprl_native.sft")
+    problem = cuda_problem()
     if args.dry_run:
         print_once(dump(args.config, args.origins))
+        if problem:
+            warn_once(problem)
         return
     try:
+        if problem:
+            raise ConfigError(problem)
         check_sft_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)

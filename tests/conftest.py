@@ -45,6 +45,7 @@ HEAVY = [
     "reader",
     "rubric",
     "reward_run",
+    "sleeping",
 ]
 
 

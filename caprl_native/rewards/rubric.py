@@ -145,7 +145,7 @@ def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:
     from caprl_native.rewards.readers import build_reader
 
     context = TermContext(lambda: build_reader(config.reader, tp_size), seed, tp_size)
-    return Rubric.of(config.terms, context, overlap=config.overlap)
+    return Rubric.of(config.terms, context, overlap=config.overlaps)
 
 
 @dataclass

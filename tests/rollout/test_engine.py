@@ -86,6 +86,7 @@ def test_a_frozen_vision_tower_need_not_be_sent(found):
 def test_the_self_check_finds_weights_that_were_not_sent(found):
     for rank in found:
         assert rank["self_check"]["gap"] < LIMIT["float32"]
+        assert rank["self_check"]["tokens"] == 64
         for part in ("vision", "projector", "language"):
             assert "does not hold the trainer's weights" in rank["self_check"][part], part
 
@@ -104,6 +105,14 @@ def test_captions_are_handed_over_when_they_end(found):
         assert seen["each once"] and seen["same"]
         open_requests, left = seen["open, left"]
         assert open_requests > 0 and left == 0
+
+
+def test_when_a_prompt_is_submitted_changes_no_bit(found):
+    """One a pass, rendered in a thread or not, instead of all before the first."""
+    for rank in found:
+        seen = rank["passes"]
+        assert list(seen["late"].values()) == [True, True]
+        assert all(0 < opened <= 16 for opened in seen["late, open at first"])
 
 
 @pytest.fixture

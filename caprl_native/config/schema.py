@@ -256,18 +256,6 @@ class RewardConfig(Table):
         """Whether a term that counts asks the reader."""
         return any_reads(self.terms)
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether captions are scored while others are written.
-
-        Against a server that computes elsewhere it is 1.31 times as fast (benchmarks/README.md). A
-        reader in process takes turns with the policy's engine in one thread on one device: 0.94 on
-        a CPU, and not measured on a GPU, where the kernels of both would queue on one stream.
-        """
-        if self.overlap != "auto":
-            return self.overlap == "on"
-        return not (self.reads and self.reader.path)
-
 
 class AlgorithmConfig(Table):
     advantage: Annotated[Options, OneOf(ADVANTAGES)] = Field(

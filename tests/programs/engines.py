@@ -107,7 +107,18 @@ class Checks:
         stale = self.gaps(outputs)
         sync(self.policy, self.engine)
         outputs = self.write()
-        return {"gaps": [*gaps, self.gaps(outputs)], "stale": stale, "tokens": tokens(outputs)}
+        return {
+            "gaps": [*gaps, self.gaps(outputs)],
+            "stale": stale,
+            "tokens": tokens(outputs),
+            "head": self.head(),
+        }
+
+    def head(self) -> list[str]:
+        """The precision of the engine's logits, as its own layer has it."""
+        runner = self.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        layers = runner.get_model().modules()
+        return [str(m.head_dtype) for m in layers if type(m).__name__ == "LogitsProcessor"]
 
     def temperatures(self) -> Any:
         return self.gaps(self.write(temperature=0.6), temperature=0.6)

@@ -5,7 +5,7 @@ import pytest
 from caprl_native.config.models import ReaderConfig
 from caprl_native.config.schema import RewardConfig
 from caprl_native.rewards.base import TermContext
-from caprl_native.rewards.rubric import build_rubric
+from caprl_native.rewards.rubric import build_rubric, overlaps
 from caprl_native.rewards.terms.length import LengthOptions
 from tests.rewards.asking import ListeningReader
 
@@ -26,11 +26,11 @@ def test_a_reader_elsewhere_works_in_the_meantime(
     monkeypatch: pytest.MonkeyPatch, overlap: str, reader: ReaderConfig, expected: bool
 ) -> None:
     config = RewardConfig(overlap=overlap, reader=reader)
-    assert config.overlaps is expected
+    assert overlaps(config) is expected
     monkeypatch.setattr(TermContext, "reader", ListeningReader())  # none is started here
     assert build_rubric(config, seed=0).overlap is expected
 
 
 def test_a_reader_that_nobody_asks_is_of_no_consequence() -> None:
     config = RewardConfig(reader=IN_PROCESS, terms={"length": LengthOptions(l1=2, l2=3)})
-    assert config.overlaps
+    assert overlaps(config)

@@ -26,6 +26,7 @@ def agree(found: dict, dtype: str) -> None:
     for gaps in found["gaps"]:
         assert within(gaps, dtype), gaps
     assert all(mean > 10 * LIMIT[dtype] for mean, _ in found["stale"].values()), found["stale"]
+    assert found["head"] == ["torch.float32"]
 
 
 def test_they_agree_after_every_sync(found):

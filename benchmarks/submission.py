@@ -2,9 +2,9 @@
 
     python benchmarks/submission.py [THREADS]
 
-"first": all rendered and submitted before the first pass. "room": each when a pass has room for it,
-rendered between passes, as on a CPU. "thread": the same, rendered ahead by a thread, as on CUDA. The
-captions must be the same, bit for bit. THREADS: torch's, of a CPU.
+"first": all rendered and submitted before the first pass. "room": each when a pass has room for
+it, rendered between passes, as on a CPU. "thread": the same, rendered ahead by a thread, as on
+CUDA. The captions must be the same, bit for bit. THREADS: torch's, of a CPU.
 """
 
 from __future__ import annotations

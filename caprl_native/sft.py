@@ -13,8 +13,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.cli import (
+    ConfigError,
+    dump,
+    exit_with_error,
+    parse_cli,
+    print_once,
+    warn_once,
+)
 from caprl_native.config.schema import SftConfig
+from caprl_native.distributed.cuda import cuda_problem
 from caprl_native.dry_run import Device, check_sft_machine, plan_sft, world_size
 
 if TYPE_CHECKING:
@@ -36,12 +44,17 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
     words = sys.argv[1:] if argv is None else argv
     args = parse_cli(SftConfig, words, "caprl_native.sft", plans=True)
+    problem = cuda_problem()
     try:
         device = Device.here() if args.gpu_memory is None else Device.of(args.gpu_memory)
         overview = plan_sft(args.config, args.ranks or world_size(), args.origins, device)
         if args.dry_run:
             print_once(dump(args.config, args.origins), overview)
+            if problem:
+                warn_once(problem)
             return
+        if problem:
+            raise ConfigError(problem)
         check_sft_machine(args.config, args.origins)
     except ConfigError as error:
         exit_with_error(error)

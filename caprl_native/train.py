@@ -9,8 +9,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.cli import (
+    ConfigError,
+    dump,
+    exit_with_error,
+    parse_cli,
+    print_once,
+    warn_once,
+)
 from caprl_native.config.schema import Config
+from caprl_native.distributed.cuda import cuda_problem
 from caprl_native.dry_run import Device, check_machine, plan, world_size
 
 if TYPE_CHECKING:
@@ -40,11 +48,16 @@ def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
     words = sys.argv[1:] if argv is None else argv
     args = parse_cli(Config, words, "caprl_native.train", plans=True)
+    problem = cuda_problem()
     try:
+        if problem and not args.dry_run:
+            raise ConfigError(problem)
         device = Device.here() if args.gpu_memory is None else Device.of(args.gpu_memory)
         overview = plan(args.config, args.ranks or world_size(), args.origins, device)
         if args.dry_run:
             print_once(dump(args.config, args.origins), overview)
+            if problem:
+                warn_once(problem)
             return
         check_machine(args.config, args.origins)
     except ConfigError as error:

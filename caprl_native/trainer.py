@@ -122,7 +122,8 @@ class Trainer(Lifecycle[Config]):
         """Resumes where asked, gives the engine the weights, and compares the two."""
         super().begin()
         sync(self.policy, self.engine, everything=True)
-        compare(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
+        alarm = self.config.algorithm.mismatch_alarm
+        compare(self.policy, self.engine, self.prepare, alarm=alarm)
         self.log.take_seconds()  # the first step begins here
 
     def next_prompts(self) -> list[LoaderItem]:

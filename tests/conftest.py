@@ -47,6 +47,7 @@ HEAVY = [
     "rubric",
     "reward_run",
     "additions",
+    "sleeping",
 ]
 
 

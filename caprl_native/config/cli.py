@@ -44,6 +44,7 @@ __all__ = [
     "load_with_origins",
     "parse_cli",
     "print_once",
+    "warn_once",
 ]
 
 T = TypeVar("T", bound=BaseModel)
@@ -194,6 +195,12 @@ def print_once(*texts: str) -> None:
     """Prints the texts, a blank line between; under torchrun from one rank per machine."""
     if _speaks():
         print(redact("\n".join(texts)))
+
+
+def warn_once(text: str) -> None:
+    """One line on stderr; under torchrun from one rank per machine."""
+    if _speaks():
+        sys.stderr.write(f"warning: {redact(text)}\n")
 
 
 def exit_with_error(error: ConfigError) -> NoReturn:

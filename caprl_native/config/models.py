@@ -119,6 +119,11 @@ class ReaderConfig(LanguageModelConfig):
     kv_cache_gib: float = Field(
         2.0, gt=0, description="Size of the reader's KV cache on a CPU, GiB."
     )
+    sleep: bool = Field(
+        False,
+        description="On CUDA: the reader in process gives its memory back while the policy trains, "
+        "in step with the policy's engine (untried on a GPU); its weights wait in host memory.",
+    )
     concurrency: int = Field(64, ge=1, description="Requests in flight to the endpoint, per rank.")
     timeout_s: float = Field(
         60.0, gt=0, description="Seconds after which a request to the endpoint has failed."

@@ -203,6 +203,12 @@ def _reader(rules: Rules, reader: ReaderConfig) -> None:
         "0 with an endpoint: it is for a reader in process",
         "reward.reader.endpoint",
     )
+    rules.require(
+        not (reader.endpoint and reader.sleep),
+        "reward.reader.sleep",
+        "false with an endpoint: it is for a reader in process",
+        "reward.reader.endpoint",
+    )
     _fits(rules, "reward.reader")
 
 

@@ -247,10 +247,10 @@ class RolloutConfig(EngineConfig, SamplingConfig):
 
 
 class RewardConfig(Table):
-    overlap: bool = Field(
-        True,
-        description="The reader gets each caption when it is finished, not all when the last one "
-        "is.",
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Each caption is scored when it is finished, not all when the last one is; "
+        '"auto": unless a reader in process answers, which takes the policy\'s device.',
     )
     reader: ReaderConfig = Field(default_factory=ReaderConfig)
     terms: Annotated[dict[str, TermOptions], Named(TERMS)] = Field(
@@ -294,7 +294,8 @@ class AlgorithmConfig(Table):
     mismatch_alarm: float = Field(
         0.05,
         gt=0,
-        description="Warn when the mean |log p(trainer) - log p(engine)| of a step is above this.",
+        description="Warn when the mean |log p(trainer) - log p(engine)| of a step, or of the "
+        "start's probe, is above this; above 0.3, if that is more, the probe ends the run.",
     )
 
 

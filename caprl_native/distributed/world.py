@@ -12,6 +12,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from caprl_native.distributed.cuda import cuda_problem
+from caprl_native.distributed.errors import RunError
+
 T = TypeVar("T")
 
 
@@ -45,8 +48,11 @@ def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> ParallelDims
     """Joins the process group that torchrun describes; without torchrun, a group of one.
 
     Raises:
+        RunError: this machine has GPUs that torch cannot use.
         ValueError: the ranks do not divide into tensor-parallel groups.
     """
+    if problem := cuda_problem():
+        raise RunError(problem)
     for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from caprl_native.data.loader import LoadedSample, LoaderItem
 from caprl_native.rollout.engine import Engine, Finished, Sampling
+from caprl_native.rollout.rendering import Rendering, render_ahead
 from caprl_native.seeds import seed_of
 from caprl_native.types import Group, Rollout
 
@@ -32,6 +33,7 @@ class Captioner:
     engine: Engine
     sampling: Sampling
     seed: int
+    ahead: int = field(default_factory=render_ahead)  # prompts rendered while the engine steps
 
     def write(self, items: Sequence[LoaderItem], step: int) -> list[Group]:
         """Groups for the items that could be loaded, in order.
@@ -44,24 +46,36 @@ class Captioner:
     def stream(self, items: Sequence[LoaderItem], step: int) -> Generator[list[Written]]:
         """Writes the same captions; after each pass of the engine, those that ended with it.
 
+        A prompt is submitted when the engine's next pass has room for it, so that the first
+        captions grow while later prompts are rendered. When that is depends on the prompts' lengths
+        alone, not on the clock: ranks of one engine must submit the same before the same pass.
+
         Raises:
             PromptMismatch: as `write` does.
         """
         loaded = [item for item in items if isinstance(item, LoadedSample)]
+        rendering = Rendering(self.engine, [i.prepared.engine for i in loaded], self.ahead)
+        places: dict[str, int] = {}
+        room, waiting = self.engine.batch_tokens, 0  # tokens of submitted prompts, not yet read
         try:
-            places = {self._submit(item, step): place for place, item in enumerate(loaded)}
-            while self.engine.unfinished:
+            while len(places) < len(loaded) or self.engine.unfinished:
+                while len(places) < len(loaded) and waiting < room:
+                    item = loaded[len(places)]
+                    places[self._submit(item, rendering, step)] = len(places)
+                    waiting += len(item.prepared)
                 ended = ((places[f.request], f) for f in self.engine.step())
+                waiting = max(0, waiting - room)
                 yield [_written(place, loaded[place], finished) for place, finished in ended]
         finally:
             self.engine.abort()
+            rendering.close()
 
-    def _submit(self, item: LoadedSample, step: int) -> str:
+    def _submit(self, item: LoadedSample, rendering: Rendering, step: int) -> str:
         """Queues a prompt. The trainer's processor took it, so that an engine that does not holds
         another model: an error that names the sample, not a skip."""
         seed = seed_of("caption", self.seed, step, item.sample.id)
         try:
-            return self.engine.submit(item.prepared.engine, self.sampling, seed)
+            return self.engine.add(rendering.next(), self.sampling, seed)
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             raise PromptMismatch(

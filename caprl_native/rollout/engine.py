@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import logging
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
+from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
 CPU_BLOCK_TOKENS = 32  # of the KV cache; prompts share whole blocks, and 128, the default, is long
@@ -32,6 +34,7 @@ class EngineSettings:
     dtype: str
     tensor_parallel_size: int = 1
     sleep: bool = False
+    float32_head: bool = False  # logits are not rounded to `dtype`, as the trainer's are not
     seed: int = 0
     mm_processor_kwargs: dict[str, Any] | None = None
     media_per_prompt: int = 0
@@ -48,6 +51,7 @@ class Sampling:
     max_tokens: int = 256
     banned: tuple[int, ...] = ()
     logprobs: bool = True  # False: completions come without
+    ignore_end: bool = False  # go on to `max_tokens` past a token that ends the text
 
     @classmethod
     def of(
@@ -133,7 +137,12 @@ class Engine:
         }
         threads = torch.get_num_threads()
         shares_memory = settings.tensor_parallel_size > 1 and not cuda
-        with _own_shared_memory() if shares_memory else nullcontext():
+        self.sleeps = settings.sleep and cuda
+        rounds = settings.float32_head and settings.dtype != "float32"
+        with (
+            _own_shared_memory() if shares_memory else nullcontext(),
+            SLEEPERS.starting() if self.sleeps else nullcontext(),
+        ):
             self.llm = LLM(
                 model=settings.path,
                 dtype=settings.dtype,
@@ -142,7 +151,8 @@ class Engine:
                 tensor_parallel_size=settings.tensor_parallel_size,
                 distributed_executor_backend="external_launcher",
                 enforce_eager=config.enforce_eager or not cuda,
-                enable_sleep_mode=settings.sleep and cuda,
+                enable_sleep_mode=self.sleeps,
+                hf_overrides={"head_dtype": "float32"} if rounds else {},
                 seed=settings.seed,
                 stream_interval=config.max_model_len,  # outputs: a first token, and all the rest
                 logprobs_mode="processed_logprobs",
@@ -151,8 +161,11 @@ class Engine:
                 **memory,
                 **(multimodal if media else {}),
             )
+        if self.sleeps:
+            SLEEPERS.add(self.llm)
         torch.set_num_threads(threads)
-        self._tokenizer = self.llm.get_tokenizer()
+        # A copy: the renderer's may be encoding in another thread ("Already borrowed").
+        self._tokenizer = copy.deepcopy(self.llm.get_tokenizer())
         self._names = map(str, itertools.count())
         self._left: dict[str, int] = {}  # of each request, completions that have not ended
         self._parts: dict[tuple[str, int], list[Any]] = {}
@@ -171,8 +184,22 @@ class Engine:
         ended = (sorted(found[name], key=lambda f: f.index) for name in names)
         return [Generated(all_n[0].prompt_ids, [f.completion for f in all_n]) for all_n in ended]
 
+    @property
+    def batch_tokens(self) -> int:
+        """The most tokens of one engine step."""
+        return int(self.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
+
     def submit(self, prompt: dict[str, Any], sampling: Sampling, seed: int) -> str:
         """Queues a request for `step` to work on, and returns the name that it goes by."""
+        return self.add(self.render(prompt), sampling, seed)
+
+    def render(self, prompt: dict[str, Any]) -> Any:
+        """A prompt as `add` takes it: tokens, pixels. In any thread, in the order of `add`."""
+        (rendered,) = self.llm.llm_engine.renderer.render_cmpl([prompt])
+        return rendered
+
+    def add(self, rendered: Any, sampling: Sampling, seed: int) -> str:
+        """Queues a rendered prompt."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -186,11 +213,13 @@ class Engine:
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
             logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
+            ignore_eos=sampling.ignore_end,
             detokenize=False,  # vLLM would do it token by token; `_end` does it once
             output_kind=RequestOutputKind.DELTA,  # completions one by one, not n together
         )
+        if self.sleeps:
+            SLEEPERS.require_awake()
         name = next(self._names)
-        (rendered,) = self.llm.llm_engine.renderer.render_cmpl([prompt])
         self.llm.llm_engine.add_request(name, rendered, params)
         self._left[name] = sampling.n
         return name
@@ -247,19 +276,28 @@ class Engine:
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("the engine's prefix cache could not be reset: requests still run")
 
-    def sleep(self) -> None:
-        """On CUDA, gives weights' and cache's memory back; elsewhere does nothing."""
-        if self.settings.sleep and torch.cuda.is_available():
-            self.llm.sleep(level=1)
+    def forget_media(self) -> None:
+        """Drops the multimodal cache; no request may run."""
+        self.llm.reset_mm_cache()
 
-    def wake(self, tag: str) -> None:
-        """Takes the memory of "weights" or "kv_cache" again. Order: weights, load them, cache."""
-        if self.settings.sleep and torch.cuda.is_available():
-            self.llm.wake_up(tags=[tag])
+    def sleep(self) -> None:
+        """On CUDA, gives weights' and cache's memory back; elsewhere does nothing.
+
+        So do all engines of this process that sleep: they share vLLM's allocator.
+        """
+        if self.sleeps:
+            SLEEPERS.sleep()
+
+    def wake(self, *tags: str) -> None:
+        """Takes the memory of "weights" or "kv_cache" again (none named: both, in this order)."""
+        if self.sleeps:
+            for tag in tags or TAGS:
+                SLEEPERS.wake(tag)
 
     def close(self) -> None:
         """Stops the engine; must come before the process group is destroyed."""
-        self.llm.llm_engine.engine_core.shutdown()
+        with SLEEPERS.closing(self.llm) if self.sleeps else nullcontext():
+            self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from PIL import Image
@@ -14,7 +16,10 @@ from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.types import MediaRef, Sample
 
-PROBE_TOKENS = 16
+log = logging.getLogger(__name__)
+
+PROBE_TOKENS = 64  # the mean of 16 exceeded 0.05 in 8 to 20% of healthy bfloat16 probes
+STOP = 0.3  # nats; wrong weights are far above it, bfloat16 far below
 
 
 class WeightsDiffer(RuntimeError):
@@ -31,6 +36,7 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
             dtype=config.policy.dtype,
             tensor_parallel_size=rollout.tensor_parallel_size,
             sleep=rollout.sleep,
+            float32_head=True,
             seed=config.run.seed,
             mm_processor_kwargs=processor_kwargs(config.policy.path, config.media),
             media_per_prompt=config.media.max_per_prompt,
@@ -46,25 +52,51 @@ def probe(prepare: PromptBuilder) -> Prompt:
     return prepare(sample, [DecodedImage(Image.fromarray(pixels))])
 
 
-@torch.no_grad()
-def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float) -> float:
-    """The mean |log p(trainer) - log p(engine)| over a few sampled tokens (a collective).
+def compare(
+    policy: Policy, engine: Engine, prepare: PromptBuilder, *, alarm: float, stop: float = STOP
+) -> float:
+    """The mean |log p(trainer) - log p(engine)| over `PROBE_TOKENS` tokens (a collective).
 
     Raises:
-        WeightsDiffer: it is above `limit` nats.
+        WeightsDiffer: as `judge` does.
     """
+    gap = measure(policy, engine, prepare)
+    judge(gap, alarm, stop)
+    return gap
+
+
+def judge(gap: float, alarm: float, stop: float = STOP) -> None:
+    """Warns of a gap above `alarm` nats.
+
+    Raises:
+        WeightsDiffer: it is above `stop` and above `alarm`, or no number.
+    """
+    if gap <= alarm:
+        return
+    if gap <= stop:
+        log.warning(
+            "trainer and engine differ by %.4f nats per token on a probe image, more than "
+            "algorithm.mismatch_alarm = %s; the run goes on, and stops from %s on",
+            gap,
+            alarm,
+            stop,
+        )
+        return
+    raise WeightsDiffer(
+        f"trainer and engine differ by {gap:.4f} nats per token on a probe image (limit "
+        f"{max(stop, alarm)}): the engine does not hold the trainer's weights, or computes another "
+        "model"
+    )
+
+
+@torch.no_grad()
+def measure(policy: Policy, engine: Engine, prepare: PromptBuilder) -> float:
+    """The gap on the probe. A text that ends goes on, so that there are `PROBE_TOKENS` tokens."""
     prompt = probe(prepare)
-    sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned))
+    sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned), ignore_end=True)
     (out,) = engine.generate([prompt.engine], sampling, seeds=[0])
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)
     logprobs = policy(batch).logprobs
-    gap = (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()
-    if not gap <= limit:
-        raise WeightsDiffer(
-            f"trainer and engine differ by {gap:.4f} nats per token on a probe image "
-            f"(limit {limit}): the engine does not hold the trainer's weights, or computes "
-            "another model"
-        )
-    return gap
+    return (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()

@@ -39,7 +39,11 @@ def trainable_parts(policy: Policy) -> set[str]:
 
 
 def sync(policy: Policy, engine: Engine, *, everything: bool = False) -> None:
-    """Gives the engine the policy's weights (those that can have changed, or `everything`)."""
+    """Gives the engine the policy's weights (those that can have changed, or `everything`).
+
+    The KV cache comes back last: while tensors are gathered, its memory is theirs. The optimizer
+    has set gradients to None before, and each `wake` empties torch's cache of what that freed.
+    """
     dtype = DTYPES[engine.settings.dtype]
     engine.wake("weights")
     engine.load_weights(stream(policy, dtype, None if everything else trainable_parts(policy)))

@@ -252,6 +252,15 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
             ],
             ["reward.reader.top_k", "in process", "endpoint = 'http://x'"],
         ),
+        (
+            [
+                "--reward.reader.path=",
+                "--reward.reader.endpoint=http://x",
+                "--reward.reader.model=m",
+                "--reward.reader.sleep=true",
+            ],
+            ["reward.reader.sleep", "in process", "endpoint = 'http://x'"],
+        ),
         (["--reward.reader.max_model_len=2000"], ["reader.max_model_len", "max_tokens = 4096"]),
         (["--reward.terms.timestamps.weight=-1"], ["terms.timestamps.weight", "0 or more"]),
         (["--reward.terms.length.l2=1000"], ["length.l2", "reward.terms.length.l1 = 2048"]),

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from caprl_native.policy.logprobs import token_logprobs
+from caprl_native.policy.logprobs import _product, token_logprobs
 
 T, D, V = 50, 16, 300
 BANNED = [7, 123]
@@ -125,3 +126,38 @@ def test_bfloat16_gradients_are_as_good_as_those_of_the_full_softmax(given):
     ours = error(lambda h, w: token_logprobs(h, w, ids, banned=BANNED, chunk=3, tile=16)[0])
     theirs = error(lambda h, w: plain(h, w, ids, 1.0)[0])
     assert ours < 1.5 * theirs
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_bfloat16_logits_are_not_rounded(temperature):
+    """The numbers are those of the same tensors in float32; only gradients are rounded."""
+    torch.manual_seed(0)
+    half = [(2 * torch.randn(n, D)).bfloat16().requires_grad_() for n in (T, V)]
+    ids = torch.randint(8, 100, (T,))
+    exact = [t.detach().float().requires_grad_() for t in half]
+    ours, theirs = (
+        token_logprobs(h, w, ids, banned=BANNED, temperature=temperature, chunk=7, tile=64)
+        for h, w in (half, exact)
+    )
+    assert torch.equal(ours.logprobs, theirs.logprobs)
+    assert torch.equal(ours.entropy, theirs.entropy)
+    for scores in (ours, theirs):
+        scores.logprobs.sum().backward()
+    for h, e in zip(half, exact, strict=True):
+        assert (h.grad.float() - e.grad).norm() < 0.004 * e.grad.norm()
+
+
+def test_on_cuda_products_take_bfloat16_and_give_float32():
+    """Fake tensors stand for a GPU: that the operator takes them is real, no number is computed."""
+    operators = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            operators.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), Seen():
+        hidden, weight = (torch.empty(n, D, dtype=torch.bfloat16, device="cuda") for n in (T, V))
+        product = _product(hidden, weight.T)
+    assert product.dtype == torch.float32 and product.shape == (T, V)
+    assert "aten.mm.dtype" in operators and "aten._to_copy.default" not in operators

@@ -30,7 +30,7 @@ from caprl_native.rollout.engine import (
     Generated,
     Sampling,
 )
-from caprl_native.rollout.self_check import WeightsDiffer, compare
+from caprl_native.rollout.self_check import WeightsDiffer, compare, measure
 from caprl_native.rollout.weight_sync import sync, trainable_parts
 from caprl_native.testing.samples import MEDIA, prompt, sample
 from tests.ranks import report
@@ -59,6 +59,7 @@ class Checks:
                 path=path,
                 dtype=dtype,
                 tensor_parallel_size=tensor_parallel,
+                float32_head=True,
                 mm_processor_kwargs=processor_kwargs(path, MEDIA),
                 media_per_prompt=2,
             )
@@ -106,7 +107,18 @@ class Checks:
         stale = self.gaps(outputs)
         sync(self.policy, self.engine)
         outputs = self.write()
-        return {"gaps": [*gaps, self.gaps(outputs)], "stale": stale, "tokens": tokens(outputs)}
+        return {
+            "gaps": [*gaps, self.gaps(outputs)],
+            "stale": stale,
+            "tokens": tokens(outputs),
+            "head": self.head(),
+        }
+
+    def head(self) -> list[str]:
+        """The precision of the engine's logits, as its own layer has it."""
+        runner = self.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        layers = runner.get_model().modules()
+        return [str(m.head_dtype) for m in layers if type(m).__name__ == "LogitsProcessor"]
 
     def temperatures(self) -> Any:
         return self.gaps(self.write(temperature=0.6), temperature=0.6)
@@ -197,17 +209,32 @@ class Checks:
     def self_check(self) -> Any:
         """Passes after a sync; fails when the trainer moved on without one."""
         prepare = PromptBuilder(self.path, MEDIA)
-        gap = compare(self.policy, self.engine, prepare, limit=0.01)
-        found = {"gap": gap}
+        gap = compare(self.policy, self.engine, prepare, alarm=0.01, stop=0.01)
+        found: dict[str, Any] = {"gap": gap, "tokens": self.probed(prepare)}
         for part in ("vision", "projector", "language"):
             self.move(part)
             try:
-                compare(self.policy, self.engine, prepare, limit=1e-3)
+                compare(self.policy, self.engine, prepare, alarm=1e-3, stop=1e-3)
                 found[part] = "no error"
             except WeightsDiffer as error:
                 found[part] = str(error)
             sync(self.policy, self.engine)
         return found
+
+    def probed(self, prepare: PromptBuilder) -> int:
+        """How many tokens the probe compares."""
+        lengths = []
+        original = self.engine.generate
+
+        def spy(*args: Any, **kwargs: Any) -> list[Generated]:
+            outputs = original(*args, **kwargs)
+            lengths.append(sum(len(c.token_ids) for out in outputs for c in out.completions))
+            return outputs
+
+        self.engine.generate = spy  # type: ignore[method-assign]
+        measure(self.policy, self.engine, prepare)
+        self.engine.generate = original  # type: ignore[method-assign]
+        return sum(lengths)
 
     def mismatch(self) -> Any:
         """A prompt whose tokens differ from the engine's stops with the sample's name."""
@@ -238,6 +265,7 @@ class Checks:
         open_requests = self.engine.unfinished
         early.close()
         left = self.engine.unfinished
+        late = {ahead: self.late(items, ahead) for ahead in (0, 2)}
         rollouts = [g.rollouts for g in captioner.write(items, step=3)]
         return {
             "passes": len(passes),
@@ -245,7 +273,30 @@ class Checks:
             "each once": in_order == [(p, i) for p in range(len(items)) for i in range(16)],
             "same": rollouts == [g.rollouts for g in grouped(w for p in passes for w in p)],
             "open, left": [open_requests, left],
+            "late": {ahead: found == rollouts for ahead, (found, _) in late.items()},
+            "late, open at first": [open_at_first for _, open_at_first in late.values()],
         }
+
+    def late(self, items: list[LoadedSample], ahead: int) -> tuple[list[Any], int]:
+        """The same captions where a pass has room for one prompt: each is submitted a pass later,
+        rendered in a thread with `ahead`. A stream that is given up while prompts are rendered
+        leaves no trace. Also what is open after the first pass."""
+        captioner = Captioner(
+            self.engine, Sampling(n=16, max_tokens=48, temperature=2.0), seed=0, ahead=ahead
+        )
+        room = Engine.batch_tokens
+        Engine.batch_tokens = 1  # type: ignore[assignment]
+        try:
+            given_up = captioner.stream(items, step=3)
+            next(given_up)
+            given_up.close()
+            stream = captioner.stream(items, step=3)
+            written = next(stream)
+            open_at_first = self.engine.unfinished
+            written += [w for ended in stream for w in ended]
+        finally:
+            Engine.batch_tokens = room  # type: ignore[method-assign]
+        return [g.rollouts for g in grouped(written)], open_at_first
 
     def positions(self) -> Any:
         """Do the engine's own positions of each prompt equal the trainer's?"""

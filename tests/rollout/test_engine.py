@@ -26,6 +26,7 @@ def agree(found: dict, dtype: str) -> None:
     for gaps in found["gaps"]:
         assert within(gaps, dtype), gaps
     assert all(mean > 10 * LIMIT[dtype] for mean, _ in found["stale"].values()), found["stale"]
+    assert found["head"] == ["torch.float32"]
 
 
 def test_they_agree_after_every_sync(found):
@@ -86,6 +87,7 @@ def test_a_frozen_vision_tower_need_not_be_sent(found):
 def test_the_self_check_finds_weights_that_were_not_sent(found):
     for rank in found:
         assert rank["self_check"]["gap"] < LIMIT["float32"]
+        assert rank["self_check"]["tokens"] == 64
         for part in ("vision", "projector", "language"):
             assert "does not hold the trainer's weights" in rank["self_check"][part], part
 
@@ -104,6 +106,14 @@ def test_captions_are_handed_over_when_they_end(found):
         assert seen["each once"] and seen["same"]
         open_requests, left = seen["open, left"]
         assert open_requests > 0 and left == 0
+
+
+def test_when_a_prompt_is_submitted_changes_no_bit(found):
+    """One a pass, rendered in a thread or not, instead of all before the first."""
+    for rank in found:
+        seen = rank["passes"]
+        assert list(seen["late"].values()) == [True, True]
+        assert all(0 < opened <= 16 for opened in seen["late, open at first"])
 
 
 @pytest.fixture

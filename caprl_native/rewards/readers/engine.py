@@ -31,7 +31,7 @@ class EngineReader:
                 config.path,
                 config.dtype,
                 tensor_parallel_size=tensor_parallel,
-                sleep=True,
+                sleep=config.sleep,
             )
         )
         self.sampling = Sampling.of(config, logprobs=False)
@@ -77,13 +77,12 @@ class EngineReader:
         self.engine.reset_caches()
 
     def sleep(self) -> None:
-        """On CUDA, gives the memory back while the policy trains."""
+        """On CUDA and with `reward.reader.sleep`, gives the memory back while the policy trains."""
         self.engine.sleep()
 
     def wake(self) -> None:
         """Takes it again."""
-        for tag in ("weights", "kv_cache"):
-            self.engine.wake(tag)
+        self.engine.wake()
 
     def close(self) -> None:
         self.engine.close()

@@ -45,6 +45,8 @@ HEAVY = [
     "reader",
     "rubric",
     "reward_run",
+    "balance_ranks",
+    "collectives",
 ]
 
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+import torch
+
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
@@ -22,6 +24,7 @@ from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
 from caprl_native.observe.memory import give_back_freed_memory
 from caprl_native.observe.metrics import Sum, group_metrics, numbers
+from caprl_native.observe.rates import rates
 from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
@@ -185,8 +188,9 @@ class Trainer(Lifecycle[Config]):
             if not tries:
                 raise RunError(
                     f"step {batch.step}: {sum(batch.counts)} of {wanted} groups carry a gradient "
-                    f"after {self.config.rollout.refill_tries} extra batches; the questions are too "
-                    "easy or too hard for this policy, or raise rollout.refill_tries or rollout.n"
+                    f"after {self.config.rollout.refill_tries} extra batches; the questions are "
+                    "too easy or too hard for this policy, or raise rollout.refill_tries or "
+                    "rollout.n"
                 )
             tries -= 1
             fresh = self.rollout(self.next_prompts(), batch.step)
@@ -240,6 +244,8 @@ class Trainer(Lifecycle[Config]):
         metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
         metrics |= {"perf/step_s": seconds} | times
         metrics["perf/tokens_per_s"] /= seconds
+        gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
+        metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)
         self.log.metrics(batch.step, metrics)
         self.log.progress(batch.step, seconds, shown(metrics))
         self._warn_of_mismatch(batch.step, metrics.get("mismatch/logprob_abs_mean", 0.0))

@@ -64,13 +64,15 @@ class GroupShape:
     prompt: int  # tokens
     responses: tuple[int, ...]  # tokens of each scored one
     patches: int
+    patch_pairs: int  # in one frame
     has_media: bool
     nbytes: int  # of its parcel
 
     @classmethod
     def of(cls, group: Group, nbytes: int) -> GroupShape:
         prompt, lengths = group.prompt, tuple(len(r.token_ids) for r in group.scored)
-        return cls(len(prompt), lengths, prompt.num_patches, prompt.media is not None, nbytes)
+        patches, pairs = prompt.num_patches, prompt.patch_pairs
+        return cls(len(prompt), lengths, patches, pairs, prompt.media is not None, nbytes)
 
 
 Shares = list[list[GroupShape]]  # by rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.metrics import Metric, Norm, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
+from caprl_native.policy.flops import Flops, Work
 from caprl_native.policy.model import Policy
 from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
 from caprl_native.policy.optim import apply_gradients, squared_norm
@@ -26,7 +27,10 @@ Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollou
 
 @dataclass
 class Learner:
-    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight."""
+    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight.
+
+    `work`: what the last update took, over all ranks.
+    """
 
     policy: Policy
     reference: Policy | None
@@ -37,6 +41,7 @@ class Learner:
     max_tokens: int
     total_steps: int
     dims: ParallelDims
+    work: Work = field(default_factory=Work)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Trains on this rank's groups (a collective); returns the metrics of the whole batch.
@@ -49,12 +54,19 @@ class Learner:
         mini, shares = balanced(parts, Costs.of(self.policy), self.dims.device)
         plans = [Plan.of(s, self.config.micro_batch_tokens) for s in shares]
         pieces = [self._batches(g, p) for g, p in zip(mini, plans, strict=True)]
+        shapes = (shape for ranks in shares for share in ranks for shape in share)
+        self.work = Work.of(
+            shapes,
+            Flops.of(self.policy),
+            scored=self._is_stale(updates),
+            reference=self.reference is not None,
+        )
         with self._vision_cached(pieces, plans):
             return self._updates(pieces, plans, step)
 
     def _updates(self, pieces: list[Pieces], plans: Sequence[Plan], step: int) -> dict[str, float]:
         updates = len(pieces)
-        stale = updates > 1 and needs_old_logprobs(self.algorithm)
+        stale = self._is_stale(updates)
         old = [self._score(self.policy, p) if stale else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         found = [
@@ -64,6 +76,10 @@ class Learner:
             for u, piece in enumerate(pieces)
         ]
         return numbers(over_updates(found))
+
+    def _is_stale(self, updates: int) -> bool:
+        """Whether log-probs before the update take a pass of their own."""
+        return updates > 1 and needs_old_logprobs(self.algorithm)
 
     @contextmanager
     def _vision_cached(self, pieces: list[Pieces], plans: Sequence[Plan]) -> Iterator[None]:

@@ -32,7 +32,7 @@ class Parcel:
         self._offset = 0
         file = io.BytesIO()
         pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
-        pickler.persistent_id = self._put_aside  # type: ignore[method-assign, assignment]
+        pickler.persistent_id = self._put_aside  # type: ignore[method-assign]
         pickler.dump(_light(group))
         self.pickled = file.getvalue()
         self.nbytes = _start(len(self.pickled)) + self._offset
@@ -67,7 +67,7 @@ def opened(parcel: Tensor) -> Group:
         return tensors[at : at + size].view(dtype).view(shape)
 
     unpickler = pickle.Unpickler(io.BytesIO(parcel[8 : 8 + length].numpy().tobytes()))
-    unpickler.persistent_load = restored  # type: ignore[method-assign, assignment]
+    unpickler.persistent_load = restored  # type: ignore[method-assign]
     sample, prompt, rollouts = unpickler.load()
     return Group(sample, prompt, [_restored(*rollout) for rollout in rollouts])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -65,10 +64,6 @@ class Counter:
         where = " < ".join(f"{f.filename.rpartition('/')[2]}:{f.name}" for f in ours[:-4:-1])
         self.steps[-1].append(f"{name} ({where})")
 
-    def next_step(self, real: Callable[..., None], *args: Any) -> None:
-        real(*args)
-        self.steps.append([])
-
 
 def main(file: str) -> None:
     counter = Counter()
@@ -82,8 +77,6 @@ def main(file: str) -> None:
         save(trainer, step)
         counter.steps.append([])
 
-    begin = train.Trainer if hasattr(train, "Trainer") else None
-    assert begin is None  # it is imported late, when the patches are there
     Lifecycle.save = saved
     train.run(load(Config, [file]))
     report(counter.steps)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import gather_objects
+from caprl_native.policy.advantages import GroupFacts, facts_of, is_flat
 from caprl_native.rewards.rubric import Scoring
 from caprl_native.seeds import rng_of
 from caprl_native.types import Group
@@ -16,15 +17,18 @@ from caprl_native.types import Group
 
 @dataclass
 class Batch:
-    """This rank's captions of one step.
+    """This rank's captions of one step, and what there is to know of the other ranks'.
 
     `scoring` holds the captions whose rewards are still to come, until `Trainer.score`.
+    `everywhere`: by rank, the facts of its `groups`; there after `share`.
     """
 
     step: int
     groups: list[Group]
     scoring: Scoring
-    skipped: int  # prompts, of all ranks, that could not be used
+    prompts: list[int]  # how many this rank was given, and how many of them could not be used
+    skipped: int = 0  # prompts, of all ranks, that could not be used
+    everywhere: list[list[GroupFacts]] = field(default_factory=list)
     dropped: list[Group] = field(default_factory=list)  # sampled, but given up for better ones
 
     @property
@@ -37,27 +41,48 @@ class Batch:
         """The groups that an advantage can be taken of: with two rewards or more."""
         return [group for group in self.groups if len(group.scored) >= 2]
 
+    @property
+    def trainable_everywhere(self) -> list[list[GroupFacts]]:
+        """By rank, the facts of its `trainable` groups."""
+        return [[facts for facts in part if len(facts) >= 2] for part in self.everywhere]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many groups each rank has."""
+        return [len(part) for part in self.everywhere]
+
+    def share(self) -> list[int]:
+        """Tells all ranks of this one's groups (a collective); returns all ranks' `prompts`."""
+        told = gather_objects((self.prompts, [facts_of(g) for g in self.groups]))
+        self.everywhere = [facts for _, facts in told]
+        return [sum(numbers) for numbers in zip(*(prompts for prompts, _ in told), strict=True)]
+
     def drop_flat(self) -> None:
         """Gives up the groups that carry no gradient."""
         self.dropped += [g for g in self.groups if g.is_flat]
         self.groups = [g for g in self.groups if not g.is_flat]
+        self.everywhere = [[f for f in part if not is_flat(f)] for part in self.everywhere]
 
     def absorb(self, fresh: Batch) -> None:
         """Takes over what another batch of the same step has."""
         self.groups += fresh.groups
         self.dropped += fresh.dropped
         self.skipped += fresh.skipped
+        pairs = zip(self.everywhere, fresh.everywhere, strict=True)
+        self.everywhere = [ours + theirs for ours, theirs in pairs]
 
-    def keep(self, count: int) -> None:
-        """Gives up all but the first `count` groups."""
+    def keep(self, counts: Sequence[int]) -> None:
+        """Each rank gives up all but so many of its groups, the first ones."""
+        count = counts[dist.get_rank()]
         self.dropped += self.groups[count:]
         del self.groups[count:]
+        self.everywhere = [part[:n] for part, n in zip(self.everywhere, counts, strict=True)]
 
 
 def require_rewards(batch: Batch) -> None:
-    """Raises RunError where no group of any rank can be trained on; it quotes a reason (a
-    collective)."""
-    if sum(gather_objects(len(batch.trainable))):
+    """Raises RunError where no group of any rank can be trained on; it quotes a reason, for which
+    the ranks meet then (a collective)."""
+    if any(batch.trainable_everywhere):
         return
     failures = [r.failure for g in batch.groups for r in g.rollouts if r.failure]
     reasons = [reason for part in gather_objects(failures[:1]) for reason in part]

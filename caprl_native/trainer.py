@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
-import torch.distributed as dist
+import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
@@ -20,10 +20,11 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.distributed.errors import RunError
-from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
+from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
 from caprl_native.observe.memory import give_back_freed_memory
-from caprl_native.observe.metrics import Sum, group_metrics, numbers, over_ranks
+from caprl_native.observe.metrics import Sum, group_metrics, numbers
+from caprl_native.observe.rates import rates
 from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
@@ -135,15 +136,11 @@ class Trainer(Lifecycle[Config]):
     def rollout(self, prompts: Sequence[LoaderItem], step: int) -> Batch:
         """n captions for each prompt; a tensor-parallel group shares them out among its ranks."""
         is_tp_leader = self.dims.tp_rank == 0
-        skipped = self.ledger.update(
-            prompts if is_tp_leader else [],
-            epoch_ended=self.loader.batch == 0,
-            reduce=sum_counts,
-        )
+        counts = self.ledger.counts(prompts if is_tp_leader else [])
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         scoring = self.rubric.begin(step)
         groups = self._captions(self.captioner, prompts, step, scoring)
-        return Batch(step, groups, scoring, skipped)
+        return Batch(step, groups, scoring, counts)
 
     def _captions(
         self, captioner: Captioner, items: Sequence[LoaderItem], step: int, scoring: Scoring
@@ -165,13 +162,19 @@ class Trainer(Lifecycle[Config]):
                 written += finished
 
     def score(self, batch: Batch) -> None:
-        """What is open is scored; every caption gets its reward, or the reason why it has none."""
+        """What is open is scored; every caption gets its reward, or the reason why it has none.
+
+        Raises:
+            TooManySkipped: the step's prompts could not be used, and too many before them.
+        """
         with self.log.timed("reward"):
             batch.scoring.finish()
-            dist.barrier()  # so that waiting for other ranks is not booked as training
-        log_failures(batch.groups, batch.step)
-        if self.config.run.shuffle_rewards:
-            shuffle_rewards(batch.groups, self.config.run.seed, batch.step)
+            log_failures(batch.groups, batch.step)
+            if self.config.run.shuffle_rewards:
+                shuffle_rewards(batch.groups, self.config.run.seed, batch.step)
+            # Within `timed`, so that waiting for other ranks is not booked as training.
+            seen, batch.skipped = batch.share()
+        self.ledger.add(seen, batch.skipped, epoch_ended=self.loader.batch == 0)
 
     def refill(self, batch: Batch) -> None:
         """With `rollout.refill`: fresh prompts in place of groups that carry no gradient.
@@ -183,21 +186,23 @@ class Trainer(Lifecycle[Config]):
             return
         wanted, tries = self.config.data.batch_size, self.config.rollout.refill_tries
         batch.drop_flat()
-        while sum(counts := gather_objects(len(batch.groups))) < wanted:
+        while sum(batch.counts) < wanted:
             if not tries:
                 raise RunError(
-                    f"step {batch.step}: {sum(counts)} of {wanted} groups carry a gradient after "
-                    f"{self.config.rollout.refill_tries} extra batches; the questions are too easy "
-                    "or too hard for this policy, or raise rollout.refill_tries or rollout.n"
+                    f"step {batch.step}: {sum(batch.counts)} of {wanted} groups carry a gradient "
+                    f"after {self.config.rollout.refill_tries} extra batches; the questions are "
+                    "too easy or too hard for this policy, or raise rollout.refill_tries or "
+                    "rollout.n"
                 )
             tries -= 1
             fresh = self.rollout(self.next_prompts(), batch.step)
             self.score(fresh)
             fresh.drop_flat()
             batch.absorb(fresh)
+        counts = batch.counts
         while sum(counts) > wanted:  # the ranks that have most drop what is too much
             counts[counts.index(max(counts))] -= 1
-        batch.keep(counts[self.dims.rank])
+        batch.keep(counts)
 
     def assign_advantages(self, batch: Batch) -> None:
         """Advantages within each group; groups with fewer than two rewards are not trained on.
@@ -207,7 +212,8 @@ class Trainer(Lifecycle[Config]):
         """
         terms = self.config.reward.terms.items()
         weights = {name: options.weight for name, options in terms if options.weight}
-        assign_advantages(batch.trainable, self.config.algorithm, weights)
+        everywhere = batch.trainable_everywhere
+        assign_advantages(batch.trainable, everywhere, self.config.algorithm, weights)
         require_rewards(batch)
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -233,17 +239,21 @@ class Trainer(Lifecycle[Config]):
             give_back_freed_memory()
         tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
         local = group_metrics(batch.sampled, self.rubric.names) | {"perf/tokens_per_s": Sum(tokens)}
-        metrics = numbers(over_ranks(local)) | dict(update) | {"data/skipped": batch.skipped}
-        self.log.rollouts(batch.step, batch.sampled)
+        found = self.log.rollouts(batch.step, batch.sampled, local)
         seconds, times = self.log.take_seconds()
+        if not self.dims.is_main:
+            return
+        metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
         metrics |= {"perf/step_s": seconds} | times
         metrics["perf/tokens_per_s"] /= seconds
+        gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
+        metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)
         self.log.metrics(batch.step, metrics)
         self.log.progress(batch.step, seconds, shown(metrics))
         self._warn_of_mismatch(batch.step, metrics.get("mismatch/logprob_abs_mean", 0.0))
 
     def _warn_of_mismatch(self, step: int, gap: float) -> None:
-        if gap > self.config.algorithm.mismatch_alarm and self.dims.is_main:
+        if gap > self.config.algorithm.mismatch_alarm:
             log.warning(
                 "step %d: trainer and engine differ by %.4f nats per token on average, "
                 "more than algorithm.mismatch_alarm%s",
@@ -258,9 +268,9 @@ class Trainer(Lifecycle[Config]):
         if self.held_out is None or (step % every and step != self.total_steps):
             return
         groups, skipped = self._held_out_groups(self.held_out, step)
-        found = numbers(over_ranks(group_metrics(groups, self.rubric.names)))
+        local = group_metrics(groups, self.rubric.names)
+        found = numbers(self.log.evaluation(step, groups, local))
         metrics = {f"eval/{name}": value for name, value in found.items()}
-        self.log.evaluation(step, groups)
         seconds, _ = self.log.take_seconds()  # they are no part of the next step
         metrics |= {"eval/data/skipped": skipped, "eval/time_s": seconds}
         self.log.metrics(step, metrics)

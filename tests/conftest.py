@@ -48,6 +48,8 @@ HEAVY = [
     "reward_run",
     "additions",
     "sleeping",
+    "balance_ranks",
+    "collectives",
 ]
 
 

@@ -12,7 +12,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -282,6 +281,7 @@ class SkipLedger:
         self.max_share, self.judge_after = max_share, judge_after
         self.seen = self.skipped = 0
         self._logged: set[str] = set()
+        self._latest: list[SkippedSample] = []
 
     def update(
         self,
@@ -295,12 +295,26 @@ class SkipLedger:
         `reduce` sums counts over ranks, so that every rank holds the same totals and fails at the
         same step. Raises `TooManySkipped` once `judge_after` samples or a whole epoch were seen.
         """
+        seen, lost = reduce(self.counts(items))
+        self.add(seen, lost, epoch_ended=epoch_ended)
+        return lost
+
+    def counts(self, items: Sequence[LoaderItem]) -> list[int]:
+        """How many samples a batch has, and how many of them were skipped; logs the reasons."""
         skipped = [item for item in items if isinstance(item, SkippedSample)]
         for item in skipped:
             if item.name not in self._logged:
                 self._logged.add(item.name)
                 log.warning("skipped %s: %s", item.name, item.reason)
-        seen, lost = reduce([len(items), len(skipped)])
+        self._latest = skipped[:3]
+        return [len(items), len(skipped)]
+
+    def add(self, seen: int, lost: int, *, epoch_ended: bool = False) -> None:
+        """Takes in the counts of a batch, of all ranks.
+
+        Raises:
+            TooManySkipped: as `update` does; it quotes what `counts` has found last.
+        """
         self.seen += seen
         self.skipped += lost
         judged = epoch_ended or self.seen >= self.judge_after
@@ -308,9 +322,8 @@ class SkipLedger:
             raise TooManySkipped(
                 f"{self.skipped} of {self.seen} samples could not be used, more than the share of "
                 f"{self.max_share:g} that data.max_skipped_share allows"
-                + "".join(f"; e.g. {s.name}: {s.reason}" for s in islice(skipped, 3))
+                + "".join(f"; e.g. {s.name}: {s.reason}" for s in self._latest)
             )
-        return lost
 
     def state_dict(self) -> dict[str, int]:
         return {"seen": self.seen, "skipped": self.skipped}

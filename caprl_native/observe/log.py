@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from tqdm import tqdm
 
 from caprl_native.config.schema import LogConfig
 from caprl_native.distributed.errors import writing
-from caprl_native.distributed.world import gather_objects
+from caprl_native.distributed.world import gather_on_main
 from caprl_native.files import atomic_write
 from caprl_native.observe.backends import open_backends
+from caprl_native.observe.metrics import Metric, added, plain
 from caprl_native.types import Group, Sample
 
 
@@ -88,20 +90,33 @@ class RunLog:
                 flush=True,
             )
 
-    def rollouts(self, step: int, groups: Sequence[Group]) -> None:
-        """Writes the step's captions, with what the reader made of them (a collective)."""
-        self._write(f"rollouts/step_{step:06d}.jsonl", groups, self.config.rollouts)
+    def rollouts(
+        self, step: int, groups: Sequence[Group], local: Mapping[str, Metric]
+    ) -> dict[str, Metric]:
+        """Writes the step's captions, with what the reader made of them (a collective).
 
-    def evaluation(self, step: int, groups: Sequence[Group]) -> None:
-        """Writes the held-out captions (a collective)."""
-        self._write(f"eval/step_{step:06d}.jsonl", groups, -1)
+        With them go this rank's pieces of metrics; returns those of all, merged, on rank 0.
+        """
+        name = f"rollouts/step_{step:06d}.jsonl"
+        return self._write(name, groups, self.config.rollouts, local)
 
-    def _write(self, name: str, groups: Sequence[Group], limit: int) -> None:
-        records = [record for part in gather_objects(_records(groups)) for record in part]
+    def evaluation(
+        self, step: int, groups: Sequence[Group], local: Mapping[str, Metric]
+    ) -> dict[str, Metric]:
+        """The same of the held-out captions (a collective)."""
+        return self._write(f"eval/step_{step:06d}.jsonl", groups, -1, local)
+
+    def _write(
+        self, name: str, groups: Sequence[Group], limit: int, local: Mapping[str, Metric]
+    ) -> dict[str, Metric]:
+        records = _records(groups, None if limit < 0 else limit)
+        parts = gather_on_main((records, plain(local)))
         if self.main:
+            records = [record for part, _ in parts for record in part]
             kept = records if limit < 0 else records[:limit]
             lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
             _replace(self.folder / name, lines)
+        return added(metrics for _, metrics in parts)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -112,7 +127,9 @@ class RunLog:
         self._backends = []
 
 
-def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:
+    """Of these groups' captions, or of the first `limit`."""
+    captions = ((group, i, r) for group in groups for i, r in enumerate(group.rollouts))
     return [
         {
             "id": group.sample.id,
@@ -129,8 +146,7 @@ def _records(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "failure": r.failure,
             "reader": r.reading,
         }
-        for group in groups
-        for i, r in enumerate(group.rollouts)
+        for group, i, r in islice(captions, limit)
     ]
 
 

@@ -48,6 +48,26 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """The length of a vector whose parts lie on the ranks: squares of the parts' lengths add up.
+
+    The root is taken in float32, as torch takes that of a gradient in shards.
+    """
+
+    squared: Number
+
+    def __add__(self, other: Norm) -> Norm:
+        return Norm(self.squared + other.squared)
+
+    def plain(self) -> Norm:
+        return Norm(_plain(self.squared))
+
+    @property
+    def value(self) -> float:
+        return torch.tensor(_plain(self.squared), dtype=torch.float32).sqrt().item()
+
+
+@dataclass(frozen=True)
 class Max:
     """The largest of all pieces."""
 
@@ -103,7 +123,12 @@ def added(pieces: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 def over_ranks(local: Mapping[str, Metric]) -> dict[str, Metric]:
     """The pieces of all ranks, merged (a collective)."""
-    return added(gather_objects({name: metric.plain() for name, metric in local.items()}))
+    return added(gather_objects(plain(local)))
+
+
+def plain(local: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Without tensors, to be sent to other ranks."""
+    return {name: metric.plain() for name, metric in local.items()}
 
 
 def over_updates(updates: Sequence[Mapping[str, Metric]]) -> dict[str, Metric]:

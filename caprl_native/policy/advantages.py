@@ -11,29 +11,41 @@ from torch import Tensor
 from caprl_native.algorithm.groups import whitened
 from caprl_native.algorithm.objective import advantages_of
 from caprl_native.config.schema import AlgorithmConfig
-from caprl_native.distributed.world import gather_objects
-from caprl_native.types import Group, Rollout
+from caprl_native.types import Group
 
 Facts = tuple[float | None, int, dict[str, float]]  # total, tokens, rewards by term
+GroupFacts = list[Facts]  # of the scored rollouts of a group
+
+
+def facts_of(group: Group) -> GroupFacts:
+    """What every rank is told of a group."""
+    return [(r.total, len(r.token_ids), r.rewards) for r in group.scored]
+
+
+def is_flat(facts: GroupFacts) -> bool:
+    """Whether that group carries no gradient, as `Group.is_flat` says."""
+    return len({total for total, _, _ in facts}) < 2
 
 
 def assign_advantages(
-    groups: Sequence[Group], algorithm: AlgorithmConfig, weights: Mapping[str, float]
+    groups: Sequence[Group],
+    everywhere: Sequence[Sequence[GroupFacts]],
+    algorithm: AlgorithmConfig,
+    weights: Mapping[str, float],
 ) -> None:
-    """Fills the advantages of this rank's scored rollouts (a collective).
+    """Fills the advantages of this rank's scored rollouts.
 
-    What needs the whole batch (whitening, a deviation over the batch) gets it. `weights` are those
-    of the reward terms.
+    `everywhere`: by rank, the facts of its groups, so that what needs the whole batch (whitening, a
+    deviation over the batch) gets it. `weights` are those of the reward terms.
     """
-    parts = gather_objects([[_facts(r) for r in g.scored] for g in groups])
-    everywhere = [group for part in parts for group in part]
-    facts = [fact for group in everywhere for fact in group]
+    all_groups = [group for part in everywhere for group in part]
+    facts = [fact for group in all_groups for fact in group]
     if not facts:
         return
-    index = [i for i, group in enumerate(everywhere) for _ in group]
+    index = [i for i, group in enumerate(all_groups) for _ in group]
     values = _advantages(facts, index, algorithm, weights).tolist()
     local = [r for g in groups for r in g.scored]
-    first = sum(len(g) for part in parts[: dist.get_rank()] for g in part)
+    first = sum(len(g) for part in everywhere[: dist.get_rank()] for g in part)
     for rollout, value in zip(local, values[first : first + len(local)], strict=True):
         rollout.advantage = value
 
@@ -56,10 +68,6 @@ def _advantages(
         weights=weights,
     )
     return whitened(values, tokens) if algorithm.whiten else values
-
-
-def _facts(rollout: Rollout) -> Facts:
-    return rollout.total, len(rollout.token_ids), rollout.rewards
 
 
 def _column(rewards: Sequence[Mapping[str, float | None]], name: str) -> Tensor:

@@ -10,8 +10,10 @@ import torch.distributed as dist
 
 from caprl_native.distributed.world import gather_objects
 from caprl_native.policy.model import Policy
-from caprl_native.types import Group, Sample
+from caprl_native.policy.parcels import Parcel, exchange
+from caprl_native.types import Group
 
+Move = tuple[int, int, int]  # from rank, to rank, index at the first
 MIN_GAIN = 0.02  # a move must take this share off the slower of its two ranks
 
 
@@ -42,46 +44,108 @@ class Costs:
             patch=2.0 * sum(p.numel() for p in vision) / (3 if policy.tower_is_frozen else 1),
         )
 
-    def group(self, group: Group) -> float:
+    def group(self, shape: GroupShape) -> float:
         """Of a group's shared-prefix row."""
-        prompt = len(group.prompt)
-        lengths = [len(r.token_ids) for r in group.scored]
+        prompt, lengths = shape.prompt, shape.responses
         pairs = prompt**2 / 2 + sum(n * (prompt + n / 2) for n in lengths)
         answers = sum(lengths)
         return (
             self.token * (prompt + answers)
             + self.answer * answers
             + self.pair * pairs
-            + self.patch * group.prompt.num_patches
+            + self.patch * shape.patches
         )
 
 
-def balanced(groups: Sequence[Group], costs: Costs) -> list[Group]:
-    """This rank's groups after the exchange (a collective), without what only an engine needs."""
-    loads = gather_objects([costs.group(g) for g in groups])
-    local_groups, rank = dict(enumerate(groups)), dist.get_rank()
-    received: list[Group] = []
-    for source, target, index in moves(loads):
-        if rank == source:
-            dist.send_object_list(
-                [_light(local_groups.pop(index))], target, device=torch.device("cpu")
-            )
-        elif rank == target:
-            box: list[Group | None] = [None]
-            dist.recv_object_list(box, source, device=torch.device("cpu"))
-            received += [group for group in box if group is not None]
-    return [*local_groups.values(), *received]
+@dataclasses.dataclass(frozen=True)
+class GroupShape:
+    """How much there is of a group. Every rank knows those of all groups."""
+
+    prompt: int  # tokens
+    responses: tuple[int, ...]  # tokens of each scored one
+    patches: int
+    patch_pairs: int  # in one frame
+    has_media: bool
+    nbytes: int  # of its parcel
+
+    @classmethod
+    def of(cls, group: Group, nbytes: int) -> GroupShape:
+        prompt, lengths = group.prompt, tuple(len(r.token_ids) for r in group.scored)
+        patches, pairs = prompt.num_patches, prompt.patch_pairs
+        return cls(len(prompt), lengths, patches, pairs, prompt.media is not None, nbytes)
 
 
-def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
-    """Which groups go where, as (from rank, to rank, index at the first); `loads`: costs by rank.
+Shares = list[list[GroupShape]]  # by rank
+
+
+def balanced(
+    parts: Sequence[Sequence[Group]], costs: Costs, device: torch.device
+) -> tuple[list[list[Group]], list[Shares]]:
+    """This rank's groups of each mini-batch after the exchange, and the shapes of all ranks'.
+
+    Two collectives: one tells the shapes, the other moves groups. Without a move there is no other.
+    """
+    parcels = [[Parcel(group) for group in part] for part in parts]
+    shapes = [
+        [GroupShape.of(g, p.nbytes) for g, p in zip(part, packed, strict=True)]
+        for part, packed in zip(parts, parcels, strict=True)
+    ]
+    told = [list(part) for part in zip(*gather_objects(shapes), strict=True)]
+    plans = [moves([[costs.group(s) for s in row] for row in shares]) for shares in told]
+    received = _exchanged(parcels, told, plans, device)
+    kept = [
+        [g for i, g in enumerate(part) if (dist.get_rank(), i) not in {m[::2] for m in plan}]
+        for part, plan in zip(parts, plans, strict=True)
+    ]
+    groups = [ours + theirs for ours, theirs in zip(kept, received, strict=True)]
+    return groups, [moved(shares, plan) for shares, plan in zip(told, plans, strict=True)]
+
+
+def moved(shares: Shares, plan: Sequence[Move]) -> Shares:
+    """The shapes by rank once the groups have moved, in the order that each rank has them in."""
+    gone = {(source, index) for source, _, index in plan}
+    kept = [
+        [s for i, s in enumerate(row) if (rank, i) not in gone] for rank, row in enumerate(shares)
+    ]
+    for source, target, index in plan:
+        kept[target].append(shares[source][index])
+    return kept
+
+
+def _exchanged(
+    parcels: Sequence[Sequence[Parcel]],
+    told: Sequence[Shares],
+    plans: Sequence[Sequence[Move]],
+    device: torch.device,
+) -> list[list[Group]]:
+    """What comes to this rank for each mini-batch, in the order of its moves (a collective)."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found: list[list[Group]] = [[] for _ in plans]
+    if not any(plans):
+        return found
+    outgoing: list[list[Parcel]] = [[] for _ in range(world)]
+    incoming: list[list[int]] = [[] for _ in range(world)]
+    for packed, shares, plan in zip(parcels, told, plans, strict=True):
+        for source, target, index in plan:
+            if source == rank:
+                outgoing[target].append(packed[index])
+            if target == rank:
+                incoming[source].append(shares[source][index].nbytes)
+    arrived = [iter(groups) for groups in exchange(outgoing, incoming, device)]
+    for part, plan in zip(found, plans, strict=True):
+        part += [next(arrived[source]) for source, target, _ in plan if target == rank]
+    return found
+
+
+def moves(loads: Sequence[Sequence[float]]) -> list[Move]:
+    """Which groups go where; `loads`: costs by rank.
 
     Again and again the fullest rank gives the emptiest the group that brings the two nearest to
     each other. No group moves twice, and none moves for less than `MIN_GAIN`.
     """
     kept = [dict(enumerate(row)) for row in loads]
     total = [sum(row) for row in loads]
-    found: list[tuple[int, int, int]] = []
+    found: list[Move] = []
     while True:
         source, target = total.index(max(total)), total.index(min(total))
         gap = total[source] - total[target]
@@ -93,9 +157,3 @@ def moves(loads: Sequence[Sequence[float]]) -> list[tuple[int, int, int]]:
         total[source] -= cost
         total[target] += cost
         found.append((source, target, index))
-
-
-def _light(group: Group) -> Group:
-    """Without decoded media and embedded bytes, which are of no use to an update."""
-    prompt = dataclasses.replace(group.prompt, engine={})
-    return Group(Sample(group.sample.id, (), ()), prompt, group.rollouts)

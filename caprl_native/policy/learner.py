@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from caprl_native.algorithm.aggregation import Denominators
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
-from caprl_native.distributed.world import ParallelDims, gather_objects, sum_over_ranks
-from caprl_native.observe.metrics import Metric, Sum, added, numbers, over_ranks, over_updates
+from caprl_native.distributed.world import ParallelDims
+from caprl_native.observe.metrics import Metric, Norm, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
+from caprl_native.policy.flops import Flops, Work
 from caprl_native.policy.model import Policy
 from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
-from caprl_native.policy.optim import apply_gradients
+from caprl_native.policy.optim import apply_gradients, squared_norm
 from caprl_native.policy.packing import MicroBatch, PackedRow, micro_batches
+from caprl_native.policy.plan import Plan
 from caprl_native.types import Group, Rollout
 
 Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollouts of their rows
@@ -25,7 +27,10 @@ Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollou
 
 @dataclass
 class Learner:
-    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight."""
+    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight.
+
+    `work`: what the last update took, over all ranks.
+    """
 
     policy: Policy
     reference: Policy | None
@@ -36,6 +41,7 @@ class Learner:
     max_tokens: int
     total_steps: int
     dims: ParallelDims
+    work: Work = field(default_factory=Work)
 
     def update(self, groups: Sequence[Group], step: int) -> dict[str, float]:
         """Trains on this rank's groups (a collective); returns the metrics of the whole batch.
@@ -44,47 +50,62 @@ class Learner:
         numbers of tokens and sequences, and pieces and ranks add up.
         """
         updates = self.algorithm.updates
-        costs = Costs.of(self.policy)
-        parts = [balanced(groups[u::updates], costs) for u in range(updates)]
-        pieces = [self._batches(part) for part in parts]
-        with self._vision_cached(pieces):
-            return self._updates(pieces, step)
+        parts = [groups[u::updates] for u in range(updates)]
+        mini, shares = balanced(parts, Costs.of(self.policy), self.dims.device)
+        plans = [Plan.of(s, self.config.micro_batch_tokens) for s in shares]
+        pieces = [self._batches(g, p) for g, p in zip(mini, plans, strict=True)]
+        shapes = (shape for ranks in shares for share in ranks for shape in share)
+        self.work = Work.of(
+            shapes,
+            Flops.of(self.policy),
+            scored=self._is_stale(updates),
+            reference=self.reference is not None,
+        )
+        with self._vision_cached(pieces, plans):
+            return self._updates(pieces, plans, step)
 
-    def _updates(self, pieces: list[Pieces], step: int) -> dict[str, float]:
+    def _updates(self, pieces: list[Pieces], plans: Sequence[Plan], step: int) -> dict[str, float]:
         updates = len(pieces)
-        stale = updates > 1 and needs_old_logprobs(self.algorithm)
+        stale = self._is_stale(updates)
         old = [self._score(self.policy, p) if stale else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         found = [
-            self._step(piece, old[u], reference[u], step * updates + u)
+            self._step(
+                piece, self._denominators(plans[u]), old[u], reference[u], step * updates + u
+            )
             for u, piece in enumerate(pieces)
         ]
         return numbers(over_updates(found))
 
+    def _is_stale(self, updates: int) -> bool:
+        """Whether log-probs before the update take a pass of their own."""
+        return updates > 1 and needs_old_logprobs(self.algorithm)
+
     @contextmanager
-    def _vision_cached(self, pieces: list[Pieces]) -> Iterator[None]:
+    def _vision_cached(self, pieces: list[Pieces], plans: Sequence[Plan]) -> Iterator[None]:
         """A frozen vision tower looks once at what would otherwise be in several passes of a step.
 
         Where nothing would be, on no rank, it is spared: what it saw fills memory until the end.
         """
         seen = [p for batches in pieces for batch, _ in batches for p in batch.media]
         prompts = list({id(p): p for p in seen}.values())
-        counts = gather_objects((len(prompts), len(seen)))
-        again = any(num_passes > media for media, num_passes in counts)
+        media = [sum(counts) for counts in zip(*(p.media for p in plans), strict=True)]
+        passes = [sum(counts) for counts in zip(*(p.passes for p in plans), strict=True)]
+        again = any(more > once for once, more in zip(media, passes, strict=True))
         models = {self.policy: len(pieces) > 1 or again}
         if self.reference:
             models[self.reference] = again
         caching = [model for model, worth in models.items() if worth and model.tower_is_frozen]
         try:
             for model in caching:
-                model.cache_vision(prompts, max(media for media, _ in counts))
+                model.cache_vision(prompts, max(media))
             yield
         finally:
             for model in caching:
                 model.clear_vision_cache()
 
-    def _batches(self, groups: Sequence[Group]) -> Pieces:
-        """Micro-batches with their rows' rollouts; as many on every rank (a collective)."""
+    def _batches(self, groups: Sequence[Group], plan: Plan) -> Pieces:
+        """Micro-batches with their rows' rollouts; as many on every rank."""
         rollouts = [r for g in groups for r in g.scored]
         rows, first = [], 0
         for group in groups:
@@ -92,7 +113,9 @@ class Learner:
             index = list(range(first, first + len(scored)))
             rows.append(PackedRow(group.prompt, [r.token_ids for r in scored], index))
             first += len(scored)
-        batches = micro_batches(rows, self.config.micro_batch_tokens, self.policy.positions)
+        batches = micro_batches(
+            rows, self.config.micro_batch_tokens, self.policy.positions, plan.micro_batches
+        )
         return [(batch, [rollouts[i] for i in batch.index]) for batch in batches]
 
     @torch.no_grad()
@@ -108,12 +131,12 @@ class Learner:
     def _step(
         self,
         batches: Pieces,
+        denominators: Denominators,
         old: list[Tensor] | None,
         reference: list[Tensor] | None,
         number: int,
     ) -> dict[str, Metric]:
         """One optimizer step over the global (mini-)batch."""
-        denominators = self._denominators(batches)
         local: dict[str, Metric] = {}
         for i, (batch, rollouts) in enumerate(batches):
             loss, metrics = self._loss(
@@ -126,24 +149,22 @@ class Learner:
             # FSDP averages gradients over ranks; the pieces of the loss are to be added.
             (loss * self.dims.world).backward()
             local = added((local, metrics))
-        found = over_ranks(local)
-        norm = apply_gradients(
+        found = over_ranks(local | {"policy/grad_norm": Norm(squared_norm(self.policy))})
+        apply_gradients(
             self.policy,
             self.optimizer,
             self.config,
             found["policy/loss"].value or 0.0,
+            found["policy/grad_norm"].value or 0.0,
             step=number // self.algorithm.updates + 1,
             update=number,
             updates=self.total_steps * self.algorithm.updates,
         )
         lr = self.optimizer.param_groups[0]["lr"]
-        return found | {"policy/grad_norm": Sum(norm), "policy/lr": Sum(lr)}
+        return found | {"policy/lr": Sum(lr)}
 
-    def _denominators(self, batches: Pieces) -> Denominators:
-        lengths = [len(r.token_ids) for _, rollouts in batches for r in rollouts]
-        counts = torch.tensor([sum(lengths), len(lengths)], dtype=torch.float64)
-        tokens, sequences = sum_over_ranks(counts).tolist()
-        return Denominators(tokens, sequences, float(self.max_tokens))
+    def _denominators(self, plan: Plan) -> Denominators:
+        return Denominators(float(plan.tokens), float(plan.sequences), float(self.max_tokens))
 
     def _loss(
         self,

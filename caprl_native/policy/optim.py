@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
-from caprl_native.policy.fsdp import full_tensor
 
 
 def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW:
@@ -54,29 +52,56 @@ def apply_gradients(
     optimizer: torch.optim.Optimizer,
     config: PolicyConfig,
     loss: float,
+    norm: float,
     *,
     step: int,
     update: int,
     updates: int,
-) -> float:
-    """Clips the gradients and steps (a collective); returns their norm before clipping.
+) -> None:
+    """Clips the gradients of this norm (`squared_norm`, of all ranks together) and steps.
 
     `update` (from 0) of so many `updates` of the run decides on the learning rate; `step` is the
     run's step (from 1), for messages.
 
     Raises:
         FloatingPointError: `loss` or the norm is not finite, and the weights are untouched; or a
-            weight is not finite after the step.
+            weight of this rank is not finite after the step.
     """
-    limit = config.max_grad_norm or math.inf
-    norm = full_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit)).item()
     require_finite(step, {"loss": loss, "gradient's norm": norm})
+    if config.max_grad_norm:
+        clip(model, config.max_grad_norm, norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, update, updates)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     check_finite(model, step)
-    return norm
+
+
+@torch.no_grad()
+def squared_norm(model: nn.Module) -> Tensor:
+    """This rank's share of the square of the gradients' norm: shares of all ranks add up.
+
+    Of replicas (HSDP), which hold the same gradients, the first alone has a share.
+    """
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norms = torch._foreach_norm([local(g) for g in gradients])
+    squared = torch.linalg.vector_norm(torch.stack(norms)) ** 2
+    mesh = gradients[0].device_mesh if isinstance(gradients[0], DTensor) else None
+    counts = mesh is None or mesh.ndim == 1 or mesh.get_local_rank(0) == 0
+    return squared if counts else torch.zeros_like(squared)
+
+
+@torch.no_grad()
+def clip(model: nn.Module, limit: float, norm: float) -> None:
+    """Scales gradients of this norm down to `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
+    gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
+    length = torch.tensor(norm, dtype=torch.float32, device=gradients[0].device)
+    torch._foreach_mul_(gradients, torch.clamp(limit / (length + 1e-6), max=1.0))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; others as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:
@@ -90,9 +115,10 @@ def require_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def check_finite(model: nn.Module, step: int) -> None:
-    """Raises FloatingPointError where a weight that trains is NaN or infinite (a collective).
+    """Raises FloatingPointError where a weight of this rank that trains is NaN or infinite.
 
-    Called after the optimizer's step, before anything is saved, exported or given to an engine.
+    Called after the optimizer's step. What saves, exports or syncs weights needs all ranks: none of
+    it happens once one has left.
     """
     if names := not_finite((n, p) for n, p in model.named_parameters() if p.requires_grad):
         raise FloatingPointError(
@@ -104,16 +130,12 @@ def check_finite(model: nn.Module, step: int) -> None:
 
 @torch.no_grad()
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of tensors that hold a NaN or an infinity on any rank (a collective).
+    """The names of tensors of which this rank's shard holds a NaN or an infinity.
 
     The largest magnitude of each shard is one fused kernel; a NaN comes through.
     """
-    shards = {n: p.to_local() if isinstance(p, DTensor) else p.detach() for n, p in named}
-    filled = [n for n, shard in shards.items() if shard.numel()]
-    largest = dict.fromkeys(shards, 0.0)
-    if filled:
-        norms = torch._foreach_norm([shards[n] for n in filled], math.inf)
-        largest.update(zip(filled, torch.stack(norms).tolist(), strict=True))
-    bad = torch.tensor([not math.isfinite(v) for v in largest.values()], dtype=torch.int32)
-    dist.all_reduce(bad)
-    return [name for name, count in zip(largest, bad.tolist(), strict=True) if count]
+    shards = {n: shard for n, p in named if (shard := local(p)).numel()}
+    if not shards:
+        return []
+    largest = torch.stack(torch._foreach_norm(list(shards.values()), math.inf)).tolist()
+    return [name for name, v in zip(shards, largest, strict=True) if not math.isfinite(v)]

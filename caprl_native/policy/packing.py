@@ -34,7 +34,7 @@ class PackedRow:
     """
 
     prompt: Prompt
-    responses: list[list[int]]
+    responses: list[Sequence[int]]
     index: list[int]
     scored: Tensor | None = None
 
@@ -192,12 +192,19 @@ def _joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def micro_batches(
-    rows: Sequence[PackedRow], budget: int, positions_of: Callable[[Prompt], Tensor]
+    rows: Sequence[PackedRow],
+    budget: int,
+    positions_of: Callable[[Prompt], Tensor],
+    count: int | None = None,
 ) -> list[MicroBatch]:
-    """Packed and laid out, as many on every rank (a collective), which the ranks' collectives in
-    each forward pass need: a rank with less to do gets empty ones, in which `NOBODY` speaks."""
+    """Packed and laid out, as many on every rank, which the ranks' collectives in each forward pass
+    need: a rank with less to do gets empty ones, in which `NOBODY` speaks.
+
+    `count`: how many; None: the ranks ask one another (a collective).
+    """
     batches = [collate(piece, positions_of) for piece in pack(rows, budget)]
     empty = collate([PackedRow(text_prompt([0]), [[0]], [0])], positions_of)
     empty.speakers.fill_(NOBODY)
     empty.index.clear()
-    return batches + [empty] * (max(gather_objects(len(batches))) - len(batches))
+    most = max(gather_objects(len(batches))) if count is None else count
+    return batches + [empty] * (most - len(batches))

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, sum_over_ranks
+from caprl_native.observe.metrics import Norm
 from caprl_native.policy.model import Policy
-from caprl_native.policy.optim import apply_gradients
+from caprl_native.policy.optim import apply_gradients, squared_norm
 from caprl_native.policy.packing import (
     ASSISTANT,
     NOBODY,
@@ -55,12 +56,16 @@ class SupervisedLearner:
         totals = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
             totals += self._backward(batch.to(self.dims.device), counts)
-        loss, accuracy = (sum_over_ranks(totals) / counts[ASSISTANT]).tolist()
-        norm = apply_gradients(
+        squared = squared_norm(self.policy).double().cpu()
+        *sums, squared = sum_over_ranks(torch.cat([totals, squared[None]]))
+        loss, accuracy = (torch.stack(sums) / counts[ASSISTANT]).tolist()
+        norm = Norm(squared).value
+        apply_gradients(
             self.policy,
             self.optimizer,
             self.config,
             loss,
+            norm,
             step=step,
             update=step - 1,
             updates=self.total_steps,

@@ -8,10 +8,16 @@ import pytest
 import torch
 
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.observe.metrics import Norm
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
-from caprl_native.policy.optim import apply_gradients, build_optimizer, learning_rate
+from caprl_native.policy.optim import (
+    apply_gradients,
+    build_optimizer,
+    learning_rate,
+    squared_norm,
+)
 from caprl_native.testing.samples import group, prompt, relative, responses
 from caprl_native.testing.tiny_models import write_tiny_vlm
 from tests.ranks import ROOT, run_ranks
@@ -210,7 +216,9 @@ def test_a_step_that_ruins_the_weights_ends_the_run(dims, lr, gradient, loss, sa
 
     def step() -> float:
         """The second of two updates of step 4."""
-        return apply_gradients(model, optimizer, config, loss, step=4, update=7, updates=18)
+        norm = Norm(squared_norm(model)).value
+        apply_gradients(model, optimizer, config, loss, norm, step=4, update=7, updates=18)
+        return norm
 
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)

@@ -25,8 +25,8 @@ from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.ratios import RatioLevel
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
-from caprl_native.distributed.world import ParallelDims, init_distributed
-from caprl_native.policy.advantages import assign_advantages
+from caprl_native.distributed.world import ParallelDims, gather_objects, init_distributed
+from caprl_native.policy.advantages import assign_advantages, facts_of
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model import Policy
@@ -141,7 +141,8 @@ def step(
         dims=dims,
     )
     groups = groups_of(policy, config.path)[dims.rank :: dims.world]
-    assign_advantages(groups, algorithm, {"accuracy": 1.0, "length": 0.2})
+    everywhere = gather_objects([facts_of(g) for g in groups])
+    assign_advantages(groups, everywhere, algorithm, {"accuracy": 1.0, "length": 0.2})
     metrics = learner.update(groups, step=0)
     values = {k: float(getattr(m, "value", m)) for k, m in metrics.items()}
     assert all(math.isfinite(v) for v in values.values()), values

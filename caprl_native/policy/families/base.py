@@ -30,13 +30,15 @@ class Prompt:
     `ids`: `[P]`, media placeholders expanded; `token_types`: `[P]`, 0 at text, more where a feature
     of a medium stands. `media`: what the vision tower and the positions need, under names that only
     the family knows; those of several prompts are joined along their first axes. `num_patches`: how
-    many patches the tower works on. `engine`: vLLM's form (text and decoded media).
+    many patches the tower works on; `patch_pairs`: how many pairs of them are in one frame.
+    `engine`: vLLM's form (text and decoded media).
     """
 
     ids: Tensor
     token_types: Tensor
     media: dict[str, Tensor] | None = None
     num_patches: int = 0
+    patch_pairs: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -138,6 +140,11 @@ class Family:
     def read_blocks(self, config: Any) -> list[int]:
         """The vision blocks whose outputs are read behind the tower."""
         return []
+
+    def vision_attention(self, config: Any) -> tuple[int, int, int, int]:
+        """For the arithmetic of an update: the tower's width; how many of its blocks see a whole
+        frame; how many patches the others' windows have; patches that make one feature."""
+        return 0, 0, 0, 1
 
     def language_layers(self, hf: Any) -> nn.ModuleList:
         """The language model's layers: FSDP units, recomputed in the backward pass where asked."""

@@ -74,6 +74,7 @@ class Qwen(Family):
             patches = out["pixel_values" if images else "pixel_values_videos"]
             grid = out["image_grid_thw" if images else "video_grid_thw"]
             prompt.media, prompt.num_patches = {"patches": patches, "grid": grid}, len(patches)
+            prompt.patch_pairs = sum(t * (h * w) ** 2 for t, h, w in grid.tolist())
             if (seconds := out.get("second_per_grid_ts")) is not None:
                 prompt.media["seconds"] = torch.from_numpy(np.asarray(seconds, dtype=np.float64))
         return prompt
@@ -121,6 +122,13 @@ class Qwen(Family):
     def read_blocks(self, config: Any) -> list[int]:
         vision = config.vision_config
         return [*getattr(vision, "deepstack_visual_indexes", []), vision.depth - 1]
+
+    def vision_attention(self, config: Any) -> tuple[int, int, int, int]:
+        vision = config.vision_config
+        whole = getattr(vision, "fullatt_block_indexes", None)  # of Qwen2.5-VL
+        blocks = vision.depth if whole is None else len(whole)
+        window = (getattr(vision, "window_size", 0) // vision.patch_size) ** 2
+        return vision.hidden_size, blocks, window, vision.spatial_merge_size**2
 
     def language_layers(self, hf: Any) -> nn.ModuleList:
         return hf.model.language_model.layers

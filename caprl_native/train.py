@@ -56,25 +56,14 @@ def main(argv: list[str] | None = None) -> None:
 def run(config: Config) -> None:
     """A training run on the ranks that torchrun has started."""
     # Torch, vLLM and transformers come with these: not before --help and --dry-run have answered.
-    import torch.distributed as dist
-
-    from caprl_native.distributed.errors import report_failure_once
     from caprl_native.distributed.signals import set_parent_death_signal
     from caprl_native.distributed.world import init_distributed
+    from caprl_native.lifecycle import run_to_end
     from caprl_native.trainer import EXPLAINED, Trainer
 
     set_parent_death_signal()
     dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
-    trainer = None
-    try:
-        with report_failure_once(*EXPLAINED):
-            trainer = Trainer(config, dims)
-            train(trainer)
-    finally:
-        if trainer is not None:
-            trainer.close()
-        if dist.is_initialized():  # vLLM's shutdown may have ended it already
-            dist.destroy_process_group()
+    run_to_end(lambda: Trainer(config, dims), train, *EXPLAINED)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ HEAVY = [
     "reader",
     "rubric",
     "reward_run",
+    "failing_rank",
+    "views",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -94,6 +95,28 @@ def sum_counts(counts: list[int]) -> list[int]:
 
 def gather_objects(value: T) -> list[T]:
     """Every rank's object, in the order of ranks, on every rank."""
+    if not dist.is_initialized():
+        return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def from_rank_0(compute: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank; its exception is raised on every rank (a collective).
+
+    For what is decided by looking at a disk: nodes see the changes of a shared one at different
+    times, and two that resumed from different steps would train on without a word.
+    """
+    if not dist.is_initialized():
+        return compute()
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = compute()
+        except Exception as error:
+            found[1] = error
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]

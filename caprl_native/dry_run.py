@@ -84,6 +84,16 @@ def check_world(config: Config, world: int, origins: Origins | None = None) -> N
     )
 
 
+def check_node(config: Config, origins: Origins | None = None) -> None:
+    """Raises ConfigError unless no engine spans two nodes, as far as a launcher tells."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    Rules(config, origins or Origins()).require(
+        local % config.rollout.tensor_parallel_size == 0,
+        "rollout.tensor_parallel_size",
+        f"a divisor of the number of ranks on a node, {local} (an engine does not span nodes)",
+    )
+
+
 def check_machine(config: Config, origins: Origins | None = None) -> None:
     """Raises ConfigError unless the models and keys that a run needs are here, and its folder can
     be written."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
 from caprl_native.config.schema import SftConfig
+from caprl_native.distributed.launcher import adopt_slurm
 from caprl_native.dry_run import check_sft_machine
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(trainer: SftTrainer) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
+    adopt_slurm()
     args = parse_cli(SftConfig, sys.argv[1:] if argv is None else argv, "caprl_native.sft")
     if args.dry_run:
         print_once(dump(args.config, args.origins))
@@ -55,7 +57,10 @@ def run(config: SftConfig) -> None:
     from caprl_native.sft_trainer import EXPLAINED, SftTrainer
 
     set_parent_death_signal()
-    dims = init_distributed(threads=config.run.threads)
+    try:
+        dims = init_distributed(threads=config.run.threads)
+    except ValueError as error:
+        exit_with_error(ConfigError(str(error)))
     run_to_end(lambda: SftTrainer(config, dims), train, *EXPLAINED)
 
 

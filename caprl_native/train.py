@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
 from caprl_native.config.schema import Config
-from caprl_native.dry_run import Device, check_machine, plan, world_size
+from caprl_native.distributed.launcher import adopt_slurm
+from caprl_native.dry_run import Device, check_machine, check_node, plan, world_size
 
 if TYPE_CHECKING:
     from caprl_native.trainer import Trainer
@@ -38,10 +39,13 @@ def train(trainer: Trainer) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
+    adopt_slurm()
     words = sys.argv[1:] if argv is None else argv
     args = parse_cli(Config, words, "caprl_native.train", plans=True)
     try:
         device = Device.here() if args.gpu_memory is None else Device.of(args.gpu_memory)
+        if args.ranks is None:  # else it plans for nodes of unknown size
+            check_node(args.config, args.origins)
         overview = plan(args.config, args.ranks or world_size(), args.origins, device)
         if args.dry_run:
             print_once(dump(args.config, args.origins), overview)
@@ -62,7 +66,10 @@ def run(config: Config) -> None:
     from caprl_native.trainer import EXPLAINED, Trainer
 
     set_parent_death_signal()
-    dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
+    try:
+        dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
+    except ValueError as error:
+        exit_with_error(ConfigError(str(error)))
     run_to_end(lambda: Trainer(config, dims), train, *EXPLAINED)
 
 

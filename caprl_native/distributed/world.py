@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from caprl_native.distributed.launcher import ALONE, device_index
+
 T = TypeVar("T")
 
 
@@ -45,26 +47,33 @@ class ParallelDims:
 def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> ParallelDims:
     """Joins the process group that torchrun describes; without torchrun, a group of one.
 
+    On CUDA, LOCAL_RANK then is the number of this rank's GPU: vLLM and torch take it for that.
+
     Raises:
-        ValueError: the ranks do not divide into tensor-parallel groups.
+        ValueError: the ranks of a node do not divide into tensor-parallel groups, or are more than
+            its GPUs.
     """
-    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+    for key, value in ALONE.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    if world % tensor_parallel:
-        raise ValueError(
-            f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {world} ranks"
-        )
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    for ranks, where in ((local_world, " of a node"), (world, "")):
+        if ranks % tensor_parallel:
+            raise ValueError(
+                f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {ranks} "
+                f"ranks{where}"
+            )
     if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+        at_least = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+        device = torch.device("cuda", device_index(local, at_least, torch.cuda.device_count()))
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)
         backend = "cpu:gloo,cuda:nccl"
     else:
         device = torch.device("cpu")
         backend = "gloo"
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world))
     if not dist.is_initialized():
         dist.init_process_group(backend, timeout=datetime.timedelta(hours=1))

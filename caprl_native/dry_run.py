@@ -17,7 +17,7 @@ from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
 from caprl_native.files import check_writable, matching
-from caprl_native.inference.endpoint import key_problem
+from caprl_native.inference.endpoint import key_problem, urls
 from caprl_native.messages import cut, shown
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
@@ -282,7 +282,8 @@ def _memory(config: Config, world: int, device: Device, origins: Origins | None)
             lines.append(_row("reader", f"{path}: {reader.total:,} parameters"))
             parts |= _reader_bytes(config, reader, device)
     else:
-        lines.append(_row("reader", f"at {config.reward.reader.endpoint}: no memory here"))
+        servers = " and ".join(urls(config.reward.reader.endpoint))
+        lines.append(_row("reader", f"at {servers}: no memory here"))
     lines += [_row(name, f"{size / GIB:8.3f}") for name, size in parts.items()]
     if parts:
         total = sum(parts.values()) / GIB

@@ -46,6 +46,7 @@ HEAVY = [
     "rubric",
     "reward_run",
     "failing_rank",
+    "two_nodes",
     "views",
 ]
 

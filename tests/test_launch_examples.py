@@ -118,6 +118,7 @@ def start(tmp_path: Path, command: list[str], launcher: str) -> subprocess.Popen
         tool(tools, name, f"{said}\n{launcher}")
     own = {"SLURM_JOB_ID": "42", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[7-8]"}
     own |= {"CONFIG": "video.toml", "RUN_DIR": str(tmp_path / "run"), "SLURM_GPUS_ON_NODE": "4"}
+    own["SLURM_CPUS_PER_TASK"] = "64"
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(command, env={**os.environ, **own, "PATH": path})
 

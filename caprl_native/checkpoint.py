@@ -38,6 +38,7 @@ from caprl_native.checkpoint_files import (
     write_manifest,
 )
 from caprl_native.distributed.errors import RunError, reason
+from caprl_native.distributed.world import from_rank_0
 from caprl_native.files import unused
 from caprl_native.policy.fsdp import DTYPES, model_files
 from caprl_native.policy.model import Policy, load_hf
@@ -180,7 +181,7 @@ def load(
             "go on from an older checkpoint (--resume STEP)"
         )
     archive_newer(root, step)
-    return json.loads((folder / STATE).read_text())
+    return from_rank_0(lambda: json.loads((folder / STATE).read_text()))
 
 
 _SETTINGS = ("weight_decay", "betas", "eps")

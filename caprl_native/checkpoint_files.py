@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from caprl_native.distributed.errors import RunError
+from caprl_native.distributed.world import from_rank_0, gather_objects
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -114,9 +115,7 @@ def content(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path, step: int) -> None:
     """Writes the list of the files and their checksums (a collective: ranks share the reading)."""
-    names: list[Any] = [content(folder)]
-    dist.broadcast_object_list(names)
-    sums = _shared(folder, names[0])
+    sums = _shared(folder, from_rank_0(lambda: content(folder)))
     for name, (size, problem) in sums.items():
         if size < 0:
             raise OSError(f"{folder / name} cannot be read back: {problem}")
@@ -129,7 +128,7 @@ def verify(root: Path, step: int) -> None:
     """Raises CheckpointError unless every byte of a checkpoint is what was saved (a collective)."""
     if not (wrong := _wrong(root, step)):
         return
-    older = [s for s in steps(root) if s < step]
+    older = from_rank_0(lambda: [s for s in steps(root) if s < step])
     while older and _wrong(root, older[-1]):
         older.pop()
     raise CheckpointError(f"{directory(root, step)} is damaged: {wrong}; {_use(older)}")
@@ -138,9 +137,8 @@ def verify(root: Path, step: int) -> None:
 def _wrong(root: Path, step: int) -> str:
     """What is wrong with a checkpoint; empty if nothing is (a collective)."""
     folder = directory(root, step)
-    found: list[Any] = [_known(folder, step) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(found)
-    if isinstance(known := found[0], str):
+    known = from_rank_0(lambda: _known(folder, step))
+    if isinstance(known, str):
         return known
     sums = _shared(folder, list(known))
     return next(
@@ -174,9 +172,7 @@ def _shared(folder: Path, names: list[str]) -> dict[str, list[Any]]:
                 own[name] = [file.tell(), sha]
         except OSError as error:
             own[name] = [-1, error.strerror]
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, own)
-    return {name: value for part in parts for name, value in part.items()}
+    return {name: value for part in gather_objects(own) for name, value in part.items()}
 
 
 # --- loading without running what a file says ------------------------------------------------

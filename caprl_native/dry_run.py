@@ -17,7 +17,7 @@ from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
 from caprl_native.files import check_writable, matching
-from caprl_native.inference.endpoint import key_problem
+from caprl_native.inference.endpoint import key_problem, urls
 from caprl_native.messages import cut, shown
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
@@ -106,6 +106,16 @@ def check_world(config: Config, world: int, origins: Origins | None = None) -> N
         "algorithm.updates",
         f"a divisor of {share}, the prompts of one engine ({config.data.batch_size} / {groups})",
         "data.batch_size",
+    )
+
+
+def check_node(config: Config, origins: Origins | None = None) -> None:
+    """Raises ConfigError unless no engine spans two nodes, as far as a launcher tells."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    Rules(config, origins or Origins()).require(
+        local % config.rollout.tensor_parallel_size == 0,
+        "rollout.tensor_parallel_size",
+        f"a divisor of the number of ranks on a node, {local} (an engine does not span nodes)",
     )
 
 
@@ -297,7 +307,8 @@ def _memory(config: Config, world: int, device: Device, origins: Origins | None)
             lines.append(_row("reader", f"{path}: {reader.total:,} parameters"))
             parts |= _reader_bytes(config, reader, device)
     else:
-        lines.append(_row("reader", f"at {config.reward.reader.endpoint}: no memory here"))
+        servers = " and ".join(urls(config.reward.reader.endpoint))
+        lines.append(_row("reader", f"at {servers}: no memory here"))
     lines += [_row(name, f"{size / GIB:8.3f}") for name, size in parts.items()]
     if parts:
         total = sum(parts.values()) / GIB

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native import checkpoint
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.data.loader import Loader, SkipLedger
+from caprl_native.distributed.errors import report_failure_once
 from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.log import RunLog
@@ -92,8 +94,41 @@ class Lifecycle(Generic[C]):
             policy = self.config.policy
             checkpoint.export(self.policy, policy.path, self.folder / "export", policy.dtype)
 
+    def flush(self) -> None:
+        """What a rank that fails still does, alone: its log is closed, the run marked as failed.
+
+        Each metrics line and rollout log is in its file as soon as its step is reported. Worker
+        processes end with the one that started them.
+        """
+        if hasattr(self, "log"):
+            self.log.close(failed=True)
+
     def close(self) -> None:
         """Stops workers and logs, and lets other processes into the folder."""
         self.loader.close()
         self.log.close()
         self.place.close()
+
+
+L = TypeVar("L", bound=Lifecycle[Any])
+
+
+def run_to_end(
+    build: Callable[[], L], loop: Callable[[L], None], *explained: type[Exception]
+) -> None:
+    """Builds a trainer, runs its loop, and closes it: all ranks together, at a good end.
+
+    On a failure every rank ends its process at once, see `report_failure_once`; `explained` are
+    the exceptions whose message says it all.
+    """
+    trainer: L | None = None
+    try:
+        with report_failure_once(*explained) as failure:
+            trainer = build()
+            failure.flush = trainer.flush
+            loop(trainer)
+    finally:  # also when a signal has stopped it
+        if trainer is not None:
+            trainer.close()
+        if dist.is_initialized():  # vLLM's shutdown may have ended it already
+            dist.destroy_process_group()

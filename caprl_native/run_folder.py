@@ -1,4 +1,7 @@
-"""The folder of a run: one process at a time writes into it, over no other run unless told to."""
+"""The folder of a run: one process at a time writes into it, over no other run unless told to.
+
+All ranks must see it; what is in it, rank 0 alone looks at, and tells the others.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -19,11 +23,14 @@ import torch.distributed as dist
 from caprl_native.checkpoint_files import find, named
 from caprl_native.config.schema import RunConfig
 from caprl_native.distributed.errors import RunError, Stopped, writing
+from caprl_native.distributed.signals import exit_code
+from caprl_native.distributed.world import from_rank_0, gather_objects
 from caprl_native.files import atomic_write, unused
 
 LOCK = ".lock"
 CONFIG = "config.toml"
 _PATIENCE_S = 5.0  # a killed process may need a moment to give its lock back
+_SEEN_S = 10.0  # a file server's clients look for new files every few seconds
 _NOT_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # file systems without locks
 _OF_THE_START = ("run.resume", "run.overwrite")  # given again at every start
 
@@ -31,11 +38,11 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """A run's folder, locked by rank 0 until `close` or the end of its process.
+    """A run's folder, locked by rank 0 until `close` or the end of its process (a collective).
 
-    Raises:
-        RunError: another process works in it; or it holds a run, which neither `run.resume` goes on
-            with nor `run.overwrite` gives up.
+    Raises, on all ranks alike:
+        RunError: another process works in it; a rank does not see it; or it holds a run, which
+            neither `run.resume` goes on with nor `run.overwrite` gives up.
         FileNotFoundError: `run.resume` names no checkpoint.
     """
 
@@ -43,13 +50,27 @@ class RunFolder:
         self.path, self.main = run.folder, main
         self.checkpoints = self.path / "checkpoints"
         self._lock: TextIO | None = None
-        if main:
+        from_rank_0(self._take)
+        try:
+            check_shared(self.path)
+            self.step = from_rank_0(lambda: self._begin(run))
+        except Exception:
+            self.close()
+            raise
+
+    def _take(self) -> None:
+        if self.main:
             with writing(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(self.path)
-        self.step = find(self.checkpoints, run.resume) if run.resume else 0
-        if main and not run.resume:
+
+    def _begin(self, run: RunConfig) -> int:
+        """The step to go on from."""
+        if run.resume:
+            return find(self.checkpoints, run.resume)
+        if self.main:
             self._start_over(run.overwrite)
+        return 0
 
     def _start_over(self, overwrite: bool) -> None:
         """Puts what an earlier run left aside, where that is wished."""
@@ -95,7 +116,7 @@ class RunFolder:
         raise Stopped(
             f"{name} came, and step {step} of {steps} is done and saved in {self.checkpoints}; "
             "go on with --resume",
-            number,
+            exit_code(number),
         )
 
     def close(self) -> None:
@@ -103,6 +124,41 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def check_shared(folder: Path) -> None:
+    """Raises RunError, on all ranks, unless each sees a file that rank 0 writes (a collective)."""
+    mark = folder / from_rank_0(lambda: _marked(folder))
+    host = socket.gethostname()
+    unseen = gather_objects(None if _appears(mark) else host)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        mark.unlink()
+    if hosts := sorted({name for name in unseen if name is not None}):
+        first = from_rank_0(socket.gethostname)
+        raise RunError(
+            f"run.dir: expected a folder that all nodes share: what rank 0 writes into {folder} on "
+            f"{first} is not seen on {', '.join(hosts)} after {_SEEN_S:.0f} s"
+        )
+
+
+def _marked(folder: Path) -> str:
+    """The name of a new file in the folder, which no node has looked for before."""
+    mark = folder / f".shared.{secrets.token_hex(8)}"
+    with writing(mark):
+        mark.touch()
+    return mark.name
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file that another node has written is there, or comes within a moment."""
+    until = time.monotonic() + _SEEN_S
+    while not file.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+        if file.parent.is_dir():
+            os.listdir(file.parent)  # makes NFS ask its server what is new
+    return True
 
 
 def _held(folder: Path) -> list[str]:

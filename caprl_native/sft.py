@@ -23,6 +23,7 @@ from caprl_native.config.cli import (
 )
 from caprl_native.config.schema import SftConfig
 from caprl_native.distributed.cuda import cuda_problem
+from caprl_native.distributed.launcher import adopt_slurm
 from caprl_native.dry_run import Device, check_sft_machine, plan_sft, world_size
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def train(trainer: SftTrainer) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
+    adopt_slurm()
     words = sys.argv[1:] if argv is None else argv
     args = parse_cli(SftConfig, words, "caprl_native.sft", plans=True)
     problem = cuda_problem()
@@ -65,24 +67,17 @@ def main(argv: list[str] | None = None) -> None:
 def run(config: SftConfig) -> None:
     """A supervised run on the ranks that torchrun has started."""
     # Torch and transformers come with these: not before --help and --dry-run have answered.
-    import torch.distributed as dist
-
-    from caprl_native.distributed.errors import report_failure_once
     from caprl_native.distributed.signals import set_parent_death_signal
     from caprl_native.distributed.world import init_distributed
+    from caprl_native.lifecycle import run_to_end
     from caprl_native.sft_trainer import EXPLAINED, SftTrainer
 
     set_parent_death_signal()
-    dims = init_distributed(threads=config.run.threads)
-    trainer = None
     try:
-        with report_failure_once(*EXPLAINED):
-            trainer = SftTrainer(config, dims)
-            train(trainer)
-    finally:
-        if trainer is not None:
-            trainer.close()
-        dist.destroy_process_group()
+        dims = init_distributed(threads=config.run.threads)
+    except ValueError as error:
+        exit_with_error(ConfigError(str(error)))
+    run_to_end(lambda: SftTrainer(config, dims), train, *EXPLAINED)
 
 
 if __name__ == "__main__":

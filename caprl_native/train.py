@@ -19,7 +19,8 @@ from caprl_native.config.cli import (
 )
 from caprl_native.config.schema import Config
 from caprl_native.distributed.cuda import cuda_problem
-from caprl_native.dry_run import Device, check_machine, plan, world_size
+from caprl_native.distributed.launcher import adopt_slurm
+from caprl_native.dry_run import Device, check_machine, check_node, plan, world_size
 
 if TYPE_CHECKING:
     from caprl_native.trainer import Trainer
@@ -46,6 +47,7 @@ def train(trainer: Trainer) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: exits 2 on a config that cannot be used, 1 on any other failure."""
+    adopt_slurm()
     words = sys.argv[1:] if argv is None else argv
     args = parse_cli(Config, words, "caprl_native.train", plans=True)
     problem = cuda_problem()
@@ -53,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         if problem and not args.dry_run:
             raise ConfigError(problem)
         device = Device.here() if args.gpu_memory is None else Device.of(args.gpu_memory)
+        if args.ranks is None:  # else it plans for nodes of unknown size
+            check_node(args.config, args.origins)
         overview = plan(args.config, args.ranks or world_size(), args.origins, device)
         if args.dry_run:
             print_once(dump(args.config, args.origins), overview)
@@ -69,25 +73,17 @@ def main(argv: list[str] | None = None) -> None:
 def run(config: Config) -> None:
     """A training run on the ranks that torchrun has started."""
     # Torch, vLLM and transformers come with these: not before --help and --dry-run have answered.
-    import torch.distributed as dist
-
-    from caprl_native.distributed.errors import report_failure_once
     from caprl_native.distributed.signals import set_parent_death_signal
     from caprl_native.distributed.world import init_distributed
+    from caprl_native.lifecycle import run_to_end
     from caprl_native.trainer import EXPLAINED, Trainer
 
     set_parent_death_signal()
-    dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
-    trainer = None
     try:
-        with report_failure_once(*EXPLAINED):
-            trainer = Trainer(config, dims)
-            train(trainer)
-    finally:
-        if trainer is not None:
-            trainer.close()
-        if dist.is_initialized():  # vLLM's shutdown may have ended it already
-            dist.destroy_process_group()
+        dims = init_distributed(config.rollout.tensor_parallel_size, config.run.threads)
+    except ValueError as error:
+        exit_with_error(ConfigError(str(error)))
+    run_to_end(lambda: Trainer(config, dims), train, *EXPLAINED)
 
 
 if __name__ == "__main__":

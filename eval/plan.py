@@ -13,6 +13,7 @@ from caprl_native.config.models import ModelConfig
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
+from caprl_native.inference.endpoint import urls
 from caprl_native.inference.models import Request
 from caprl_native.inference.store import fingerprint, key_of
 from caprl_native.redact import without_userinfo
@@ -106,7 +107,9 @@ def model_identity(model: ModelConfig) -> list[Any]:
     """What a model's replies depend on, beside prompt and seed."""
     sampling = [model.temperature, model.top_p, model.max_tokens]
     if model.endpoint:
-        server = [without_userinfo(model.endpoint), model.model, model.revision, model.prefill]
+        addresses = [without_userinfo(url) for url in urls(model.endpoint)]
+        address = addresses[0] if len(addresses) == 1 else sorted(addresses)
+        server = [address, model.model, model.revision, model.prefill]
         return ["endpoint", *server, *sampling]
     if not model.path:
         return []

@@ -50,6 +50,9 @@ HEAVY = [
     "sleeping",
     "balance_ranks",
     "collectives",
+    "failing_rank",
+    "two_nodes",
+    "views",
 ]
 
 

@@ -174,6 +174,31 @@ def test_a_resumed_run_goes_on_under_its_id_at_weights_and_biases(tmp_path, monk
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
 
 
+def exit_codes(file: Path) -> list[int]:
+    """What a file of Weights & Biases says of a run's end: LevelDB's log format, small records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, codes = file.read_bytes(), 7, []
+    while at + 7 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 6], "little")
+        record = Record.FromString(data[at + 7 : at + 7 + length])
+        if record.HasField("exit"):
+            codes.append(record.exit.exit_code)
+        at += 7 + length
+    return codes
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_weights_and_biases_shows_whether_a_run_has_failed(tmp_path, monkeypatch, failed):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    log = RunLog(tmp_path, LogConfig(), main=True, name="a run", resolved="")
+    log.metrics(1, {"reward": 1.0})
+    log.close(failed=failed)
+    (file,) = tmp_path.rglob("*.wandb")
+    assert exit_codes(file) == [int(failed)]
+    log.close()  # as the run's end does, after what failed
+
+
 def test_metrics_go_to_tensorboard_too_and_go_on_there_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray

@@ -84,13 +84,22 @@ class Target:
             raise Wrong(f"differs in {', '.join(wrong)}")
         return "exact"
 
-    def refused(self, process: subprocess.Popen, *words: str, mark: str = "error: ") -> str:
+    def refused(self, process: subprocess.Popen, *words: str) -> str:
         """The run must end by itself, not with 0, with one sentence that holds these words."""
+        return self.ended(process, "error: ", *words, good=False)
+
+    def ended(self, process: subprocess.Popen, mark: str, *words: str, good: bool) -> str:
+        """The run must end by itself, with 0 if `good`, and one sentence that holds the words."""
         code = ends(process)
         printed = self.log()[self.heard :]
         said = [line for line in printed.splitlines() if line.startswith(mark)]
         ours = any("/caprl_native/" in t for t in printed.splitlines() if t.startswith('  File "'))
-        if not code or len(said) != 1 or ours or any(word not in said[0] for word in words):
+        if (
+            good != (code == 0)
+            or len(said) != 1
+            or ours
+            or any(word not in said[0] for word in words)
+        ):
             raise Wrong(f"ended with {code}, wanted {words}, got:\n{printed[-3000:]}")
         return said[0].removeprefix(mark)
 

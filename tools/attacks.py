@@ -29,6 +29,7 @@ from attack_world import Target, Wrong, ends, loader_workers, make_targets, rank
 from kill_resume import ended, kill, steps_logged
 
 from caprl_native.checkpoint_files import directory, steps
+from caprl_native.distributed.signals import PREEMPTION
 
 Attack = Callable[[Target], str]
 ATTACKS: dict[str, tuple[str, Attack]] = {}  # name -> which target, what to do
@@ -124,13 +125,18 @@ def killed_in_the_export(run: Target) -> str:
 
 
 def stopped(run: Target, number: signal.Signals, to_launcher: bool = False) -> str:
-    """One signal: the step is finished and saved, no exit code is 0, and the run goes on later."""
+    """One signal: the step is finished and saved, and the run goes on later.
+
+    The exit code is 0 for a scheduler's signal to a rank; torchrun's own is 1 for any to itself.
+    """
     process = run.start()
     with ended(process):
         run.at(3, process)
         target = process.pid if to_launcher else ranks_of(process)[1].pid
         os.kill(target, number)
-        said = run.refused(process, number.name, "go on with --resume", mark="stopped: ")
+        words = (number.name, "go on with --resume")
+        good = number in PREEMPTION and not to_launcher
+        said = run.ended(process, "stopped: ", *words, good=good)
     logged, saved = steps_logged(run.folder), steps(run.folder / "checkpoints")
     if saved[-1] != logged or logged == run.steps or (run.folder / "export").exists():
         raise Wrong(f"{logged} steps logged, {saved} saved")
@@ -145,6 +151,11 @@ def sigterm_to_a_rank(run: Target) -> str:
 @attack("SIGUSR1 to one rank", "sft")
 def sigusr1_to_a_rank(run: Target) -> str:
     return stopped(run, signal.SIGUSR1)
+
+
+@attack("SIGINT to one rank", "sft")
+def sigint_to_a_rank(run: Target) -> str:
+    return stopped(run, signal.SIGINT)
 
 
 @attack("SIGHUP to the launcher", "sft")

@@ -42,7 +42,9 @@ class EngineConfig(Table):
 class EndpointConfig(Table):
     """An OpenAI-compatible server."""
 
-    endpoint: str = Field("", description="Or a server's base URL, e.g. http://127.0.0.1:8000/v1.")
+    endpoint: str | list[str] = Field(
+        "", description="Or a server's base URL, e.g. http://127.0.0.1:8000/v1; or a list."
+    )
     model: str = Field("", description="Model name at the endpoint.")
     api_key_env: str = Field(
         "", description="Environment variable that holds the endpoint's key; empty: none is sent."
@@ -100,10 +102,11 @@ class ReaderConfig(LanguageModelConfig):
         "",
         description="Directory of the causal language model that reads the captions, in process.",
     )
-    endpoint: str = Field(
+    endpoint: str | list[str] = Field(
         "",
         description="Or the base URL of an OpenAI-compatible server, e.g. "
-        "http://127.0.0.1:8000/v1.",
+        "http://127.0.0.1:8000/v1; or a list of them: a request goes to the one with the fewest in "
+        "flight.",
     )
     temperature: Temperature = Field(0.6, description="Sampling temperature of the answers.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling of the answers.")

@@ -11,7 +11,7 @@ import re
 import sys
 import types as python_types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
@@ -150,8 +150,8 @@ def _stripped(kind: Any) -> Any:
     if origin is Annotated:
         return _stripped(arguments[0])
     if origin in (typing.Union, python_types.UnionType):
-        (kind,) = (a for a in arguments if a is not type(None))
-        return _stripped(kind)
+        kinds = tuple(_stripped(a) for a in arguments if a is not type(None))
+        return typing.Union[kinds]  # noqa: UP007  # of one kind: that kind
     if origin is list:  # mypy takes a call within `list[...]` for a type that is written down
         return list[_stripped(arguments[0])]  # type: ignore[misc]
     return kind
@@ -160,6 +160,8 @@ def _stripped(kind: Any) -> Any:
 def expected(kind: Any) -> str:
     """A field's type in the words of an error message."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Union:
+        return " or ".join(expected(a) for a in arguments)
     if origin is Literal:
         return "one of " + ", ".join(f'"{v}"' for v in arguments)
     if origin is list:
@@ -171,9 +173,20 @@ def expected(kind: Any) -> str:
     return words.get(kind, "a text in quotes")
 
 
+def _typed_as_one(kinds: Sequence[Any], value: Any) -> Any:
+    for kind in kinds:
+        try:
+            return typed(kind, value)
+        except ValueError:
+            continue
+    raise ValueError
+
+
 def typed(kind: Any, value: Any) -> Any:
     """The value as the field holds it (integers pass for floats); ValueError if it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Union:
+        return _typed_as_one(arguments, value)
     if origin is Literal:
         fits = isinstance(value, str) and value in arguments
     elif origin is list:

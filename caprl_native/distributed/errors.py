@@ -1,20 +1,37 @@
-"""What a run says when it fails: one message, from one rank.
+"""What a run says when it fails: one message, from one rank; then all ranks end.
 
 A failure that is explained by its own text (wrong data, no checkpoint, a dead reader) is printed
 without a traceback. Ranks that fail because another one has left its collectives stay silent.
+
+Nobody cleans up together with others: a rank that waits in a collective of NCCL for one that has
+failed waits for hours, and destroying the process group waits for such a rank. So a failed rank
+closes its own logs and leaves at once, and a thread on every other rank looks whether one has.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
-from torch.distributed import Store
 from torch.distributed.distributed_c10d import _get_default_store
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+FLUSH_S = 10.0  # for what a failed rank still writes: a service may not answer
+POLL_S = 0.5
+_STORE_S = 5.0  # for a store whose host may have gone with its node
+_FAILED, _OVER = "caprl_native/failed", "caprl_native/over"
+_ending = threading.Event()
+_watching: list[Failure] = []  # the one of this process, while its run lasts
 
 
 class RunError(RuntimeError):
@@ -24,31 +41,109 @@ class RunError(RuntimeError):
 
 
 class Stopped(RunError):
-    """A signal ended the run before its last step; all of it is saved."""
+    """A signal ended the run before its last step, on all ranks; all of it is saved."""
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + number
+        self.exit_code = exit_code
 
 
 @contextmanager
-def report_failure_once(*explained: type[Exception]) -> Iterator[None]:
-    """Turns an exception into exit code 1; the first rank to fail prints it, at once.
+def report_failure_once(*explained: type[Exception]) -> Iterator[Failure]:
+    """Ends the process with code 1 on an exception; the first rank to fail prints it, at once.
 
     Exceptions of the `explained` kinds are printed as `error: <text>`, others with their traceback.
-    One that has an `exit_code` ends the process with it.
+    One that has an `exit_code` ends the process with it. What is to be written before goes into
+    `flush` of what this yields. `Stopped` is no failure: it becomes a SystemExit on every rank.
     """
-    store = _get_default_store()
+    failure = Failure()
+    _watching.append(failure)
     try:
-        yield
-    except Exception as error:
-        if _is_first(store):
+        yield failure
+    except Stopped as stopped:
+        if failure.is_first():
+            print(f"stopped: {stopped}", file=sys.stderr, flush=True)
+        raise SystemExit(stopped.exit_code) from None
+    except BaseException as error:  # a SystemExit of somebody's reward must end the others, too
+        if failure.is_first():
             if isinstance(error, explained):
-                word = "stopped" if isinstance(error, Stopped) else "error"
-                print(f"{word}: {error}", file=sys.stderr, flush=True)
+                print(f"error: {error}", file=sys.stderr, flush=True)
             else:
                 traceback.print_exc()
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+        failure.end(getattr(error, "exit_code", 1))
+    finally:
+        failure.over.set()
+        _watching.remove(failure)
+
+
+def ending() -> bool:
+    """Whether this process is about to end because a rank has failed: it, or another one."""
+    watching = within(1.0, lambda: any(failure.elsewhere() for failure in _watching))
+    return _ending.is_set() or bool(watching)
+
+
+class Failure:
+    """What this rank does when it or another one fails; a thread looks for others' failures.
+
+    `flush`: writes what this rank alone has to write. It gets `FLUSH_S` seconds.
+    """
+
+    def __init__(self) -> None:
+        self.flush: Callable[[], None] = _nothing
+        self.over = threading.Event()
+        store: Any = _get_default_store()  # whose type stub lacks `clone`
+        self._store = store.clone()  # a connection of our own: the other one may wait for a key
+        self._once = threading.Lock()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def is_first(self) -> bool:
+        """Whether no other rank has said so before."""
+        count = within(_STORE_S, lambda: self._store.add(_FAILED, 1))
+        return count in (None, 1)  # the store's host is gone: better said twice than never
+
+    def elsewhere(self) -> bool:
+        """Whether another rank has failed. Raises `dist.DistError` where the store is gone."""
+        return self._store.check([_OVER])
+
+    def end(self, code: int) -> NoReturn:
+        """Flushes, tells the other ranks, and ends the process without any clean-up."""
+        self._once.acquire()  # for good: the thread that comes second ends with the first
+        _ending.set()
+        within(FLUSH_S, self.flush)
+        within(_STORE_S, lambda: self._store.set(_OVER, "1"))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _watch(self) -> None:
+        """Ends this process once another one has failed, or has taken the store with it."""
+        while not self.over.wait(POLL_S):
+            try:
+                failed = self.elsewhere()
+            except dist.DistError:
+                failed = not self.over.wait(FLUSH_S)  # at a good end some ranks are later
+            if failed:
+                self.end(1)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T | None:
+    """What a function returns if it does so in time; None if it is late or fails."""
+    found: list[T] = []
+
+    def call() -> None:
+        try:
+            found.append(function())
+        except Exception as error:
+            log.warning("at the end of a failed run: %s", reason(error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
+
+
+def _nothing() -> None:
+    """Nothing is to be written yet."""
 
 
 @contextmanager
@@ -74,10 +169,3 @@ def reason(error: BaseException) -> str:
     if "inline_container" in text:  # torch's writer of archives says no more than this
         return "a write failed (no space left on the device, or over a quota?)"
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _is_first(store: Store) -> bool:
-    try:
-        return store.add("caprl_native/failed", 1) == 1
-    except dist.DistError:  # its host is gone: better said twice than never
-        return True

@@ -1,11 +1,15 @@
 """Signals: one, and the step is finished and saved; two, and the process exits at once.
 
-Before the first step there is nothing to finish: one ends the process. It is enough that a signal
-reaches one of the ranks. A run that a signal ended before its last step exits with 128 + the
-signal's number on every rank, so that nobody takes it for one that is done. torchrun itself ends
-with 1, passes on SIGINT, SIGTERM and SIGHUP (SIGUSR1 where TORCHELASTIC_SIGNALS_TO_HANDLE names
-it), and kills ranks that are not done 30 s after the signal: give it `--shutdown-timeout`
-(seconds) where a step takes longer.
+Before the first step there is nothing to finish: one ends the process, with 128 + its number. It is
+enough that a signal reaches one of the ranks. SIGTERM and SIGUSR1 are how a scheduler takes the
+machine back: every rank exits with 0, since all went as it should, and `--resume` goes on. SIGINT
+and SIGHUP are a user's: every rank exits with 128 + the signal's number, so that a script does not
+take the run for one that is done. A second signal always gives 128 + its number.
+
+torchrun passes on SIGINT, SIGTERM and SIGHUP (SIGUSR1 where TORCHELASTIC_SIGNALS_TO_HANDLE names
+it), and kills ranks that are not done 30 s after the signal: give it `--shutdown-timeout` (seconds)
+where a step takes longer. torchrun itself ends with 1 on a signal of its own, and with 0 where the
+ranks alone got one and ended with 0.
 """
 
 from __future__ import annotations
@@ -20,9 +24,17 @@ import time
 import torch
 import torch.distributed as dist
 
+from caprl_native.distributed.errors import ending
+
 ONE_PRESS_S = 1.0  # the terminal and torchrun both pass the same Ctrl-C on
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def exit_code(number: int) -> int:
+    """Of a run that has finished its step and saved after this signal."""
+    return 0 if number in PREEMPTION else 128 + number
 
 
 class Interrupts:
@@ -50,11 +62,13 @@ class Interrupts:
 
     def _handle(self, number: int) -> None:
         now = time.monotonic()
+        if ending():  # torchrun's, to the ranks beside one that failed; this one is on its way
+            return
         if not self._finishing:
             os._exit(128 + number)
         if not self._first:
             self._first, self._number = now, number
-            if os.environ.get("LOCAL_RANK", "0") == "0":
+            if os.environ.get("RANK", "0") == "0":
                 text = "interrupted: finishing the step; once more to exit at once"
                 print(text, file=sys.stderr, flush=True)
         elif now - self._first > ONE_PRESS_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from caprl_native.distributed.cuda import cuda_problem
 from caprl_native.distributed.errors import RunError
+from caprl_native.distributed.launcher import ALONE, device_index
 
 T = TypeVar("T")
 
@@ -47,29 +49,36 @@ class ParallelDims:
 def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> ParallelDims:
     """Joins the process group that torchrun describes; without torchrun, a group of one.
 
+    On CUDA, LOCAL_RANK then is the number of this rank's GPU: vLLM and torch take it for that.
+
     Raises:
         RunError: this machine has GPUs that torch cannot use.
-        ValueError: the ranks do not divide into tensor-parallel groups.
+        ValueError: the ranks of a node do not divide into tensor-parallel groups, or are more than
+            its GPUs.
     """
     if problem := cuda_problem():
         raise RunError(problem)
-    for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+    for key, value in ALONE.items():
         os.environ.setdefault(key, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else "29500")
     world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    if world % tensor_parallel:
-        raise ValueError(
-            f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {world} ranks"
-        )
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    for ranks, where in ((local_world, " of a node"), (world, "")):
+        if ranks % tensor_parallel:
+            raise ValueError(
+                f"rollout.tensor_parallel_size = {tensor_parallel} does not divide the {ranks} "
+                f"ranks{where}"
+            )
     if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+        at_least = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
+        device = torch.device("cuda", device_index(local, at_least, torch.cuda.device_count()))
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)
         backend = "cpu:gloo,cuda:nccl"
     else:
         device = torch.device("cpu")
         backend = "gloo"
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world))
     if not dist.is_initialized():
         dist.init_process_group(backend, timeout=datetime.timedelta(hours=1))
@@ -100,6 +109,8 @@ def sum_counts(counts: list[int]) -> list[int]:
 
 def gather_objects(value: T) -> list[T]:
     """Every rank's object, in the order of ranks, on every rank."""
+    if not dist.is_initialized():
+        return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
@@ -113,3 +124,23 @@ def gather_on_main(value: T) -> list[T]:
     gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(value, gathered)
     return gathered or []
+
+
+def from_rank_0(compute: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank; its exception is raised on every rank (a collective).
+
+    For what is decided by looking at a disk: nodes see the changes of a shared one at different
+    times, and two that resumed from different steps would train on without a word.
+    """
+    if not dist.is_initialized():
+        return compute()
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = compute()
+        except Exception as error:
+            found[1] = error
+    dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]

@@ -1,4 +1,4 @@
-"""What clients of an OpenAI-compatible chat endpoint have in common."""
+"""What clients of an OpenAI-compatible chat endpoint have in common; several: endpoint_pool.py."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # may be shown: no key is spelled like it
 _REASON = 500  # characters of a failure's text
+_BUSY = (408, 429)
 _LEAST_LOST = 3  # requests without an answer, one after the other, before a server is given up
 
 
 class EndpointConfig(Protocol):
     """The settings of an endpoint; what each means stands in the config that has them."""
 
-    endpoint: str
+    endpoint: str | list[str]
     model: str
     api_key_env: str
     prefill: bool
@@ -45,6 +46,11 @@ class EndpointConfig(Protocol):
 # --- settings ---------------------------------------------------------------------------------
 
 
+def urls(endpoint: str | list[str]) -> list[str]:
+    """The servers that a setting names; none where it is empty."""
+    return endpoint if isinstance(endpoint, list) else [endpoint] if endpoint else []
+
+
 def settings_problem(config: EndpointConfig) -> tuple[str, str] | None:
     """The field of an endpoint's settings that cannot be meant, and why; what it holds is not told.
 
@@ -55,17 +61,23 @@ def settings_problem(config: EndpointConfig) -> tuple[str, str] | None:
             "is not the name of an environment variable (it is not shown, it may be the key "
             "itself); put the key into a variable, and give the variable's name"
         )
-    if not config.endpoint:
-        return None
-    if not config.endpoint.startswith(("http://", "https://")):
-        return "endpoint", "expected a URL that starts with http:// or https://"
-    if f"{HIDDEN}@" in config.endpoint or f"={HIDDEN}" in config.endpoint:
-        return "endpoint", f"its password is hidden ({HIDDEN}) in this file; give the whole URL"
+    servers = urls(config.endpoint)
+    if len(set(servers)) < len(servers):
+        return "endpoint", "expected each server once"
+    problem = next(filter(None, map(_url_problem, servers)), "")
+    return ("endpoint", problem) if problem else None
+
+
+def _url_problem(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        return "expected a URL that starts with http:// or https://"
+    if f"{HIDDEN}@" in url or f"={HIDDEN}" in url:
+        return f"its password is hidden ({HIDDEN}) in this file; give the whole URL"
     try:
-        host, _ = urlsplit(config.endpoint).hostname, urlsplit(config.endpoint).port
+        host, _ = urlsplit(url).hostname, urlsplit(url).port
     except ValueError as error:
-        return "endpoint", f"is no URL: {redact(str(error))}"
-    return None if host else ("endpoint", "is no URL: it has no host")
+        return f"is no URL: {redact(str(error))}"
+    return "" if host else "is no URL: it has no host"
 
 
 def key_problem(config: EndpointConfig) -> tuple[str, str] | None:
@@ -134,13 +146,16 @@ def _names(said: str, field: str) -> bool:
 
 
 class Endpoint:
-    """How a client is made, what a request says, and how its reply or its failure is read."""
+    """One server: how a client is made, what a request says, how its reply or failure is read.
 
-    def __init__(self, config: EndpointConfig) -> None:
-        self.config = config
+    `url`: which of the settings' servers; the first one if none is given.
+    """
+
+    def __init__(self, config: EndpointConfig, url: str = "") -> None:
+        self.config, url = config, url or urls(config.endpoint)[0]
         self.key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
-        parts = urlsplit(config.endpoint)
-        self.url = without_userinfo(config.endpoint)
+        parts = urlsplit(url)
+        self.url = without_userinfo(url)
         self.login = (unquote(parts.username or ""), unquote(parts.password or ""))
         basic = base64.b64encode(":".join(self.login).encode()).decode()
         self._secrets = (self.key, self.login[1], parts.password or "", basic)
@@ -263,7 +278,7 @@ class Connection:
     def __init__(self, server: Endpoint) -> None:
         self.server, self._client = server, server.client()
         self._lost, self._most = 0, max(_LEAST_LOST, server.config.concurrency)
-        self._given_up, self._doubtful = "", False
+        self.given_up, self._doubtful = "", False
         self._trial = asyncio.Lock()
 
     async def ask(self, messages: Sequence[dict[str, Any]], seed: int, opening: str = "") -> Said:
@@ -271,22 +286,23 @@ class Connection:
         if self._doubtful:
             async with self._trial:  # one request alone; the others wait for what it finds
                 if self._doubtful:
-                    return await self._asked(messages, seed, opening, retries=0)
-        if self._given_up:
-            return Said(failure=self._given_up)
-        return await self._asked(messages, seed, opening, self.server.config.retries)
+                    return await self.attempt(messages, seed, opening, retries=0)
+        if self.given_up:
+            return Said(failure=self.given_up, unanswered=True)
+        return await self.attempt(messages, seed, opening, self.server.config.retries)
 
     def hope(self) -> None:
         """A server that was given up is tried again, by one request."""
-        if self._given_up:
-            self._given_up, self._doubtful = "", True
+        if self.given_up:
+            self.given_up, self._doubtful = "", True
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def _asked(
+    async def attempt(
         self, messages: Sequence[dict[str, Any]], seed: int, opening: str, retries: int
     ) -> Said:
+        """The same, whatever is known of the server."""
         import openai
 
         began = time.monotonic()
@@ -298,10 +314,11 @@ class Connection:
                 self._count(error)
             elif error.status_code < 500 or self._doubtful:
                 self._count(None)
-            return Said(failure=self.server.reason(error))
+            busy = error.status_code >= 500 or error.status_code in _BUSY
+            return Said(failure=self.server.reason(error), unanswered=busy)
         except openai.APIConnectionError as error:  # timeouts are of this kind, too
             self._count(error)
-            return Said(failure=self.server.reason(error))
+            return Said(failure=self.server.reason(error), unanswered=True)
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a chat that is no Unicode
             return Said(failure=self.server.reason(error))
         self._count(None)
@@ -331,12 +348,12 @@ class Connection:
     def _count(self, error: Exception | None) -> None:
         """Of a request that was answered (None), or that was not."""
         if error is None:
-            self._lost, self._given_up, self._doubtful = 0, "", False
+            self._lost, self.given_up, self._doubtful = 0, "", False
             return
         self._lost += 1
         if self._doubtful or self._lost >= self._most:
             self._doubtful = False
-            self._given_up = self.server.failure(
+            self.given_up = self.server.failure(
                 f"given up after {self._lost} requests in a row without an answer; the last: "
                 + _text_of(error)
             )

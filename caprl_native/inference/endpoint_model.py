@@ -15,7 +15,7 @@ from PIL import Image
 from caprl_native.config.models import CaptionerConfig, ModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage
-from caprl_native.inference.endpoint import Connection, Endpoint
+from caprl_native.inference.endpoint_pool import Connections, servers_of
 from caprl_native.inference.models import (
     Decoded,
     Picture,
@@ -36,7 +36,7 @@ class EndpointModel:
         self.config, self.media = config, media
         captioner = config if isinstance(config, CaptionerConfig) else CaptionerConfig()
         self.video_as, self.workers = captioner.video_as, captioner.workers
-        self.server = Endpoint(config)
+        self.servers = servers_of(config)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
@@ -97,7 +97,7 @@ class _Calls:
 
     def __init__(self, model: EndpointModel, loop: asyncio.AbstractEventLoop) -> None:
         self.model, self.loop = model, loop
-        self.connection = Connection(model.server)
+        self.connection = Connections(model.servers)
         self._decoding = asyncio.Semaphore(model.workers)
         self._in_flight = asyncio.Semaphore(model.config.concurrency)
 

@@ -13,12 +13,17 @@ _LONGEST_FINISH = 32  # characters
 
 @dataclass(frozen=True)
 class Said:
-    """What came of a request: the model's text, or the `failure`."""
+    """What came of a request: the model's text, or the `failure`.
+
+    `unanswered`: it is the server's failure (no connection, no reply in time, too busy, an error of
+    its own): another server may do better.
+    """
 
     text: str | None = None
     tokens: int | None = None
     finish: str | None = None  # "stop", "length", or what else the server calls it
     failure: str | None = None
+    unanswered: bool = False
 
 
 def read_reply(body: bytes, opening: str = "") -> Said:

@@ -38,6 +38,13 @@ def open_backends(config: LogConfig, name: str, folder: Path, resolved: str) -> 
     return opened
 
 
+def close_backend(backend: Backend, *, failed: bool) -> None:
+    """Writes what is left. torchtune's logger would tell Weights & Biases that all went well."""
+    if failed and (wandb := getattr(backend, "_wandb", None)) is not None and wandb.run:
+        wandb.finish(exit_code=1)
+    backend.close()
+
+
 def _wandb(config: LogConfig, name: str, folder: Path, resolved: str) -> Backend:
     """A run that is resumed goes on under the id that is kept in its folder."""
     from torchtune.training.metric_logging import WandBLogger

@@ -17,7 +17,7 @@ from caprl_native.config.schema import LogConfig
 from caprl_native.distributed.errors import writing
 from caprl_native.distributed.world import gather_on_main
 from caprl_native.files import atomic_write
-from caprl_native.observe.backends import open_backends
+from caprl_native.observe.backends import close_backend, open_backends
 from caprl_native.observe.metrics import Metric, added, plain
 from caprl_native.types import Group, Sample
 
@@ -118,13 +118,14 @@ class RunLog:
             _replace(self.folder / name, lines)
         return added(metrics for _, metrics in parts)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """Ends what was begun; Weights & Biases shows whether the run has `failed`."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        for backend in self._backends:
-            backend.close()
-        self._backends = []
+        backends, self._backends = self._backends, []
+        for backend in backends:
+            close_backend(backend, failed=failed)
 
 
 def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:

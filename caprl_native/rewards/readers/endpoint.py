@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from caprl_native.config.models import ReaderConfig
-from caprl_native.inference.endpoint import Connection, Endpoint, key_problem, settings_problem
+from caprl_native.inference.endpoint import key_problem, settings_problem
+from caprl_native.inference.endpoint_pool import Connections, servers_of
 from caprl_native.loop_thread import LoopThread
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rewards.readers.base import Answer, Ask
@@ -15,7 +16,7 @@ from caprl_native.text.control_tokens import without_control_tokens
 
 
 class EndpointReader:
-    """An OpenAI-compatible chat server. Failed requests are tried again, with growing pauses.
+    """OpenAI-compatible chat servers. Failed requests are tried again, with growing pauses.
 
     Requests are made from a thread of their own, while this one goes on.
     """
@@ -25,7 +26,7 @@ class EndpointReader:
     def __init__(self, config: ReaderConfig) -> None:
         if problem := settings_problem(config) or key_problem(config):
             raise ValueError(f"reward.reader.{problem[0]}: {problem[1]}")
-        self.config, self.server = config, Endpoint(config)
+        self.config, self.servers = config, servers_of(config)
         self._thread: LoopThread | None = None
 
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
@@ -34,7 +35,7 @@ class EndpointReader:
 
     def _open(self) -> LoopThread:
         self._gate = asyncio.Semaphore(self.config.concurrency)
-        self._connection = Connection(self.server)
+        self._connection = Connections(self.servers)
         self._thread = LoopThread("reader")
         return self._thread
 

@@ -72,7 +72,7 @@ def holds(told: float | str, condition: bool, bound: str) -> Finding:
 def rows_of(name: str, checks: Iterator[Check]) -> Iterator[Row]:
     """Runs a part's checks one after the other; what fails between two of them ends the part."""
     while True:
-        began, what = time.perf_counter(), "what comes next"
+        began, what = time.perf_counter(), "setting up"
         try:
             what, check = next(checks)
             found = check()
@@ -128,6 +128,10 @@ def run_part(name: str, part: Part) -> None:
     os.dup2(2, 1)
     for row in rows_of(name, part(options)):
         print(json.dumps(asdict(row)), file=rows, flush=True)
+    import torch.distributed as dist
+
+    if dist.is_initialized():  # an engine that was closed has done it
+        dist.destroy_process_group()
 
 
 def row_from(line: str) -> Row:

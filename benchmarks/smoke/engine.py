@@ -10,7 +10,7 @@ from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.rollout.weight_sync import sync
-from smoke.engines import PolicyEngine, free_gib, identical, tokens
+from smoke.engines import HAS_HEAD, PolicyEngine, free_gib, identical, tokens
 from smoke.findings import NOT_ON_CPU, Check, Finding, Options, at_least, at_most, holds, run_part
 
 TIMES = 3  # sleeping and waking
@@ -27,6 +27,7 @@ class EngineChecks:
         self.side = PolicyEngine(options)
         self.policy = load_policy(PolicyConfig(path=self.side.path), dims)
         self.awake: list[float] = []
+        self.rounding: PolicyEngine | None = None  # an engine that rounds its logits
 
     def seeds(self) -> Finding:
         """Kernels of a GPU may add in another order; there the share is told, not bound."""
@@ -39,6 +40,21 @@ class EngineChecks:
 
     def agrees(self) -> Finding:
         return at_most(self.gap(), self.options.max_gap)
+
+    def without_head(self) -> Finding:
+        """The gap to an engine whose head computes in bfloat16: told, as the reason for the other.
+
+        It stays open until the end, since closing an engine takes down the process group.
+        """
+        if not HAS_HEAD:
+            return Finding("not built yet", "EngineSettings.float32_head", False)
+        self.rounding = PolicyEngine(self.options, sleep=False, eager=True, float32_head=False)
+        return Finding(self.rounding.gap(self.policy, self.rounding.write(self.policy.banned)))
+
+    def close(self) -> None:
+        for side in (self.rounding, self.side):
+            if side is not None:
+                side.engine.close()
 
     @torch.no_grad()
     def stale(self) -> Finding:
@@ -82,13 +98,14 @@ def checks(options: Options) -> Iterator[Check]:
     made = EngineChecks(options)
     yield "identical captions, same seeds twice", made.seeds
     yield "log-prob gap, nats", made.agrees
+    yield "the same with a bfloat16 head", made.without_head
     yield "trainer moved, not synced: gap / gap before", made.stale
     yield "trainer moved and synced: gap", made.synced
     for i in range(TIMES):
         yield f"sleep and wake {i + 1}", made.sleep_and_wake
     yield "drift of free memory awake, GiB", made.drift
     yield "gap after waking", made.agrees
-    made.side.engine.close()
+    made.close()
 
 
 if __name__ == "__main__":

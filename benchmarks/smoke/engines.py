@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from common import MEDIA, SHAPES, Shape, prompt_of
 
@@ -15,6 +17,7 @@ from smoke.models import shared_model
 
 SMALL = Shape("image", 32, size=(96, 96))
 GIB = 2**30
+HAS_HEAD = "float32_head" in {field.name for field in fields(EngineSettings)}
 
 
 class PolicyEngine:
@@ -29,6 +32,7 @@ class PolicyEngine:
         prompts: list[Prompt] | None = None,
         sleep: bool = True,
         eager: bool = False,
+        float32_head: bool = True,
     ) -> None:
         self.path = path or shared_model(options)
         shape, count = (SMALL, 2) if options.cpu else (SHAPES["image"], 4)
@@ -46,6 +50,7 @@ class PolicyEngine:
                 path=self.path,
                 dtype="bfloat16",
                 sleep=sleep,
+                **({"float32_head": float32_head} if HAS_HEAD else {}),
                 mm_processor_kwargs=processor_kwargs(self.path, MEDIA),
                 media_per_prompt=1,
             )

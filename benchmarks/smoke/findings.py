@@ -87,7 +87,8 @@ def rows_of(name: str, checks: Iterator[Check]) -> Iterator[Row]:
 def said(error: BaseException) -> str:
     """An exception in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"{error.name} is not installed"
+        ours = error.name.startswith("caprl_native.")
+        return f"{error.name} is not {'built yet' if ours else 'installed'}"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 

@@ -181,19 +181,20 @@ def no_scores(rows: Rows, heads: int) -> Finding:
     return at_most(peak / (2 * heads * length**2), 0.5)
 
 
-def varlen(dtype: torch.dtype, size: int) -> Finding:
-    """Variable-length attention `[S, H, D]` against one call for each segment."""
-    from torch.nn.attention.varlen import varlen_attn
+def varlen(size: int) -> Finding:
+    """The tower's attention over all segments `[1, H, N, D]` against one call for each."""
+    from caprl_native.policy.vision_attention import segment_attention
 
     torch.manual_seed(0)
-    device, total = torch.device("cuda"), sum(SEGMENTS)
-    inputs = [torch.randn(total, 16, size, device=device, dtype=dtype) for _ in range(3)]
-    upstream = torch.randn(total, 16, size, device=device, dtype=dtype)
+    device, total, longest = torch.device("cuda"), sum(SEGMENTS), max(SEGMENTS)
+    shape, dtype = (1, 16, total, size), torch.bfloat16
+    inputs = [torch.randn(shape, device=device, dtype=dtype) for _ in range(3)]
+    upstream = torch.randn(1, total, 16, size, device=device, dtype=dtype)
     ends = torch.tensor([0, *SEGMENTS], device=device).cumsum(0).int()
-    longest = max(SEGMENTS)
 
     def together(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return varlen_attn(q, k, v, ends, ends, longest, longest, scale=size**-0.5)
+        bounds = {"cu_seq_lens_q": ends, "max_length_q": longest}
+        return segment_attention(None, q, k, v, None, scaling=size**-0.5, **bounds)[0]
 
     found = with_gradients(together, inputs, upstream)
     wanted = with_gradients(by_segment, [t.float() for t in inputs], upstream.float())
@@ -202,8 +203,8 @@ def varlen(dtype: torch.dtype, size: int) -> Finding:
 
 def by_segment(*inputs: Tensor) -> Tensor:
     """The reference of `varlen`."""
-    parts = zip(*(t.transpose(0, 1).split(SEGMENTS, dim=1) for t in inputs), strict=True)
-    return torch.cat([scaled_dot_product_attention(*p) for p in parts], dim=1).transpose(0, 1)
+    parts = zip(*(t.split(SEGMENTS, dim=2) for t in inputs), strict=True)
+    return torch.cat([scaled_dot_product_attention(*p) for p in parts], dim=2).transpose(1, 2)
 
 
 def whole(options: Options) -> Iterator[Check]:
@@ -237,7 +238,7 @@ def on_cuda() -> Iterator[Check]:
         yield f"within a compiled function: {case}", partial(compared, case, within_compile)
     yield "peak memory / scores, 8,400 positions", partial(no_scores, VERY_LONG, 16)
     for size in (64, 128):
-        yield f"variable-length attention, heads of {size}", partial(varlen, torch.bfloat16, size)
+        yield f"variable-length attention, heads of {size}", partial(varlen, size)
 
 
 def checks(options: Options) -> Iterator[Check]:

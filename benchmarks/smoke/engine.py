@@ -47,7 +47,7 @@ class EngineChecks:
         It stays open until the end, since closing an engine takes down the process group.
         """
         if not HAS_HEAD:
-            return Finding("not built yet", "EngineSettings.float32_head", False)
+            return Finding("the engine has no such setting")
         self.rounding = PolicyEngine(self.options, sleep=False, eager=True, float32_head=False)
         return Finding(self.rounding.gap(self.policy, self.rounding.write(self.policy.banned)))
 

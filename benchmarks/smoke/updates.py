@@ -92,14 +92,21 @@ class Updates:
 
     def utilisation(self) -> Finding:
         """Of a large matrix product's rate, by the model's arithmetic: backward is twice forward,
-        recomputation does not count. `perf/mfu` beside it, where the update tells it."""
+        recomputation does not count."""
         costs = Costs.of(self.bench.policy)
         flops = 3 * sum(costs.group(g) for g in self.groups) / min(self.seconds)
         best = matmul_flops(self.bench.learner.dims.device, 1024 if self.options.cpu else 8192)
-        told = f"{flops / 1e12:.3g} of {best / 1e12:.3g} TFLOP/s, {flops / best:.1%}"
-        if (share := self.metrics[-1].get("perf/mfu")) is not None:
-            told += f"; MFU {share:.1%}"
-        return Finding(told)
+        return Finding(f"{flops / 1e12:.3g} of {best / 1e12:.3g} TFLOP/s, {flops / best:.1%}")
+
+    def mfu(self) -> Finding:
+        """The trainer's metric: of the device's peak, if that is known."""
+        if self.options.cpu:
+            return NOT_ON_CPU
+        from caprl_native.observe.rates import rates
+
+        work, device = self.bench.learner.work, torch.cuda.get_device_name()
+        told = rates(work, min(self.seconds), self.bench.learner.dims.world, device)
+        return Finding(told.get("perf/mfu", f"no peak known for {device}"))
 
 
 def checks(options: Options) -> Iterator[Check]:
@@ -112,6 +119,7 @@ def checks(options: Options) -> Iterator[Check]:
     yield "smallest gradient norm", updates.moves
     yield "tokens/s", lambda: Finding(round(updates.tokens_per_second()))
     yield "rate of the model's arithmetic", updates.utilisation
+    yield "perf/mfu", updates.mfu
     yield "peak memory, MiB", lambda: Finding(round(updates.peak / MIB))
     yield "planned memory, MiB", lambda: Finding(round(updates.planned / MIB))
     yield "peak / planned memory", updates.memory

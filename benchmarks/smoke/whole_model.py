@@ -67,12 +67,13 @@ class WholeModel:
     def gradients(self) -> Finding:
         """Of the weighted log-probs, all parameters together."""
         theirs = {n: p.grad for n, p in self.hf.named_parameters() if p.grad is not None}
+        mine = dict(self.policy.hf.named_parameters())
         apart = whole = torch.zeros((), device=self.device)
-        for name, parameter in self.policy.hf.named_parameters():
-            if name in theirs:
-                assert parameter.grad is not None, name
-                apart = apart + (full_tensor(parameter.grad) - theirs[name]).square().sum()
-                whole = whole + theirs[name].square().sum()
+        for name, wanted in theirs.items():
+            grad = mine[name].grad
+            assert grad is not None, f"{name} has no gradient"
+            apart = apart + (full_tensor(grad) - wanted).square().sum()
+            whole = whole + wanted.square().sum()
         return at_most((apart / whole).sqrt().item(), GRADIENTS[self.dtype])
 
     def uses_varlen(self) -> Finding:

@@ -104,7 +104,7 @@ def line(cells: tuple[str, ...]) -> str:
 
 def line_of(row: Row) -> str:
     figure = row.figure if isinstance(row.figure, str) else f"{row.figure:.6g}"
-    verdict = "FAIL" if not row.ok else "ok"
+    verdict = ("ok" if row.bound else "-") if row.ok else "FAIL"
     return line((row.part, row.what, figure, row.bound, verdict, f"{row.seconds:.1f}"))
 
 

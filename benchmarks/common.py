@@ -54,6 +54,7 @@ SHAPES = {
     "video": Shape("video", 128, frames=16, size=(320, 384)),
     "long_video": Shape("video", 256, frames=64, size=(320, 384), repeats=2, warmup=0),
 }
+LONG = Shape("video", 1000, frames=128, size=(320, 384))  # for a GPU: about 8,000 + 8 x 1,000
 N, PROMPTS = 8, 4  # responses of a prompt, prompts of a step
 MODEL = {"hidden": 384, "layers": 3, "vision": 192}  # of write_tiny_vlm, where time is measured
 POLL_S = 0.005
@@ -104,6 +105,18 @@ def alternated(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str
             if i:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def matmul_flops(device: torch.device, size: int) -> float:
+    """FLOP/s of a square product in the update's precision."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(10):
+        began = time.perf_counter()
+        (a @ a).sum().item()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
 
 
 def summary(values: list[float]) -> dict[str, Any]:

@@ -14,57 +14,18 @@ import argparse
 import json
 import os
 import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import PROMPTS, SHAPES, N, Shape, summary
+from common import LONG, PROMPTS, SHAPES, N, Shape, matmul_flops, summary
+from smoke.models import write_model
 from step_side import Ours
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
 from caprl_native.policy.balance import Costs
 from caprl_native.testing.tiny_models import write_tiny_vlm
 
-LONG = Shape("video", 1000, frames=128, size=(320, 384))
 REPEATS = 3
-TEXT = dict(
-    hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16,
-    num_key_value_heads=8, head_dim=128, vocab_size=151_936,
-)  # fmt: skip
-EYES = dict(
-    depth=24, hidden_size=1024, intermediate_size=4096, num_heads=16, out_hidden_size=2048,
-    num_position_embeddings=2304, deepstack_visual_indexes=[5, 11, 17],
-)  # fmt: skip
-ROTARY = {"mrope_section": [24, 20, 20], "rope_theta": 5e6}
-
-
-def write_model(folder: str) -> None:
-    """Random weights in Qwen3-VL-2B's shapes, with the tiny models' tokenizer and processors."""
-    write_tiny_vlm(folder)
-    config = AutoConfig.from_pretrained(folder)
-    for part, values in ((config.text_config, TEXT), (config.vision_config, EYES)):
-        for name, value in values.items():
-            setattr(part, name, value)
-    config.text_config.rope_parameters |= ROTARY
-    Path(folder, "model.safetensors").unlink()
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    model.generation_config.update(eos_token_id=ends)
-    model.save_pretrained(folder)
-
-
-def matmul_flops(device: torch.device, size: int) -> float:
-    """FLOP/s of a square product in the update's precision."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        (a @ a).sum().item()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
 
 
 def measure(shape: Shape, folder: str) -> dict[str, Any]:

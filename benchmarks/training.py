@@ -41,13 +41,13 @@ from caprl_native.types import Group
 
 
 class Bench:
-    """A policy and its learner on models of this script's size."""
+    """A policy and its learner on the model of a directory."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, path: str, checkpointing: bool = False) -> None:
         dims = init_distributed()
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-        self.path = str(write_tiny_vlm(folder, **MODEL))
-        self.config = PolicyConfig(path=self.path, dtype=dtype, activation_checkpointing=False)
+        self.path = path
+        self.config = PolicyConfig(path=path, dtype=dtype, activation_checkpointing=checkpointing)
         self.policy = load_policy(self.config, dims)
         self.vocabulary = self.policy.config.get_text_config().vocab_size
         self.learner = Learner(
@@ -68,11 +68,13 @@ class Bench:
             for i in range(prompts)
         ]
 
-    def update(self, groups: list[Group], budget: int) -> None:
+    def update(self, groups: list[Group], budget: int) -> dict[str, float]:
+        """The metrics of an update with so many tokens in a micro-batch."""
         self.learner.config = self.config.replace(micro_batch_tokens=budget)
-        self.learner.update(groups, step=0)
+        metrics = self.learner.update(groups, step=0)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        return metrics
 
 
 def repeated(groups: list[Group]) -> list[Group]:
@@ -123,7 +125,7 @@ def growth(bench: Bench, over: str) -> dict[str, Any]:
 def main() -> None:
     what, name = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(folder)
+        bench = Bench(str(write_tiny_vlm(folder, **MODEL)))
         found = growth(bench, name) if what == "growth" else compare(bench, name)
     dist.destroy_process_group()
     print(json.dumps(found))

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Files whose tests start engines or ranks, or take seconds; the slowest first. `make test-fast`
 # leaves them out.
 HEAVY = [
+    "gpu_smoke",
     "loop",
     "objectives",
     "sft",

@@ -10,7 +10,7 @@ from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.rollout.weight_sync import sync
-from smoke.engines import HAS_HEAD, PolicyEngine, free_gib, identical, tokens
+from smoke.engines import PolicyEngine, free_gib, identical, tokens
 from smoke.findings import NOT_ON_CPU, Check, Finding, Options, at_least, at_most, holds, run_part
 
 TIMES = 3  # sleeping and waking
@@ -46,8 +46,6 @@ class EngineChecks:
 
         It stays open until the end, since closing an engine takes down the process group.
         """
-        if not HAS_HEAD:
-            return Finding("the engine has no such setting")
         self.rounding = PolicyEngine(self.options, sleep=False, eager=True, float32_head=False)
         return Finding(self.rounding.gap(self.policy, self.rounding.write(self.policy.banned)))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import torch
 from common import MEDIA, SHAPES, Shape, prompt_of
 
@@ -17,7 +15,6 @@ from smoke.models import shared_model
 
 SMALL = Shape("image", 32, size=(96, 96))
 GIB = 2**30
-HAS_HEAD = "float32_head" in {field.name for field in fields(EngineSettings)}
 
 
 class PolicyEngine:
@@ -50,7 +47,7 @@ class PolicyEngine:
                 path=self.path,
                 dtype="bfloat16",
                 sleep=sleep,
-                **({"float32_head": float32_head} if HAS_HEAD else {}),
+                float32_head=float32_head,
                 mm_processor_kwargs=processor_kwargs(self.path, MEDIA),
                 media_per_prompt=1,
             )

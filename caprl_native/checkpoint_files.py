@@ -115,7 +115,8 @@ def content(folder: Path) -> list[str]:
 
 def write_manifest(folder: Path, step: int) -> None:
     """Writes the list of the files and their checksums (a collective: ranks share the reading)."""
-    sums = _shared(folder, from_rank_0(lambda: content(folder)))
+    listed = gather_objects(content(folder))  # a node may not list yet what another one wrote
+    sums = _shared(folder, sorted({name for names in listed for name in names}))
     for name, (size, problem) in sums.items():
         if size < 0:
             raise OSError(f"{folder / name} cannot be read back: {problem}")

@@ -204,12 +204,12 @@ def main() -> None:
     one = runs.one_node(out / "one")
     bad = 0
     with two_nodes() as nodes:
+        seconds = killed_and_resumed(runs, nodes, out / "killed")
+        print(f"a node was killed; the other one had ended {seconds:.1f} s later", flush=True)
+        bad += shown("two nodes, one killed, both resumed", differences(one, out / "killed"))
         runs.finish(runs.on(nodes, out / "two"), out / "two", good=True)
         bad += shown("two nodes", differences(one, out / "two"))
-        seconds = killed_and_resumed(runs, nodes, out / "killed")
-        print(f"a node was killed; the other one had ended {seconds:.1f} s later")
-        bad += shown("two nodes, one killed, both resumed", differences(one, out / "killed"))
-        print(not_shared(runs, nodes, out / "apart"))
+        print(not_shared(runs, nodes, out / "apart"), flush=True)
     raise SystemExit(1 if bad else 0)
 
 

@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
         (saved / "state.json").write_text(f'{{"step": {step}}}')
         (saved / "manifest.json").write_text(f'{{"version": 1, "step": {step}, "files": {{}}}}')
     (saved / "manifest.json").write_text("{}")
-    one, two = run_ranks("views", 2, folder, timeout=120)
+    one, two = run_ranks("views", 2, folder, timeout=300)
     assert one == {**two, "apart": one["apart"]}  # each names its own folder
     return one
 
@@ -40,6 +40,10 @@ def test_rank_0_decides_whether_a_run_is_in_the_way(found: dict) -> None:
 def test_rank_0_decides_which_checkpoint_is_sound(found: dict) -> None:
     assert "manifest.json" in found["damaged"] and "--resume 3" in found["damaged"]
     assert found["damaged, no other seen"] == found["damaged"]
+
+
+def test_a_manifest_has_the_files_of_all_nodes(found: dict) -> None:
+    assert found["manifest"] == ["0.distcp", "1.distcp"]
 
 
 def test_a_folder_that_is_not_shared_is_an_error_that_names_the_hosts(found: dict) -> None:

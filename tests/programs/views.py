@@ -3,6 +3,7 @@ checkpoints 3 and 4, of which the last is damaged. Rank 1 sees no checkpoint but
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def damaged(folder: Path) -> str:
     return "sound"
 
 
+def manifest_of_late_files(saved: Path, rank: int) -> list[str]:
+    """The files in the manifest where each rank lists its own alone."""
+    name = f"{rank}.distcp"
+    saved.mkdir(exist_ok=True)
+    (saved / name).write_text(name)
+    checkpoint_files.content = lambda folder: [name]
+    checkpoint_files.write_manifest(saved, 1)
+    dist.barrier()
+    return sorted(json.loads((saved / "manifest.json").read_text())["files"])
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     dims = init_distributed()
@@ -52,6 +64,7 @@ if __name__ == "__main__":
         checkpoint_files.steps = lambda root: []
     found["damaged, no other seen"] = damaged(folder)
     run_folder._SEEN_S = 1.0
+    found["manifest"] = manifest_of_late_files(folder / "fresh", dims.rank)
     own = folder / f"of rank {dims.rank}"
     own.mkdir()
     found["apart"] = resumed(own)

@@ -49,22 +49,23 @@ class Sum:
 
 @dataclass(frozen=True)
 class Norm:
-    """The length of a vector whose parts lie on the ranks: squares of the parts' lengths add up.
+    """The length of many vectors together, of which each rank has parts.
 
-    The root is taken in float32, as torch takes that of a gradient in shards.
+    `squared`: `[N]`, of each vector the square of its part's length; these add up. Roots are taken
+    in float32 and one by one first, as torch does for gradients in shards.
     """
 
-    squared: Number
+    squared: Tensor
 
     def __add__(self, other: Norm) -> Norm:
         return Norm(self.squared + other.squared)
 
     def plain(self) -> Norm:
-        return Norm(_plain(self.squared))
+        return Norm(self.squared.cpu())
 
     @property
     def value(self) -> float:
-        return torch.tensor(_plain(self.squared), dtype=torch.float32).sqrt().item()
+        return torch.linalg.vector_norm(self.squared.float() ** 0.5).item()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Floating-point operations of an update, by the shapes of its groups (docs/design.md has it, too).
+"""Floating-point operations of an update, by the shapes of its groups.
 
 A product of matrices `[a, b] x [b, c]` takes 2 a b c. Forward, for a group with P prompt tokens and
 responses of R tokens each, in a language model with W weights in the linear layers of its L layers,
@@ -80,7 +80,8 @@ class Flops:
         return total + attention * (3 + more)
 
     def forward(self, shape: GroupShape) -> tuple[float, float, float, float, float]:
-        """Patch embedding; the tower's blocks; projector; linear layers; attention of the text."""
+        """The embedding of patches; the tower's blocks; the projector; the language model's linear
+        layers; its attention."""
         prompt, answers = shape.prompt, sum(shape.responses)
         own = sum(n * (n + 1) / 2 for n in shape.responses)
         pairs = prompt * (prompt + 1) / 2 + answers * prompt + own

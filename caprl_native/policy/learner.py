@@ -17,7 +17,7 @@ from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.flops import Flops, Work
 from caprl_native.policy.model import Policy
 from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
-from caprl_native.policy.optim import apply_gradients, squared_norm
+from caprl_native.policy.optim import apply_gradients, squared_norms
 from caprl_native.policy.packing import MicroBatch, PackedRow, micro_batches
 from caprl_native.policy.plan import Plan
 from caprl_native.types import Group, Rollout
@@ -149,7 +149,7 @@ class Learner:
             # FSDP averages gradients over ranks; the pieces of the loss are to be added.
             (loss * self.dims.world).backward()
             local = added((local, metrics))
-        found = over_ranks(local | {"policy/grad_norm": Norm(squared_norm(self.policy))})
+        found = over_ranks(local | {"policy/grad_norm": Norm(squared_norms(self.policy))})
         apply_gradients(
             self.policy,
             self.optimizer,

@@ -58,7 +58,7 @@ def apply_gradients(
     update: int,
     updates: int,
 ) -> None:
-    """Clips the gradients of this norm (`squared_norm`, of all ranks together) and steps.
+    """Clips the gradients of this norm (`squared_norms`, of all ranks together) and steps.
 
     `update` (from 0) of so many `updates` of the run decides on the learning rate; `step` is the
     run's step (from 1), for messages.
@@ -78,14 +78,13 @@ def apply_gradients(
 
 
 @torch.no_grad()
-def squared_norm(model: nn.Module) -> Tensor:
-    """This rank's share of the square of the gradients' norm: shares of all ranks add up.
+def squared_norms(model: nn.Module) -> Tensor:
+    """This rank's shares of the squares of the gradients' norms `[N]`; all ranks' add up.
 
     Of replicas (HSDP), which hold the same gradients, the first alone has a share.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norms = torch._foreach_norm([local(g) for g in gradients])
-    squared = torch.linalg.vector_norm(torch.stack(norms)) ** 2
+    squared = torch.stack(torch._foreach_norm([local(g) for g in gradients])) ** 2
     mesh = gradients[0].device_mesh if isinstance(gradients[0], DTensor) else None
     counts = mesh is None or mesh.ndim == 1 or mesh.get_local_rank(0) == 0
     return squared if counts else torch.zeros_like(squared)

@@ -12,7 +12,7 @@ from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, sum_over_ranks
 from caprl_native.observe.metrics import Norm
 from caprl_native.policy.model import Policy
-from caprl_native.policy.optim import apply_gradients, squared_norm
+from caprl_native.policy.optim import apply_gradients, squared_norms
 from caprl_native.policy.packing import (
     ASSISTANT,
     NOBODY,
@@ -56,10 +56,10 @@ class SupervisedLearner:
         totals = torch.zeros(2, dtype=torch.float64)
         for batch in batches:
             totals += self._backward(batch.to(self.dims.device), counts)
-        squared = squared_norm(self.policy).double().cpu()
-        *sums, squared = sum_over_ranks(torch.cat([totals, squared[None]]))
-        loss, accuracy = (torch.stack(sums) / counts[ASSISTANT]).tolist()
-        norm = Norm(squared).value
+        squared = squared_norms(self.policy).double().cpu()
+        summed = sum_over_ranks(torch.cat([totals, squared]))
+        loss, accuracy = (summed[:2] / counts[ASSISTANT]).tolist()
+        norm = Norm(summed[2:]).value
         apply_gradients(
             self.policy,
             self.optimizer,

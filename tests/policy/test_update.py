@@ -16,7 +16,7 @@ from caprl_native.policy.optim import (
     apply_gradients,
     build_optimizer,
     learning_rate,
-    squared_norm,
+    squared_norms,
 )
 from caprl_native.testing.samples import group, prompt, relative, responses
 from caprl_native.testing.tiny_models import write_tiny_vlm
@@ -216,7 +216,7 @@ def test_a_step_that_ruins_the_weights_ends_the_run(dims, lr, gradient, loss, sa
 
     def step() -> float:
         """The second of two updates of step 4."""
-        norm = Norm(squared_norm(model)).value
+        norm = Norm(squared_norms(model)).value
         apply_gradients(model, optimizer, config, loss, norm, step=4, update=7, updates=18)
         return norm
 

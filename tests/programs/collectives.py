@@ -77,7 +77,7 @@ def main(file: str) -> None:
         save(trainer, step)
         counter.steps.append([])
 
-    Lifecycle.save = saved
+    setattr(Lifecycle, "save", saved)  # noqa: B010
     train.run(load(Config, [file]))
     report(counter.steps)
 

@@ -175,16 +175,21 @@ def test_a_resumed_run_goes_on_under_its_id_at_weights_and_biases(tmp_path, monk
 
 
 def exit_codes(file: Path) -> list[int]:
-    """What a file of Weights & Biases says of a run's end: LevelDB's log format, small records."""
+    """What a file of Weights & Biases says of a run's end. It is in LevelDB's log format: blocks of
+    32 KiB, in which a record is one piece (kind 1), or several of which the last has kind 4."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, at, codes = file.read_bytes(), 7, []
+    data, at, record, codes = file.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
-        length = int.from_bytes(data[at + 4 : at + 6], "little")
-        record = Record.FromString(data[at + 7 : at + 7 + length])
-        if record.HasField("exit"):
-            codes.append(record.exit.exit_code)
+        if (room := 2**15 - at % 2**15) < 7:
+            at += room
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
         at += 7 + length
+        if kind in (1, 4):
+            read, record = Record.FromString(record), b""
+            codes += [read.exit.exit_code] if read.HasField("exit") else []
     return codes
 
 

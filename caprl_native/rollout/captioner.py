@@ -61,7 +61,7 @@ class Captioner:
         another model: an error that names the sample, not a skip."""
         seed = seed_of("caption", self.seed, step, item.sample.id)
         try:
-            return self.engine.submit(item.prepared.engine, self.sampling, seed)
+            return self.engine.submit(item.prepared.for_engine(), self.sampling, seed)
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             raise PromptMismatch(

@@ -55,7 +55,7 @@ def compare(policy: Policy, engine: Engine, prepare: PromptBuilder, limit: float
     """
     prompt = probe(prepare)
     sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned))
-    (out,) = engine.generate([prompt.engine], sampling, seeds=[0])
+    (out,) = engine.generate([prompt.for_engine()], sampling, seeds=[0])
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)

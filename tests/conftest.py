@@ -41,6 +41,7 @@ HEAVY = [
     "weight_sync",
     "every_benchmark",
     "supervise",
+    "transport",
     "report_html",
     "reader",
     "rubric",

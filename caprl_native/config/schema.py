@@ -124,6 +124,9 @@ class DataConfig(Table):
         "process.",
     )
     prefetch: int = Field(2, ge=1, description="Batches that each loader process prepares ahead.")
+    prefetch_gib: float = Field(
+        4.0, gt=0, description="They pause while so much waits, GiB per rank; never at a first one."
+    )
     max_skipped_share: Share = Field(
         0.05,
         description="The run fails when more than this share of the samples seen could not be "

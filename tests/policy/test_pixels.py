@@ -94,11 +94,12 @@ def test_a_prompt_with_a_video_takes_a_byte_per_number(model, request):
     assert numbers < len(pickle.dumps(prompt)) < numbers + 4096
 
 
-def test_media_that_the_engine_would_refuse_stay_as_they_were_decoded(tiny_policy, monkeypatch):
-    """Rounded to whole patches this image is over 200 times as long as it is high."""
+def test_media_that_the_engine_would_resize_again_stay_as_they_were_decoded(
+    tiny_policy, monkeypatch
+):
+    """No side is less than a block of patches, so this image is larger than its processor takes."""
     thin = DecodedImage(Image.fromarray(pixels(33, 6560)))
     monkeypatch.setitem(DECODED, "thin", [thin])
     prompt, _ = made(tiny_policy, "thin")
-    _, height, width = prompt.media["grid"][0].tolist()
-    assert width > 200 * height
+    assert prompt.media["grid"].prod() * 16**2 > MEDIA.image_max_pixels
     assert prompt.for_engine()["multi_modal_data"]["image"] == [thin.image]

@@ -63,7 +63,7 @@ class Needs:
         """Of a rank that has a GPU with `memory` bytes, 0: on a CPU, where no engine sleeps."""
         config = self.config
         context = {"CUDA context": CONTEXT} if memory else {}
-        kept = context | self.kept()
+        kept = context | self.kept(memory)
         engine, reader = self.engine(memory), self.reading(memory)
         asleep = {"sleeping engine": ASLEEP} if config.rollout.sleep and memory else engine
         resting = (
@@ -79,13 +79,17 @@ class Needs:
         """How many ranks share one copy of the training state."""
         return self.world // self.config.policy.replicas
 
-    def kept(self) -> dict[str, float]:
+    @property
+    def moment(self) -> float:
+        """One of AdamW's two moments of this rank's shard."""
+        return BYTES[self.config.policy.optimizer_dtype] * self.trainable / self.ranks
+
+    def kept(self, memory: float) -> dict[str, float]:
         """What the trainer keeps from step to step: shards of float32 master weights, of AdamW's
         two moments, and of a reference policy."""
-        kept = {
-            "master weights": 4 * self.policy.total / self.ranks,
-            "Adam": 8 * self.trainable / self.ranks,
-        }
+        kept = {"master weights": 4 * self.policy.total / self.ranks}
+        if not (self.config.policy.optimizer_offload and memory):
+            kept["Adam"] = 2 * self.moment
         if self.config.algorithm.kl.weight > 0:
             kept["reference policy"] = 4 * self.policy.total / self.ranks
         return kept
@@ -93,10 +97,15 @@ class Needs:
     def passing(self) -> dict[str, float]:
         """What an update needs beside it. Gradients are float32 shards. Gathered at once, in
         compute precision, are the root unit and two blocks (the next comes while one computes).
-        The largest unit's gradient is whole in compute precision, and in float32 to be summed."""
+        The largest unit's gradient is whole in compute precision, and in float32 to be summed.
+        Moments that are stored otherwise are fetched in float32, a parameter's at a time."""
         root, block = self.policy.units()
-        compute = BYTES[self.config.policy.dtype]
-        return {
+        policy = self.config.policy
+        compute = BYTES[policy.dtype]
+        fetched = {}
+        if policy.optimizer_offload or policy.optimizer_dtype != "float32":
+            fetched = {"fetched moments": 8 * max(self.policy.parameters.values()) / self.ranks}
+        return fetched | {
             "gradients": 4 * self.trainable / self.ranks,
             "gathered units": compute * (root + (2 if self.ranks > 1 else 1) * block),
             "gradient of a unit": (compute + 4.0) * max(root, block),

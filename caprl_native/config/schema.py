@@ -18,6 +18,7 @@ from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSE
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
+from caprl_native.config.optimizer import OptimizerStateConfig
 from caprl_native.registry import Options, load_plugin
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
@@ -171,7 +172,7 @@ class MediaConfig(Table):
     )
 
 
-class PolicyConfig(Table):
+class PolicyConfig(OptimizerStateConfig):
     path: UserPath = Field("", description="Hugging Face directory of the captioner to train.")
     dtype: Dtype = Field("bfloat16", description="Compute precision; master weights are float32.")
     lr: float = Field(1e-6, ge=0, description="Peak learning rate of AdamW.")

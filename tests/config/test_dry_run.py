@@ -156,6 +156,18 @@ def test_each_peak_has_its_parts(config):
     assert not {"CUDA context", "sleeping engine"} & set(needs.peaks(0).training), "of a CPU"
 
 
+def test_moments_in_bfloat16_take_half_and_offloaded_ones_nothing(config):
+    assert of_training(config, 1)["Adam"] == 8 * TOTAL
+    config.policy.optimizer_dtype = "bfloat16"
+    assert of_training(config, 1)["Adam"] == 4 * TOTAL
+    assert of_training(config, 2)["fetched moments"] == 4 * 1600, "the embedding's two, in float32"
+    config.policy.optimizer_offload = True
+    model = read_model_size(config.policy.path)
+    peaks = needs_of(config, model, None, 1).peaks(80 * GIB)
+    assert "Adam" not in peaks.rollout and "Adam" not in peaks.training
+    assert "Adam" in of_training(config, 1), "on a CPU there is no other memory"
+
+
 def test_the_plan_says_what_fits(config):
     line = {}
     for text in plan(config, 1, device=Device("none", 0)).splitlines():

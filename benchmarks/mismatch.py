@@ -95,7 +95,7 @@ def measure(model: str, engine_head: str) -> dict[str, Any]:
 @torch.no_grad()
 def compared(policy: Any, engine: Engine, prompt: Any) -> dict[str, Any]:
     sampling = Sampling(n=CAPTIONS, max_tokens=TOKENS, banned=tuple(policy.banned), ignore_end=True)
-    (out,) = engine.generate([prompt.engine], sampling, seeds=[0])
+    (out,) = engine.generate([prompt.for_engine()], sampling, seeds=[0])
     tokens = [c.token_ids for c in out.completions]
     theirs = torch.tensor([c.logprobs for c in out.completions])
     device = next(policy.parameters()).device

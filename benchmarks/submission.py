@@ -53,7 +53,7 @@ class Submissions:
 
     def render_seconds(self) -> float:
         began = time.perf_counter()
-        self.engine.render(self.items[0].prepared.engine)
+        self.engine.render(self.items[0].prepared.for_engine())
         taken = time.perf_counter() - began
         self.engine.forget_media()
         return taken

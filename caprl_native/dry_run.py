@@ -18,6 +18,7 @@ from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
 from caprl_native.files import check_writable, matching
 from caprl_native.inference.endpoint import key_problem, urls
+from caprl_native.memory_plan import BYTES, GIB, Needs, by_gpu, table
 from caprl_native.messages import cut, shown
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
@@ -25,8 +26,6 @@ from caprl_native.policy.model_size import ModelSize, read_model_size
 
 log = logging.getLogger(__name__)
 
-GIB = 2**30
-BYTES = {"bfloat16": 2, "float32": 4}
 REFERENCE = "algorithm.kl.reference"
 UNKNOWN = "not found here, sizes unknown"
 
@@ -63,7 +62,7 @@ def plan_sft(
     Rules(config, origins or Origins()).require(divides, "policy.replicas", expected)
     policy = Config(run=config.run, data=config.data, policy=config.policy, eval={"every": 0})
     model = _size(path, "policy.path", origins, or_text=True)
-    parts = {} if model is None else training_bytes(policy, model, world)
+    parts = {} if model is None else _supervised_bytes(policy, model, world, device)
     total = {"sum": sum(parts.values())} if parts else {}
     size = UNKNOWN if model is None else f"{model.total:,} parameters"
     lines = [
@@ -288,40 +287,44 @@ class Device:
 
 def _memory(config: Config, world: int, device: Device, origins: Origins | None) -> list[str]:
     policy = _size(config.policy.path, "policy.path", origins)
-    lines = [f"memory per rank, GiB (estimates; {device.name})"]
-    parts: dict[str, float] = {}
+    path = config.reward.reader.path if config.reward.reads else ""
+    reader = _size(path, "reward.reader.path", origins) if path else None
+    lines = [
+        f"memory per rank, GiB (estimates; {device.name})",
+        _row("policy", _counted(config.policy.path, policy)),
+        _row("reader", _reader_line(config, reader)),
+    ]
     if policy is None:
-        lines.append(_row("policy", f"{config.policy.path}: {UNKNOWN}"))
-    else:
-        lines.append(_row("policy", f"{config.policy.path}: {policy.total:,} parameters"))
-        parts |= training_bytes(config, policy, world)
-        parts |= _engine_bytes(config, policy, device)
-    path = config.reward.reader.path
+        return lines
+    needs = needs_of(config, policy, reader, world)
+    return [*lines, *table(needs, device.memory, _row), "", *by_gpu(needs, _row)]
+
+
+def needs_of(config: Config, policy: ModelSize, reader: ModelSize | None, world: int) -> Needs:
+    """What the memory of a run with these models on so many ranks follows from."""
+    activations = activation_bytes(config, policy)
+    return Needs(config, policy, _trainable(config, policy), activations, reader, world)
+
+
+def _supervised_bytes(
+    config: Config, model: ModelSize, world: int, device: Device
+) -> dict[str, float]:
+    """What training takes where no engine is beside it."""
+    needs = needs_of(config, model, None, world)
+    return needs.kept(device.memory) | needs.passing()
+
+
+def _counted(path: str, model: ModelSize | None) -> str:
+    return f"{path}: {UNKNOWN if model is None else f'{model.total:,} parameters'}"
+
+
+def _reader_line(config: Config, model: ModelSize | None) -> str:
+    reader = config.reward.reader
     if not config.reward.reads:
-        lines.append(_row("reader", "none: no term of the reward asks one"))
-    elif path:
-        reader = _size(path, "reward.reader.path", origins)
-        if reader is None:
-            lines.append(_row("reader", f"{path}: {UNKNOWN}"))
-        else:
-            lines.append(_row("reader", f"{path}: {reader.total:,} parameters"))
-            parts |= _reader_bytes(config, reader, device)
-    else:
-        servers = " and ".join(urls(config.reward.reader.endpoint))
-        lines.append(_row("reader", f"at {servers}: no memory here"))
-    lines += [_row(name, f"{size / GIB:8.3f}") for name, size in parts.items()]
-    if parts:
-        total = sum(parts.values()) / GIB
-        lines.append(_row("sum", f"{total:8.3f}{_of(device)}"))
-        if config.rollout.sleep and device.memory:
-            lines.append(_row("", "(the policy's engine sleeps while the policy trains)"))
-    if policy is not None:
-        lines += _cache_lines(config, policy, device)
-    return lines
-
-
-def _of(device: Device) -> str:
-    return f" of {device.memory / GIB:.1f}" if device.memory else ""
+        return "none: no term of the reward asks one"
+    if reader.path:
+        return _counted(reader.path, model)
+    return f"at {' and '.join(urls(reader.endpoint))}: no memory here"
 
 
 def _size(
@@ -349,30 +352,6 @@ def _trainable(config: Config, model: ModelSize) -> int:
     return sum(count for name, count in model.parameters.items() if not frozen(name))
 
 
-def training_bytes(config: Config, model: ModelSize, world: int) -> dict[str, float]:
-    """Bytes per rank that training takes, by purpose.
-
-    Master weights are float32; gradients and Adam's two moments too, of trainable parameters; all
-    over the shard. Gathered at once, in compute precision: the root unit and two blocks (the next
-    one is fetched while one computes). A reference policy is sharded in float32.
-    """
-    policy = config.policy
-    ranks = world // policy.replicas
-    trainable = _trainable(config, model)
-    root, block = model.units()
-    compute = BYTES[policy.dtype]
-    parts = {
-        "master weights": 4 * model.total / ranks,
-        "gradients": 4 * trainable / ranks,
-        "Adam": 8 * trainable / ranks,
-        "gathered units": compute * (root + 2 * block) if ranks > 1 else compute * block,
-        "activations": activation_bytes(config, model),
-    }
-    if config.algorithm.kl.weight > 0:
-        parts["reference policy"] = 4 * model.total / ranks
-    return parts
-
-
 def activation_bytes(config: Config, model: ModelSize) -> float:
     """A rough peak of one micro-batch, in bytes.
 
@@ -397,34 +376,3 @@ def activation_bytes(config: Config, model: ModelSize) -> float:
     depth = min(depth, 1) if "vision" in policy.freeze else depth
     tower = patches * (8 * width + 2 * vision.get("intermediate_size", 4 * width)) * depth * b
     return language + logits + tower
-
-
-def _cache(device: Device, share: float, gib: float, weights: float) -> float:
-    """Bytes of an engine's KV cache: what its share of the GPU leaves, or the CPU's setting."""
-    return max(0.0, share * device.memory - weights) if device.memory else gib * GIB
-
-
-def _engine_bytes(config: Config, model: ModelSize, device: Device) -> dict[str, float]:
-    rollout = config.rollout
-    weights = BYTES[config.policy.dtype] * model.total / rollout.tensor_parallel_size
-    cache = _cache(device, rollout.gpu_memory_utilization, rollout.kv_cache_gib, weights)
-    return {"engine weights": weights, "engine KV cache": cache}
-
-
-def _reader_bytes(config: Config, model: ModelSize, device: Device) -> dict[str, float]:
-    reader = config.reward.reader
-    weights = float(BYTES[reader.dtype] * model.total)
-    cache = _cache(device, reader.gpu_memory_utilization, reader.kv_cache_gib, weights)
-    return {"reader weights": weights, "reader KV cache": cache}
-
-
-def _cache_lines(config: Config, model: ModelSize, device: Device) -> list[str]:
-    rollout = config.rollout
-    shares = min(rollout.tensor_parallel_size, model.kv_heads)  # a head is never split
-    per_token = BYTES[config.policy.dtype] * model.kv_per_token / shares
-    fits = int(_engine_bytes(config, model, device)["engine KV cache"] / per_token)
-    text = f"{per_token:,.0f} bytes per token and rank, {fits:,} tokens fit"
-    lines = [_row("KV cache", f"{text} ({fits / rollout.max_model_len:.1f} longest sequences)")]
-    if fits < rollout.max_model_len:
-        lines.append(_row("", "TOO SMALL: rollout.max_model_len tokens must fit"))
-    return lines

@@ -62,12 +62,14 @@ class Trainer(Lifecycle[Config]):
         self._load_data()
         self.policy = load_policy(config.policy, dims)
         self.optimizer = build_optimizer(self.policy, config.policy)
+        reference = self._reference()
+        # Last, so that they measure what memory is left.
         self.engine = policy_engine(config, self.policy)
         self.rubric = build_rubric(config.reward, config.run.seed, dims.tp_size)
         self._build_captioners()
         self.learner = Learner(
             policy=self.policy,
-            reference=self._reference(),
+            reference=reference,
             optimizer=self.optimizer,
             config=config.policy,
             algorithm=config.algorithm,

@@ -42,6 +42,7 @@ HEAVY = [
     "weight_sync",
     "every_benchmark",
     "supervise",
+    "transport",
     "report_html",
     "report_items",
     "reader",

@@ -153,7 +153,7 @@ class Demo:
         config = AutoConfig.from_pretrained(self.export)
         banned = tuple(family_of(self.export).banned_token_ids(config))
         sampling = Sampling(temperature=0.0, max_tokens=ANSWER, banned=banned)
-        (out,) = side.engine.generate([prompt.engine], sampling, [0])
+        (out,) = side.engine.generate([prompt.for_engine()], sampling, [0])
         side.engine.close()
         return self.said(prompt, out.completions[0].token_ids)
 

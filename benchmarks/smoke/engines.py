@@ -57,7 +57,7 @@ class PolicyEngine:
         """n captions of each prompt, the same seeds every time."""
         sampling = Sampling(n=n, max_tokens=self.response, banned=tuple(banned))
         seeds = [100 * i for i in range(len(self.prompts))]
-        return self.engine.generate([p.engine for p in self.prompts], sampling, seeds)
+        return self.engine.generate([p.for_engine() for p in self.prompts], sampling, seeds)
 
     @torch.no_grad()
     def gap(self, policy: Policy, written: list[Generated]) -> float:

@@ -15,7 +15,7 @@ from common import LONG, N, Shape, Watch, matmul_flops
 from training import Bench
 
 from caprl_native.config.schema import Config
-from caprl_native.dry_run import training_bytes
+from caprl_native.dry_run import needs_of
 from caprl_native.policy.balance import Costs
 from caprl_native.policy.model_size import read_model_size
 from smoke.findings import (
@@ -80,7 +80,8 @@ class Updates:
         config.policy = self.bench.config.replace(micro_batch_tokens=self.budget)
         size = read_model_size(self.bench.path)
         assert size is not None
-        return sum(training_bytes(config, size, world=1).values())
+        needs = needs_of(config, size, None, 1)
+        return sum((needs.kept(1) | needs.passing()).values())
 
     def memory(self) -> Finding:
         if self.options.cpu:

@@ -102,6 +102,13 @@ def _common(rules: Rules) -> None:
         rules.require(rules.value(low) <= rules.value(high), high, f"{low} or more", low)
     path = "policy.path"
     rules.require(bool(rules.value(path)), path, "the directory of a Hugging Face model")
+    slow, precision = max(rules.value("policy.betas")), "policy.optimizer_dtype"
+    rules.require(
+        slow <= 0.99 or rules.value(precision) != "bfloat16",
+        precision,
+        '"float32" with a decay rate above 0.99: moments in bfloat16 would not decay',
+        "policy.betas",
+    )
     frozen = rules.value("policy.freeze")
     rules.require(len(frozen) < len(PARTS), "policy.freeze", "at least one part left to be trained")
 

@@ -18,6 +18,7 @@ from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSE
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
+from caprl_native.config.optimizer import OptimizerStateConfig
 from caprl_native.data.record_formats import FORMATS
 from caprl_native.policy.families import FAMILIES
 from caprl_native.registry import Options, load_plugin
@@ -128,6 +129,9 @@ class DataConfig(Table):
         "process.",
     )
     prefetch: int = Field(2, ge=1, description="Batches that each loader process prepares ahead.")
+    prefetch_gib: float = Field(
+        4.0, gt=0, description="They pause while so much waits, GiB per rank; never at a first one."
+    )
     max_skipped_share: Share = Field(
         0.05,
         description="The run fails when more than this share of the samples seen could not be "
@@ -172,7 +176,7 @@ class MediaConfig(Table):
     )
 
 
-class PolicyConfig(Table):
+class PolicyConfig(OptimizerStateConfig):
     path: Annotated[UserPath, Lists("Families, by model_type", FAMILIES)] = Field(
         "", description="Hugging Face directory of the captioner to train."
     )

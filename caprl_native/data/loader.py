@@ -8,6 +8,7 @@ mean the same on any number of ranks and worker processes. StatefulDataLoader's 
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from caprl_native.config.schema import DataConfig, MediaConfig
@@ -24,6 +25,7 @@ from caprl_native.data.decoders import close_decoders
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.records import DataError, Records
 from caprl_native.data.supervise import SupervisedBatches
+from caprl_native.data.transport import Budget, Parcel
 from caprl_native.data.workers import without_main, worker_context, worker_init
 from caprl_native.types import Sample
 
@@ -65,11 +67,19 @@ LoaderItem = LoadedSample | SkippedSample
 class _Samples(Dataset[LoaderItem]):
     """What a worker process runs: record -> decoded -> prepared."""
 
+    budget: Budget | None = None  # None: this process takes the samples itself
+
     def __init__(self, records: Records, media: MediaConfig, prepare: Prepare | None) -> None:
         self.records, self.media, self.prepare = records, media, prepare
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __getitems__(self, indices: list[int]) -> list[LoaderItem] | Parcel:
+        """A batch, in a worker process packed for its way."""
+        if self.budget is None:
+            return [self[index] for index in indices]
+        return self.budget.pack(get_worker_info().id, indices, self.__getitem__)
 
     def __getitem__(self, index: int) -> LoaderItem:
         try:
@@ -117,6 +127,57 @@ class _BatchOrder(Sampler[list[int]]):
             for k in range(batch, per_epoch):
                 yield order[k * self.size : (k + 1) * self.size][self.shard].tolist()
             epoch, batch = epoch + 1, 0
+
+
+class _Batches(SupervisedBatches[Any]):
+    """Batches from worker processes, unpacked here; `order(k)` gives those from the k-th on."""
+
+    def __init__(
+        self,
+        dataset: _Samples,
+        order: Callable[[int], Sampler[list[int]] | Sequence[list[int]]],
+        config: DataConfig,
+        position: int = 0,
+    ) -> None:
+        self._dataset, self._order, self._config = dataset, order, config
+        self._budget: Budget | None = None
+        super().__init__(self._open, position)
+
+    def __next__(self) -> list[LoaderItem]:
+        batch = super().__next__()
+        return self._budget.take(batch) if self._budget else batch
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        if self._budget:
+            self._budget.close()
+        super().close()
+
+    def _open(self, position: int) -> Iterator[Any]:
+        """New worker processes, and a new budget: nothing of earlier ones waits any more."""
+        config, dataset = self._config, copy.copy(self._dataset)
+        context = worker_context(dataset.prepare) if config.workers else None
+        if context:
+            self._budget = Budget(config.workers, config.prefetch_gib * 2**30, context)
+            dataset.budget = self._budget
+        with without_main(dataset.prepare), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's
+            loader = StatefulDataLoader(
+                dataset,
+                batch_sampler=self._order(position),
+                num_workers=config.workers,
+                prefetch_factor=max(1, config.prefetch) if context else None,
+                collate_fn=_as_it_is,
+                multiprocessing_context=context,
+                worker_init_fn=worker_init if context else None,
+                generator=torch.Generator().manual_seed(0),  # so that torch's own is left alone
+                snapshot_every_n_steps=0,
+            )
+            return iter(loader)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class Loader:
@@ -175,12 +236,12 @@ class Loader:
         self._delivered += 1
         return items
 
-    def _supervised(self) -> SupervisedBatches[list[LoaderItem]]:
-        return SupervisedBatches(self._from, self._delivered)
+    def _supervised(self) -> _Batches:
+        return _Batches(self._dataset, self._from, self._config, self._delivered)
 
-    def _from(self, position: int) -> Iterator[list[LoaderItem]]:
+    def _from(self, position: int) -> _BatchOrder:
         self._order.first = position
-        return _start(self._dataset, self._order, self._config)
+        return self._order
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the batches delivered so far; the same on every shard."""
@@ -247,31 +308,11 @@ def eval_batches(
         for start in range(0, n, config.batch_size)
     ]
     dataset = _Samples(records, media, prepare)
-    supervised = SupervisedBatches(lambda k: _start(dataset, batches[k:], config))
+    supervised = _Batches(dataset, lambda k: batches[k:], config)
     try:
         yield from supervised
     finally:
         supervised.close()
-
-
-def _start(
-    dataset: _Samples, batches: Sampler[list[int]] | Sequence[list[int]], config: DataConfig
-) -> Iterator[list[LoaderItem]]:
-    workers = config.workers
-    with without_main(dataset.prepare), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's call
-        loader = StatefulDataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=workers,
-            prefetch_factor=max(1, config.prefetch) if workers else None,
-            collate_fn=list,
-            multiprocessing_context=worker_context(dataset.prepare) if workers else None,
-            worker_init_fn=worker_init if workers else None,
-            generator=torch.Generator().manual_seed(0),  # so that torch's global one is left alone
-            snapshot_every_n_steps=0,
-        )
-        return iter(loader)
 
 
 class SkipLedger:

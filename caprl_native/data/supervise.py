@@ -164,6 +164,6 @@ def _obituary(dead: list[Any]) -> str:
         how = f"ended with {code}"
         if code < 0:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
-            how += ": out of memory? (see data.workers, data.prefetch)" if code == -9 else ""
+            how += ": out of memory? (see data.workers, data.prefetch_gib)" if code == -9 else ""
         said.append(f"loader process {worker.pid} {how}")
     return "; ".join(said)

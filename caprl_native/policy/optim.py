@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
+from caprl_native.policy.fsdp import DTYPES
+from caprl_native.policy.stored_adamw import StoredAdamW
 
 
 def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that train; biases and norms get no weight decay.
+    """AdamW over the parameters that train, its state allocated; biases and norms do not decay.
 
     Raises:
         ValueError: every parameter is frozen.
@@ -25,13 +28,40 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.lr,
-        betas=(config.betas[0], config.betas[1]),
-        eps=config.eps,
-        fused=True,
-    )
+    options: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": (config.betas[0], config.betas[1]),
+        "eps": config.eps,
+    }
+    filled = [g for g in groups if g["params"]]
+    if config.optimizer_offload or config.optimizer_dtype != "float32":
+        dtype, offload = DTYPES[config.optimizer_dtype], config.optimizer_offload
+        optimizer: torch.optim.AdamW = StoredAdamW(filled, dtype=dtype, offload=offload, **options)
+    else:
+        optimizer = torch.optim.AdamW(filled, fused=True, **options)
+    allocate_state(optimizer)
+    return optimizer
+
+
+@torch.no_grad()
+def allocate_state(optimizer: torch.optim.AdamW) -> None:
+    """Gives a fused AdamW now the state that it would give itself in its first step.
+
+    An engine that starts later measures how much memory is free. State that came after it would
+    not fit beside its cache, hours into the run, when the first batch has been sampled.
+    """
+    make = optimizer.empty_state if isinstance(optimizer, StoredAdamW) else _zeros
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = make(parameter)
+
+
+def _zeros(parameter: Tensor) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+    }
 
 
 def learning_rate(config: PolicyConfig, step: int, steps: int) -> float:

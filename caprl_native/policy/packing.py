@@ -187,6 +187,8 @@ def _scored(row: PackedRow, offset: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if len(media) == 1:
+        return media[0]  # not copied: a long video's patches are 70 MiB
     names = dict.fromkeys(name for each in media for name in each)
     return {name: torch.cat([each[name] for each in media if name in each]) for name in names}
 

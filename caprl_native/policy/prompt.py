@@ -100,7 +100,7 @@ class PromptBuilder:
         with _refusals("processor"):
             prompt = family.prepare(processor, engine["prompt"], decoded, self.media)
         check_length(prompt, self.max_tokens)
-        prompt.engine = engine
+        prompt.engine = {"prompt": engine["prompt"]} if prompt.pixels else engine
         return prompt
 
 

@@ -54,7 +54,7 @@ class Captioner:
             PromptMismatch: as `write` does.
         """
         loaded = [item for item in items if isinstance(item, LoadedSample)]
-        rendering = Rendering(self.engine, [i.prepared.engine for i in loaded], self.ahead)
+        rendering = Rendering(self.engine, [i.prepared.for_engine for i in loaded], self.ahead)
         places: dict[str, int] = {}
         room, waiting = self.engine.batch_tokens, 0  # tokens of submitted prompts, not yet read
         try:

@@ -94,7 +94,7 @@ def measure(policy: Policy, engine: Engine, prepare: PromptBuilder) -> float:
     """The gap on the probe. A text that ends goes on, so that there are `PROBE_TOKENS` tokens."""
     prompt = probe(prepare)
     sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned), ignore_end=True)
-    (out,) = engine.generate([prompt.engine], sampling, seeds=[0])
+    (out,) = engine.generate([prompt.for_engine()], sampling, seeds=[0])
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)

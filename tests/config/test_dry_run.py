@@ -13,14 +13,8 @@ from safetensors.torch import save_file
 
 from caprl_native.config.cli import ConfigError, load
 from caprl_native.config.schema import Config, SftConfig
-from caprl_native.dry_run import (
-    Device,
-    count_rows,
-    plan,
-    plan_sft,
-    training_bytes,
-    world_size,
-)
+from caprl_native.dry_run import Device, count_rows, needs_of, plan, plan_sft, world_size
+from caprl_native.memory_plan import ASLEEP, CONTEXT, ENGINE_WORK, GIB
 from caprl_native.policy.model_size import read_model_size
 
 TEXT = {
@@ -119,18 +113,73 @@ def _steps_of(text: str) -> str:
     return next(line.split()[1] for line in text.splitlines() if line.split()[:1] == ["steps"])
 
 
-def test_memory_shrinks_with_ranks_and_freezing(config):
+def of_training(config: Config, world: int) -> dict[str, float]:
     model = read_model_size(config.policy.path)
-    one, four = training_bytes(config, model, 1), training_bytes(config, model, 4)
+    assert model is not None
+    return needs_of(config, model, None, world).peaks(0).training
+
+
+def test_memory_shrinks_with_ranks_and_freezing(config):
+    one, four = of_training(config, 1), of_training(config, 4)
     assert one["master weights"] == 4 * TOTAL == 4 * four["master weights"]
     assert one["Adam"] == 8 * TOTAL
     config.policy.freeze = ["vision"]
-    assert training_bytes(config, model, 1)["gradients"] == 4 * (TOTAL - 64)
+    assert of_training(config, 1)["gradients"] == 4 * (TOTAL - 64)
     config.policy.freeze = ["language"]
-    assert training_bytes(config, model, 1)["gradients"] == 4 * (64 + 128)
+    assert of_training(config, 1)["gradients"] == 4 * (64 + 128)
     assert "reference policy" not in one
     config.algorithm.kl.weight = 0.1
-    assert training_bytes(config, model, 2)["reference policy"] == 2 * TOTAL
+    assert of_training(config, 2)["reference policy"] == 2 * TOTAL
+
+
+ENGINE = {"engine weights", "engine working memory", "engine KV cache"}
+READER = {"reader weights", "reader working memory", "reader KV cache"}
+KEPT = {"CUDA context", "master weights", "Adam", "reference policy"}
+
+
+def test_each_peak_has_its_parts(config):
+    """What the trainer keeps, and a reader that does not sleep, are in both; an engine that sleeps
+    keeps a little; gradients are gone before it wakes."""
+    config.algorithm.kl.weight = 0.1
+    model = read_model_size(config.policy.path)
+    needs = needs_of(config, model, model, 2)
+    peaks = needs.peaks(80 * GIB)
+    assert set(peaks.rollout) == KEPT | ENGINE | READER | {"weight sync"}
+    update = {"gradients", "gathered units", "gradient of a unit", "activations"}
+    assert set(peaks.training) == KEPT | READER | update | {"sleeping engine"}
+    assert peaks.rollout["weight sync"] == 2 * 2 * 1600, "the embedding, in bfloat16, twice"
+    shares = [sum(peaks.rollout[k] for k in parts) / GIB for parts in (ENGINE, READER)]
+    assert shares == pytest.approx([80 * 0.5, 80 * 0.2]), "what vLLM takes"
+    assert peaks.training["sleeping engine"] == ASLEEP and peaks.rollout["CUDA context"] == CONTEXT
+    config.rollout.sleep = False
+    assert set(needs.peaks(80 * GIB).training) >= ENGINE
+    assert not {"CUDA context", "sleeping engine"} & set(needs.peaks(0).training), "of a CPU"
+
+
+def test_moments_in_bfloat16_take_half_and_offloaded_ones_nothing(config):
+    assert of_training(config, 1)["Adam"] == 8 * TOTAL
+    config.policy.optimizer_dtype = "bfloat16"
+    assert of_training(config, 1)["Adam"] == 4 * TOTAL
+    assert of_training(config, 2)["fetched moments"] == 4 * 1600, "the embedding's two, in float32"
+    config.policy.optimizer_offload = True
+    model = read_model_size(config.policy.path)
+    peaks = needs_of(config, model, None, 1).peaks(80 * GIB)
+    assert "Adam" not in peaks.rollout and "Adam" not in peaks.training
+    assert "Adam" in of_training(config, 1), "on a CPU there is no other memory"
+
+
+def test_the_plan_says_what_fits(config):
+    line = {}
+    for text in plan(config, 1, device=Device("none", 0)).splitlines():
+        line[text[:24].strip()] = text[24:]
+    assert line["80 GB (A100, H100)"].count("fits") == 2
+    assert "fits" in line["24 GB (L4, A10G)"] and "NO" not in line["24 GB (L4, A10G)"]
+    config.rollout.gpu_memory_utilization, config.reward.reader.gpu_memory_utilization = 0.8, 0.2
+    text = plan(config, 1, device=Device.of(80))
+    assert "NO, 1.0 short" in text, "the engines take it all, and the context is beside them"
+    assert "fits" in text, "the policy's engine sleeps while the policy trains"
+    config.rollout.gpu_memory_utilization = 0.03  # less than an engine works in
+    assert "NO, KV cache too small" in plan(config, 1, device=Device.of(80))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the cache is sized by the GPU there")
@@ -197,9 +246,10 @@ def test_world_size(monkeypatch):
 def test_a_plan_for_other_gpus(config):
     text = plan(config, 8, device=Device.of(80.0))
     assert "8: weights sharded over 8" in text and "GPUs of 80 GiB" in text
-    assert " of 80.0" in text and "sleeps while the policy trains" in text
+    assert " of 80.0" in text and "sleeping engine" in text
     cache = next(line for line in text.splitlines() if "engine KV cache" in line)
-    assert abs(float(cache.split()[-1]) - 40.0) < 0.01  # half of each GPU, beside tiny weights
+    room = 40.0 - ENGINE_WORK / GIB  # of half of each GPU, beside tiny weights
+    assert abs(float(cache.split()[-1]) - room) < 0.01
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llama"])

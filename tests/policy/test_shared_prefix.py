@@ -8,6 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
+from caprl_native.policy.families.qwen import normalised
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.model import load_hf
 from caprl_native.policy.packing import PackedRow, collate, pack
@@ -38,7 +39,7 @@ def reference(hf, policy, prompt, tokens, padding: int):
     inputs["attention_mask"][0, len(prompt) + n :] = 0
     if prompt.media is not None:
         image = not (prompt.token_types == 2).any()
-        inputs["pixel_values" if image else "pixel_values_videos"] = prompt.media["patches"]
+        inputs["pixel_values" if image else "pixel_values_videos"] = normalised(prompt.media)
         inputs["image_grid_thw" if image else "video_grid_thw"] = prompt.media["grid"]
     if prompt.media is not None and "seconds" in prompt.media:
         # transformers 5.19 places the text after such a video where the video still is.

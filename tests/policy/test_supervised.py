@@ -10,6 +10,7 @@ import torch
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.policy.families import family_of
+from caprl_native.policy.families.qwen import normalised
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.model import load_hf
 from caprl_native.policy.packing import ASSISTANT, OTHERS, PackedRow
@@ -103,7 +104,7 @@ def plain(hf, policy, row: PackedRow) -> tuple[torch.Tensor, torch.Tensor, torch
         kind = ("pixel_values_videos", "video_grid_thw")
         if not (given.token_types == 2).any():
             kind = ("pixel_values", "image_grid_thw")
-        inputs |= dict(zip(kind, (given.media["patches"], given.media["grid"]), strict=True))
+        inputs |= dict(zip(kind, (normalised(given.media), given.media["grid"]), strict=True))
         types = torch.cat([given.token_types, torch.zeros_like(tail)])[None]
         inputs["mm_token_type_ids"] = types
     speakers = torch.cat([row.scored, torch.full_like(tail, ASSISTANT)])[1:]

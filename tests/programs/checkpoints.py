@@ -94,7 +94,7 @@ def engine_gaps(policy, exported: Path) -> list[float]:
     for kind in ("image", "video"):
         given = prompt(exported, kind)
         sampling = Sampling(max_tokens=32, banned=tuple(policy.banned))
-        (out,) = engine.generate([given.engine], sampling, seeds=[1])
+        (out,) = engine.generate([given.for_engine()], sampling, seeds=[1])
         written = out.completions[0]
         assert out.prompt_ids == given.ids.tolist()
         batch = collate([PackedRow(given, [written.token_ids], [0])], policy.positions)

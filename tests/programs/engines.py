@@ -78,7 +78,7 @@ class Checks:
         prompts = self.prompts if prompts is None else prompts
         settings = {"n": 4, "max_tokens": 24, "banned": tuple(self.policy.banned), **sampling}
         seeds = [seed + 100 * i for i in range(len(prompts))]
-        return self.engine.generate([p.engine for p in prompts], Sampling(**settings), seeds)
+        return self.engine.generate([p.for_engine() for p in prompts], Sampling(**settings), seeds)
 
     @torch.no_grad()
     def trainer(self, given: Prompt, out: Generated, temperature: float = 1.0) -> list[float]:
@@ -174,7 +174,7 @@ class Checks:
         """The texts of greedy completions of some lengths, and those by vLLM's own detokenizer."""
         from vllm import SamplingParams
 
-        prompts, ours, theirs = [p.engine for p in self.prompts], [], []
+        prompts, ours, theirs = [p.for_engine() for p in self.prompts], [], []
         bias = dict.fromkeys(self.policy.banned, BIAS_OF_BANNED)
         for length in (1, 8, 24):
             found = self.write(n=1, temperature=0.0, max_tokens=length)

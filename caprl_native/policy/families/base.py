@@ -6,7 +6,7 @@ found by the `model_type` of a model directory's config.json. See qwen.py for on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,7 +31,8 @@ class Prompt:
     of a medium stands. `media`: what the vision tower and the positions need, under names that only
     the family knows; those of several prompts are joined along their first axes. `num_patches`: how
     many patches the tower works on; `patch_pairs`: how many pairs of them are in one frame.
-    `engine`: vLLM's form (text and decoded media).
+    `engine`: vLLM's form (text and decoded media); without the media where `pixels` makes them of
+    `media`, so that they are not in memory twice.
     """
 
     ids: Tensor
@@ -40,6 +41,13 @@ class Prompt:
     num_patches: int = 0
     patch_pairs: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
+    pixels: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None
+
+    def for_engine(self) -> dict[str, Any]:
+        """What vLLM is given: the chat as a text, and decoded media."""
+        if self.pixels is None or self.media is None:
+            return self.engine
+        return self.engine | {"multi_modal_data": self.pixels(self.media)}
 
     def __len__(self) -> int:
         return self.ids.shape[0]

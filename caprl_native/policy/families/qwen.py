@@ -1,7 +1,9 @@
 """Qwen2.5-VL and Qwen3-VL: one layout of modules, mRoPE with three axes.
 
-`Prompt.media`: `patches` `[N, C]` float32 of all media, `grid` `[M, 3]` (time, height, width, in
-patches), and of Qwen2.5-VL's videos `seconds` `[M]` between two grids in time.
+`Prompt.media`: `patches` `[N, C * D]` of all media, uint8, D numbers of each of C channels; `grid`
+`[M, 3]` (time, height, width, in patches); `norm` `[M, 2, C]`, mean and deviation of the channels,
+by which the tower's input is normalised; and of Qwen2.5-VL's videos `seconds` `[M]` between two
+grids in time. The engine's frames are made of the same patches.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class Qwen(Family):
 
         inputs: dict[str, Any] = {"text": [text], "return_mm_token_type_ids": True}
         options = self.processor_kwargs(media)
+        for kind in options.values():
+            kind |= {"do_rescale": False, "do_normalize": False}  # uint8; see `normalised`
         if images := [d.image for d in decoded if isinstance(d, DecodedImage)]:
             inputs["images"] = images
         if videos := [d for d in decoded if isinstance(d, DecodedVideo)]:
@@ -71,12 +75,18 @@ class Qwen(Family):
         out = processor(**inputs, **options, return_tensors="pt")
         prompt = Prompt(out["input_ids"][0], out["mm_token_type_ids"][0])
         if decoded:
+            part = processor.image_processor if images else processor.video_processor
             patches = out["pixel_values" if images else "pixel_values_videos"]
             grid = out["image_grid_thw" if images else "video_grid_thw"]
-            prompt.media, prompt.num_patches = {"patches": patches, "grid": grid}, len(patches)
+            prompt.media = {"patches": patches, "grid": grid, "norm": _norm(part, len(grid))}
+            prompt.num_patches = len(patches)
             prompt.patch_pairs = sum(t * (h * w) ** 2 for t, h, w in grid.tolist())
             if (seconds := out.get("second_per_grid_ts")) is not None:
                 prompt.media["seconds"] = torch.from_numpy(np.asarray(seconds, dtype=np.float64))
+            size = options["images_kwargs" if images else "videos_kwargs"]["size"]
+            pixels = Pixels.of(part, [video.metadata for video in videos])
+            if pixels.are_kept(grid, size["shortest_edge"], size["longest_edge"]):
+                prompt.pixels = pixels
         return prompt
 
     def positions(self, config: Any, prompt: Prompt) -> Tensor:
@@ -140,12 +150,14 @@ class Qwen(Family):
         channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
         merge = vision.spatial_merge_size
         width = channels * vision.temporal_patch_size * vision.patch_size**2
+        patches = torch.zeros(merge * merge, width, dtype=torch.uint8, device=device)
         grid = torch.tensor([[1, merge, merge]], device=device)
-        return {"patches": torch.zeros(merge * merge, width, device=device), "grid": grid}
+        norm = torch.tensor([0.0, 1.0], device=device)[None, :, None].expand(1, 2, channels)
+        return {"patches": patches, "grid": grid, "norm": norm}
 
     def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         visual = hf.model.visual
-        patches = media["patches"].to(visual.dtype)
+        patches = normalised(media).to(visual.dtype)
         out = visual(patches, grid_thw=media["grid"], return_dict=True)
         deepstack = tuple(getattr(out, "deepstack_features", None) or ())
         return MediaFeatures(out.pooler_output, deepstack)
@@ -173,6 +185,74 @@ class Qwen(Family):
             **extra,
         )
         return out.last_hidden_state
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Makes the engine's media of a prompt's patches: `temporal` frames of `size` x `size` pixels,
+    `merge` x `merge` patches in a block. `metadata`: of each video; empty: they are images."""
+
+    temporal: int
+    size: int
+    merge: int
+    metadata: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(cls, processor: Any, metadata: Sequence[dict[str, Any]]) -> Pixels:
+        """Of the image or video processor that makes the patches."""
+        sizes = processor.temporal_patch_size, processor.patch_size, processor.merge_size
+        return cls(*sizes, tuple(metadata))
+
+    def are_kept(self, grid: Tensor, low: int, high: int) -> bool:
+        """Whether the engine's processor leaves these sizes as they are: it takes `low` to `high`
+        pixels per medium, and no side above 200 times the other."""
+        for t, h, w in grid.tolist():
+            frames = t * self.temporal if self.metadata else 1
+            pixels = frames * h * w * self.size**2
+            if not low <= pixels <= high or max(h, w) > 200 * min(h, w):
+                return False
+        return True
+
+    def __call__(self, media: dict[str, Tensor]) -> dict[str, Any]:
+        """Images, or frames uint8 `[T, H, W, 3]` with their metadata, in vLLM's form."""
+        from PIL import Image
+
+        grids = media["grid"].tolist()
+        parts = media["patches"].split([t * h * w for t, h, w in grids])
+        frames = [self._frames(p, g) for p, g in zip(parts, grids, strict=True)]
+        if not self.metadata:
+            return {"image": [Image.fromarray(f[0]) for f in frames]}
+        return {"video": list(zip(frames, self.metadata, strict=True))}
+
+    def _frames(self, patches: Tensor, grid: list[int]) -> Any:
+        t, h, w = grid
+        m, size = self.merge, self.size
+        blocks = patches.view(t, h // m, w // m, m, m, -1, self.temporal, size, size)
+        frames = blocks.permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        return frames.reshape(t * self.temporal, h * size, w * size, -1).numpy()
+
+
+def _norm(processor: Any, count: int) -> Tensor:
+    """`[count, 2, C]`: mean and deviation of pixels from 0 to 255, as the processor fuses them."""
+    import torch
+
+    if not (processor.do_rescale and processor.do_normalize):
+        raise ValueError("it neither rescales nor normalises pixels, as its family's does")
+    scale = 1.0 / processor.rescale_factor
+    rows = [torch.tensor(row) * scale for row in (processor.image_mean, processor.image_std)]
+    return torch.stack(rows).repeat(count, 1, 1)
+
+
+def normalised(media: dict[str, Tensor]) -> Tensor:
+    """The tower's input `[N, C * D]`, float32: the numbers that the processor would have made.
+
+    Pixels stay uint8 until here, a quarter of it: in worker processes, in queues, between ranks.
+    """
+    patches, grid, norm = media["patches"], media["grid"], media["norm"]
+    count, channels = len(patches), norm.shape[2]
+    each = norm.repeat_interleave(grid.prod(1), dim=0, output_size=count)  # without a host sync
+    mean, deviation = each[..., None].unbind(1)
+    return patches.view(count, channels, -1).float().sub_(mean).div_(deviation).flatten(1)
 
 
 def _grids(config: Any, prompt: Prompt) -> list[tuple[list[int], float]]:

@@ -31,6 +31,7 @@ HEAVY = [
     "failures",
     "supervised",
     "update",
+    "activation_size",
     "engine",
     "prism_engines",
     "demo_models",

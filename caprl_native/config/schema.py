@@ -193,7 +193,7 @@ class PolicyConfig(Table):
         list[str], Must(_are_parts, 'some of "vision", "projector", "language", each once')
     ] = Field([], description='Parts that stay fixed: any of "vision", "projector", "language".')
     activation_checkpointing: bool = Field(
-        True, description="Recompute language layers in the backward pass."
+        True, description="Recompute vision blocks and language layers in the backward pass."
     )
     replicas: int = Field(
         1,

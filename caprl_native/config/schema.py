@@ -195,6 +195,7 @@ class PolicyConfig(Table):
     activation_checkpointing: bool = Field(
         True, description="Recompute vision blocks and language layers in the backward pass."
     )
+    compile: bool = Field(True, description="On CUDA: compile vision blocks, language layers.")
     replicas: int = Field(
         1,
         ge=1,

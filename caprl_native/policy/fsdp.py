@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, mesh_for
+from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
@@ -38,6 +39,8 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     policy = Policy(load_hf(path, empty=True), family, chunk=config.logprob_chunk)
     if dims.device.type == "cuda" and config.dtype == "bfloat16":  # as its kernel wants it
         family.attend_in_segments(policy.hf)
+    if dims.device.type == "cuda" and config.compile:
+        compile_blocks(policy.blocks)
     freeze(policy, config.freeze)
     shard(policy, config, mesh_for(dims, config.replicas))
     policy.to_empty(device=dims.device)

@@ -18,8 +18,9 @@ from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
 from caprl_native.files import check_writable, matching
 from caprl_native.inference.endpoint import key_problem, urls
-from caprl_native.memory_plan import BYTES, GIB, Needs, by_gpu, table
+from caprl_native.memory_plan import GIB, Needs, by_gpu, table
 from caprl_native.messages import cut, shown
+from caprl_native.policy.activation_size import activation_bytes
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
 from caprl_native.policy.model_size import ModelSize, read_model_size
@@ -302,7 +303,8 @@ def _memory(config: Config, world: int, device: Device, origins: Origins | None)
 
 def needs_of(config: Config, policy: ModelSize, reader: ModelSize | None, world: int) -> Needs:
     """What the memory of a run with these models on so many ranks follows from."""
-    activations = activation_bytes(config, policy)
+    family = family_of(config.policy.path, or_text=True)
+    activations = activation_bytes(config.policy, policy, family)
     return Needs(config, policy, _trainable(config, policy), activations, reader, world)
 
 
@@ -350,29 +352,3 @@ def _trainable(config: Config, model: ModelSize) -> int:
             return False
 
     return sum(count for name, count in model.parameters.items() if not frozen(name))
-
-
-def activation_bytes(config: Config, model: ModelSize) -> float:
-    """A rough peak of one micro-batch, in bytes.
-
-    With T tokens, L layers, hidden width H, feed-forward width F, b bytes per number:
-      one layer's working set      W = T * (8 H + 3 F) * b   (norms, q k v, attention, gate up down)
-      checkpointed language model  T * H * L * b + W         (each layer's input, one layer whole)
-      not checkpointed             L * W
-      logits of one chunk          3 * chunk * vocabulary * 4   (logits, log-softmax, gradient)
-    The vision tower is not checkpointed. It sees m^2 patches per token (m: its merge size), in D
-    blocks of width h and f: T * m^2 * (8 h + 2 f) * D * b; one block's worth where it is frozen.
-    """
-    policy, text, vision = config.policy, model.text, model.vision
-    tokens, b = policy.micro_batch_tokens, BYTES[policy.dtype]
-    hidden, layers = text["hidden_size"], text["num_hidden_layers"]
-    working = tokens * (8 * hidden + 3 * text.get("intermediate_size", 4 * hidden)) * b
-    language = tokens * hidden * layers * b + working
-    if not policy.activation_checkpointing:
-        language = layers * working
-    logits = 3 * policy.logprob_chunk * text["vocab_size"] * 4
-    patches = tokens * vision.get("spatial_merge_size", 1) ** 2
-    width, depth = vision.get("hidden_size", 0), vision.get("depth", 0)
-    depth = min(depth, 1) if "vision" in policy.freeze else depth
-    tower = patches * (8 * width + 2 * vision.get("intermediate_size", 4 * width)) * depth * b
-    return language + logits + tower

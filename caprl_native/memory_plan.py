@@ -4,7 +4,7 @@ trains. Sizes in bytes, by what they are for; nothing here looks at a file or a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from caprl_native.config.models import EngineConfig
@@ -50,12 +50,13 @@ class Peaks:
 @dataclass(frozen=True)
 class Needs:
     """What a run's memory follows from. `trainable`: parameters that are not frozen;
-    `activations`: bytes of one micro-batch; `reader`: None where none is in process."""
+    `activations`: bytes of one micro-batch at its peak, by purpose; `reader`: None where none is in
+    process."""
 
     config: Config
     policy: ModelSize
     trainable: int
-    activations: float
+    activations: Mapping[str, float]
     reader: ModelSize | None
     world: int
 
@@ -109,7 +110,7 @@ class Needs:
             "gradients": 4 * self.trainable / self.ranks,
             "gathered units": compute * (root + (2 if self.ranks > 1 else 1) * block),
             "gradient of a unit": (compute + 4.0) * max(root, block),
-            "activations": self.activations,
+            **self.activations,
         }
 
     def staging(self) -> float:
@@ -155,7 +156,7 @@ class Needs:
 
 def reader_sleeps(config: Config, memory: float) -> bool:
     """Whether the reader gives its memory back while the policy trains."""
-    return bool(memory and getattr(config.reward.reader, "sleep", False))
+    return bool(memory and config.reward.reader.sleep)
 
 
 def _engine(

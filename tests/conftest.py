@@ -32,6 +32,7 @@ HEAVY = [
     "failures",
     "supervised",
     "update",
+    "activation_size",
     "engine",
     "prism_engines",
     "demo_models",

@@ -203,8 +203,9 @@ class PolicyConfig(OptimizerStateConfig):
         list[str], Must(_are_parts, 'some of "vision", "projector", "language", each once')
     ] = Field([], description='Parts that stay fixed: any of "vision", "projector", "language".')
     activation_checkpointing: bool = Field(
-        True, description="Recompute language layers in the backward pass."
+        True, description="Recompute vision blocks and language layers in the backward pass."
     )
+    compile: bool = Field(True, description="On CUDA: compile vision blocks, language layers.")
     replicas: int = Field(
         1,
         ge=1,

@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 
 from caprl_native.policy.attention_cpu import Parts
 from caprl_native.policy.attention_cpu import attend as attend_in_parts
+from caprl_native.policy.compiling import compiled
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.packing import PROMPT, MicroBatch
 
@@ -51,13 +52,7 @@ def block_mask(batch: MicroBatch) -> BlockMask:
     return make(visible, rows, None, length, length, device=segments.device)
 
 
-@functools.cache
-def _compiled(function: Callable) -> Callable:
-    """Compiled for any sizes. Running out of recompilations is an error: the fallback would hold
-    all scores, 34 GB at 16,384 positions and 32 heads."""
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(function, dynamic=True)
+_compiled = functools.cache(compiled)
 
 
 def shared_prefix_attention(
@@ -84,7 +79,7 @@ def shared_prefix_attention(
             raise ModelError(f"the model's attention has a {name}, which is not computed here")
     if isinstance(prefixes, BlockMask):
         attend: Callable[..., Any] = flex_attention
-        if query.is_cuda:
+        if query.is_cuda and not torch.compiler.is_compiling():  # else part of a compiled layer
             attend = _compiled(flex_attention)
         shared = key.shape[1] != query.shape[1]
         out = attend(query, key, value, block_mask=prefixes, scale=scaling, enable_gqa=shared)

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, mesh_for
+from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
@@ -36,6 +37,10 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     full = load_hf(path) if dims.is_main else None
     family = family_of(path, or_text=True)
     policy = Policy(load_hf(path, empty=True), family, chunk=config.logprob_chunk)
+    if dims.device.type == "cuda" and config.dtype == "bfloat16":  # as its kernel wants it
+        family.attend_in_segments(policy.hf)
+    if dims.device.type == "cuda" and config.compile:
+        compile_blocks(policy.blocks)
     freeze(policy, config.freeze)
     shard(policy, config, mesh_for(dims, config.replicas))
     policy.to_empty(device=dims.device)
@@ -45,12 +50,17 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     set_model_state_dict(policy, state, options=options)
     _broadcast_buffers(policy.hf, full, dims)
     if config.activation_checkpointing:
-        layers = policy.family.language_layers(policy.hf)
-        layer: Any
-        for layer in layers:
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = _checkpoint
+        recompute(policy)
     return policy.train()
+
+
+def recompute(policy: Policy) -> None:
+    """Of each vision block and language layer, training keeps its input alone for the backward
+    pass, which computes the rest again."""
+    block: Any
+    for block in policy.blocks:
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = _checkpoint
 
 
 def _checkpoint(function: Callable[..., Any], *args: Any) -> Any:
@@ -90,8 +100,7 @@ def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
         # Inputs have their right types already; rotary tables must not lose their float32.
         cast_forward_inputs=False,
     )
-    hf, family = policy.hf, policy.family
-    for block in (*family.vision_blocks(hf), *family.language_layers(hf)):
+    for block in policy.blocks:
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
     register_fsdp_forward_method(policy, "cache_vision")

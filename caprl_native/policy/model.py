@@ -36,6 +36,12 @@ class Policy(nn.Module):
     def config(self) -> Any:
         return self.hf.config
 
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The vision tower's blocks and the language model's layers."""
+        family = self.family
+        return *family.vision_blocks(self.hf), *family.language_layers(self.hf)
+
     def positions(self, prompt: Prompt) -> Tensor:
         """Positions `[axes, P]` of a prompt's tokens."""
         return self.family.positions(self.config, prompt)

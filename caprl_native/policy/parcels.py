@@ -75,7 +75,7 @@ def opened(parcel: Tensor) -> Group:
 def _light(group: Group) -> tuple[Any, ...]:
     """Without decoded media, texts and readings, which are of no use to an update; the numbers of
     tokens as tensors."""
-    prompt = dataclasses.replace(group.prompt, engine={})
+    prompt = dataclasses.replace(group.prompt, engine={}, pixels=None)
     rollouts = [
         (
             torch.tensor(r.token_ids, dtype=torch.int32),

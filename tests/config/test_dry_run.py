@@ -145,7 +145,8 @@ def test_each_peak_has_its_parts(config):
     needs = needs_of(config, model, model, 2)
     peaks = needs.peaks(80 * GIB)
     assert set(peaks.rollout) == KEPT | ENGINE | READER | {"weight sync"}
-    update = {"gradients", "gathered units", "gradient of a unit", "activations"}
+    update = {"gradients", "gathered units", "gradient of a unit", *needs.activations}
+    assert "language layers" in needs.activations
     assert set(peaks.training) == KEPT | READER | update | {"sleeping engine"}
     assert peaks.rollout["weight sync"] == 2 * 2 * 1600, "the embedding, in bfloat16, twice"
     shares = [sum(peaks.rollout[k] for k in parts) / GIB for parts in (ENGINE, READER)]

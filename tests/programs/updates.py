@@ -22,6 +22,7 @@ from caprl_native.testing.samples import group, prompt, responses
 from tests.ranks import report
 
 KINDS = ["image", "video", "text", "images"]
+KEPT = ["whole", "second rank has text", "frozen vision, single"]  # also without checkpoints
 SOME = ["whole", "single", "second rank has text", "frozen vision", "frozen vision, single"]
 
 
@@ -38,13 +39,14 @@ def main(path: str, folder: str, which: str) -> None:
             return
         settings = algorithm.replace(**changes)
         results[name] = run(config, settings, dims, share)
+        if name in KEPT:
+            whole = config.replace(activation_checkpointing=False)
+            results[f"{name}, all kept"] = run(whole, settings, dims, share)
 
     case("whole")
     case("halves", base.replace(micro_batch_tokens=120))
     case("single", base.replace(micro_batch_tokens=1))
     case("chunks", base.replace(logprob_chunk=3))
-    case("checkpointing", base.replace(activation_checkpointing=True))
-    case("no checkpointing", base.replace(activation_checkpointing=False))
     case("first rank has all", share="first")
     case("second rank has text", share="text apart")
     case("sequence mean", aggregation="seq-mean-token-mean")

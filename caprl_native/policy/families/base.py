@@ -141,9 +141,13 @@ class Family:
     def vision_blocks(self, hf: Any) -> Any:
         """The vision tower's blocks: FSDP units; empty where there is no tower.
 
-        Those of a family with a tower are an `nn.ModuleList`, in which vision_cache.py replays.
+        Those of a family with a tower are an `nn.ModuleList`, in which vision_cache.py replays;
+        transformers' `GradientCheckpointingLayer`s are recomputed in the backward pass where asked.
         """
         return ()
+
+    def attend_in_segments(self, hf: Any) -> None:
+        """Makes vision_attention.py's the tower's attention, where that computes it: on CUDA."""
 
     def read_blocks(self, config: Any) -> list[int]:
         """The vision blocks whose outputs are read behind the tower."""

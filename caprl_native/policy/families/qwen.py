@@ -129,6 +129,11 @@ class Qwen(Family):
     def vision_blocks(self, hf: Any) -> Any:
         return hf.model.visual.blocks
 
+    def attend_in_segments(self, hf: Any) -> None:
+        from caprl_native.policy import vision_attention
+
+        hf.model.visual.config._attn_implementation = vision_attention.NAME
+
     def read_blocks(self, config: Any) -> list[int]:
         vision = config.vision_config
         return [*getattr(vision, "deepstack_visual_indexes", []), vision.depth - 1]

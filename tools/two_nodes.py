@@ -162,6 +162,7 @@ def make_runs(out: Path, *settings: str, steps: int = 3) -> Runs:
     models = [f"--policy.path={ROOT}/demo_models/policy"]
     models += [f"--reward.reader.path={ROOT}/demo_models/reader"]
     every = [f"--run.steps={steps}", "--run.save_every=1", "--run.keep=0"]
+    every.append("--run.threads=1")  # else as many as cores per rank of a node: other rounding
     return Runs(out, (*own, *models, *every, *settings))
 
 

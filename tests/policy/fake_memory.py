@@ -76,7 +76,8 @@ def micro_batch(
     """One row: a picture of so many by so many features, text, and responses of these lengths."""
     ids = torch.tensor([config.image_token_id] * (side[0] * side[1]) + [1] * text)
     grid = torch.tensor([[1, 2 * side[0], 2 * side[1]]])
-    media = {"patches": torch.empty(int(grid.prod()), 3 * 2 * 16 * 16), "grid": grid}
+    pixels = torch.empty(int(grid.prod()), 3 * 2 * 16 * 16, dtype=torch.uint8)
+    media = {"patches": pixels, "grid": grid, "norm": torch.ones(1, 2, 3)}
     prompt = Prompt(ids, (ids != 1).long(), media, int(grid.prod()))
     row = PackedRow(prompt, [[1] * n for n in responses], list(range(len(responses))))
     return collate([row], lambda p: torch.arange(len(p)).expand(3, -1))

@@ -37,7 +37,9 @@ def media(hf) -> dict[str, torch.Tensor]:
     grid = torch.tensor(GRIDS)
     width = hf.model.visual.patch_embed.proj.weight[0].numel()
     torch.manual_seed(0)
-    return {"grid": grid, "patches": torch.randn(int(grid.prod(1).sum()), width)}
+    patches = torch.randint(0, 256, (int(grid.prod(1).sum()), width), dtype=torch.uint8)
+    norm = torch.full((len(GRIDS), 2, 3), 127.5)  # mean and deviation of each channel
+    return {"grid": grid, "patches": patches, "norm": norm}
 
 
 def test_outputs_and_gradients_are_those_of_the_segments(model, monkeypatch):

@@ -29,12 +29,14 @@ class CountingEngine:
     left: dict[str, int] = field(default_factory=dict)
     prompts: dict[str, list[int]] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
+    rendered: int = 0
 
     def render(self, prompt: dict[str, Any]) -> list[int]:
         time.sleep(self.render_s)
         self.threads.add(threading.current_thread().name)
         if len(prompt["prompt_token_ids"]) == self.refused:
             raise ValueError("no such picture")
+        self.rendered += 1
         return prompt["prompt_token_ids"]
 
     def add(self, rendered: list[int], sampling: Sampling, seed: int) -> str:
@@ -111,6 +113,8 @@ def test_a_stream_that_is_given_up_drops_what_was_rendered_for_nothing() -> None
     engine = CountingEngine()
     stream = Captioner(engine, Sampling(), 0, ahead=2).stream(items(*[100] * 6), step=1)
     next(stream)
+    while engine.rendered < 2:  # one more than it was given
+        time.sleep(0.01)
     stream.close()
     assert engine.told[-2:] == ["abort", "forget"]
 

@@ -107,7 +107,8 @@ class _Merged:
         if kind is None:
             raise ConfigError(
                 f"{source.where(key)}: {leaf.key}: expected {expected(leaf.type)}, found none; it "
-                f"may be left out where the table's name is one of them"
+                f"may be left out where the table's name is one of them; a file with a type of "
+                "your own is named in plugins"
             )
         if kind != before:
             for old in [k for k in self.values if k.startswith(f"{key}.")]:

@@ -33,7 +33,7 @@ class Parcel:
 
     def unpack(self) -> list[Any]:
         """The items, in memory of their own."""
-        room, at, items = memoryview(self.block.numpy()), 0, []
+        room, at, items = self.block.numpy().data, 0, []
         for data, sizes in zip(self.pickles, self.sizes, strict=True):
             buffers = []
             for size in sizes:
@@ -71,12 +71,12 @@ class Budget:
 
     def __init__(self, workers: int, limit: float, context: BaseContext) -> None:
         self.limit = limit
-        self._made = context.RawArray("q", workers)  # type: ignore[attr-defined]
-        self._sent = context.RawArray("q", workers)  # type: ignore[attr-defined]
+        self._made = context.RawArray("q", workers)
+        self._sent = context.RawArray("q", workers)
         # Written by the process that takes the batches.
-        self._taken = context.RawArray("q", workers)  # type: ignore[attr-defined]
-        self._received = context.RawArray("q", workers)  # type: ignore[attr-defined]
-        self._closed = context.RawValue("b", 0)  # type: ignore[attr-defined]
+        self._taken = context.RawArray("q", workers)
+        self._received = context.RawArray("q", workers)
+        self._closed = context.RawValue("b", 0)
 
     @property
     def waiting(self) -> int:

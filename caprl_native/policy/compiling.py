@@ -29,7 +29,7 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
     one class share what is compiled.
     """
     for block in blocks:
-        block.forward = compiled(block.forward, backend)  # type: ignore[method-assign]
+        block.forward = compiled(block.forward, backend)
 
 
 def _limit() -> dict[str, Any]:

@@ -43,9 +43,9 @@ def segment_attention(
     """
     if dropout or abs(scaling * query.shape[-1] ** 0.5 - 1) > 1e-6:
         raise ModelError("the vision tower's attention has a dropout or a scale of its own")
-    packed = (t[0].transpose(0, 1) for t in (query, key, value))
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     longest = int(max_length_q)
-    out = varlen_attn(*packed, cu_seq_lens_q, cu_seq_lens_q, longest, longest)
+    out = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, longest, longest)
     assert isinstance(out, Tensor)
     return out[None], None
 

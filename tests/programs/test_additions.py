@@ -130,11 +130,11 @@ FAMILIES.add("own_vl", Qwen("own_vl", FAMILIES["qwen3_vl"].value.parts))
     "quiz.py": example("docs/data.md", "class Quiz("),
 }
 HELP = {
-    "beyond.py": "--reward.terms.beyond.every  (a whole number; default 7)",
-    "halved.py": "--algorithm.loss.size  (a finite number; default 0.5)",
-    "order.py": "--algorithm.advantage.size  (a finite number; default 1.0)",
-    "quiz.py": "Record formats: plain, quiz.",
-    "own_vl.py": "Families, by model_type: own_vl, qwen2_5_vl, qwen3_vl.",
+    "beyond.py": r"--reward\.terms\.beyond\.every  \(a whole number; default 7\)",
+    "halved.py": r"--algorithm\.loss\.size  \(a finite number; default 0\.5\)",
+    "order.py": r"--algorithm\.advantage\.size  \(a finite number; default 1\.0\)",
+    "quiz.py": r"Record formats: .*\bquiz\b",
+    "own_vl.py": r"Families, by model_type: .*\bown_vl\b",
 }
 
 
@@ -153,8 +153,8 @@ def help_of(module: str, *words: str) -> str:
 
 def test_help_lists_them(files: list[str]) -> None:
     plain, found = help_of("caprl_native.train"), help_of("caprl_native.train", "--plugins", *files)
-    for line in HELP.values():
-        assert line in found and line not in plain
+    for name, line in HELP.items():
+        assert re.search(line, found) and not re.search(line, plain), name
 
 
 def test_a_run_of_two_steps_uses_them_all(

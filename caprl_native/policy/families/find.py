@@ -23,4 +23,7 @@ def family_of(path: str | Path, *, or_text: bool = False) -> Family:
 
         return Text(model_type)
     file = Path(path) / "config.json"
-    raise ModelError(f"{file}: model_type {shown(model_type)} is not one of {', '.join(FAMILIES)}")
+    raise ModelError(
+        f"{file}: model_type {shown(model_type)} is not one of {', '.join(FAMILIES)}; a file that "
+        "registers another is named in plugins"
+    )

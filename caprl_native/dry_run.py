@@ -16,6 +16,7 @@ from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.records import DataError, open_file
+from caprl_native.distributed.launcher import replicas
 from caprl_native.files import check_writable, matching
 from caprl_native.inference.endpoint import key_problem, urls
 from caprl_native.memory_plan import GIB, Needs, by_gpu, table
@@ -58,9 +59,8 @@ def plan_sft(
     config: SftConfig, world: int, origins: Origins | None = None, device: Device | None = None
 ) -> str:
     """The same for a supervised run: no engine, no reader, no reference policy."""
-    device, path, replicas = device or Device.here(), config.policy.path, config.policy.replicas
-    divides, expected = world % replicas == 0, f"a divisor of the number of ranks, {world}"
-    Rules(config, origins or Origins()).require(divides, "policy.replicas", expected)
+    device, path = device or Device.here(), config.policy.path
+    _check_replicas(Rules(config, origins or Origins()), config.policy.replicas, world)
     policy = Config(run=config.run, data=config.data, policy=config.policy, eval={"every": 0})
     model = _size(path, "policy.path", origins, or_text=True)
     parts = {} if model is None else _supervised_bytes(policy, model, world, device)
@@ -68,7 +68,7 @@ def plan_sft(
     size = UNKNOWN if model is None else f"{model.total:,} parameters"
     lines = [
         "plan",
-        _row("ranks", f"{world}: weights sharded over {world // replicas}, {replicas} replica(s)"),
+        _ranks(world, config.policy.replicas),
         _row("batch", f"{config.data.batch_size} samples per step"),
         *_steps(policy, origins)[:-1],  # there is no evaluation
         "",
@@ -77,6 +77,11 @@ def plan_sft(
         *(_row(name, f"{part / GIB:8.3f}") for name, part in (parts | total).items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _check_replicas(rules: Rules, asked: int, world: int) -> None:
+    divides = world % replicas(asked, world) == 0
+    rules.require(divides, "policy.replicas", f"a divisor of the number of ranks, {world}")
 
 
 def check_world(config: Config, world: int, origins: Origins | None = None) -> None:
@@ -88,11 +93,7 @@ def check_world(config: Config, world: int, origins: Origins | None = None) -> N
         tensor_parallel,
         f"a divisor of the number of ranks, {world}",
     )
-    rules.require(
-        world % config.policy.replicas == 0,
-        "policy.replicas",
-        f"a divisor of the number of ranks, {world}",
-    )
+    _check_replicas(rules, config.policy.replicas, world)
     groups = world // config.rollout.tensor_parallel_size
     rules.require(
         config.data.batch_size % groups == 0,
@@ -195,14 +196,19 @@ def _row(name: str, text: str) -> str:
     return f"  {name:<22}{text}"
 
 
+def _ranks(world: int, asked: int) -> str:
+    copies = replicas(asked, world)
+    return _row("ranks", f"{world}: weights sharded over {world // copies}, {copies} replica(s)")
+
+
 def _layout(config: Config, world: int) -> list[str]:
-    tensor_parallel, replicas = config.rollout.tensor_parallel_size, config.policy.replicas
+    tensor_parallel = config.rollout.tensor_parallel_size
     groups = world // tensor_parallel
     prompts, n = config.data.batch_size, config.rollout.n
     each = prompts // groups
     return [
         "plan",
-        _row("ranks", f"{world}: weights sharded over {world // replicas}, {replicas} replica(s)"),
+        _ranks(world, config.policy.replicas),
         _row("engines", f"{groups}, each on {tensor_parallel} rank(s)"),
         _row("batch", f"{prompts} prompts x {n} captions = {prompts * n} captions per step"),
         _row("per engine", f"{each} prompts, {each * n} captions"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import Config, RolloutConfig
+from caprl_native.distributed.launcher import replicas
 from caprl_native.policy.model_size import ModelSize
 
 GIB = 2**30
@@ -78,7 +79,7 @@ class Needs:
     @property
     def ranks(self) -> int:
         """How many ranks share one copy of the training state."""
-        return self.world // self.config.policy.replicas
+        return self.world // replicas(self.config.policy.replicas, self.world)
 
     @property
     def moment(self) -> float:
@@ -108,6 +109,7 @@ class Needs:
             fetched = {"fetched moments": 8 * max(self.policy.parameters.values()) / self.ranks}
         return fetched | {
             "gradients": 4 * self.trainable / self.ranks,
+            **({"whole gradients": 4.0 * self.trainable} if policy.reduce_once else {}),
             "gathered units": compute * (root + (2 if self.ranks > 1 else 1) * block),
             "gradient of a unit": (compute + 4.0) * max(root, block),
             **self.activations,

@@ -18,6 +18,7 @@ from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSE
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
+from caprl_native.config.moved import MOVED
 from caprl_native.config.optimizer import OptimizerStateConfig
 from caprl_native.data.record_formats import FORMATS
 from caprl_native.policy.families import FAMILIES
@@ -207,9 +208,15 @@ class PolicyConfig(OptimizerStateConfig):
     )
     compile: bool = Field(True, description="On CUDA: compile vision blocks, language layers.")
     replicas: int = Field(
-        1,
-        ge=1,
-        description="HSDP: this many replicas, each sharded over world size / replicas ranks.",
+        0,
+        ge=0,
+        description="HSDP: this many replicas, each sharded over world size / replicas ranks; 0: "
+        "one per node.",
+    )
+    reduce_once: bool = Field(
+        False,
+        description="Gradients stay whole on each rank until the last micro-batch: less traffic, "
+        "4 bytes more per trained parameter and rank.",
     )
     micro_batch_tokens: int = Field(
         16384,
@@ -361,25 +368,7 @@ class Program(Table):
 class Config(Program):
     """The whole of a training run's settings."""
 
-    moved: ClassVar[dict[str, str]] = {
-        "reward.alpha": "reward.terms.timestamps.weight",
-        "reward.beta": "reward.terms.length.weight",
-        "reward.accuracy.": "reward.terms.accuracy.",
-        "reward.timestamps.": "reward.terms.timestamps.",
-        "reward.length.": "reward.terms.length.",
-        "algorithm.advantage": "algorithm.advantage.type",
-        "algorithm.std": "algorithm.advantage.std",
-        "algorithm.std_eps": "algorithm.advantage.eps",
-        "algorithm.loss": "algorithm.loss.type",
-        "algorithm.clip_low": "algorithm.loss.clip_low",
-        "algorithm.clip_high": "algorithm.loss.clip_high",
-        "algorithm.dual_clip": "algorithm.loss.dual_clip",
-        "algorithm.kl": "algorithm.kl.type",
-        "algorithm.kl_weight": "algorithm.kl.weight",
-        "algorithm.reference": "algorithm.kl.reference",
-        "algorithm.tis_cap": "algorithm.corrections.tis.cap; "
-        'in place of 0: algorithm.corrections.tis.type = "none"',
-    }
+    moved: ClassVar[dict[str, str]] = MOVED
 
     run: RunConfig = Field(default_factory=RunConfig)
     data: DataConfig = Field(default_factory=DataConfig)

@@ -51,6 +51,19 @@ def _tasks_here(environ: MutableMapping[str, str]) -> int:
     return counts[int(environ["SLURM_NODEID"])]
 
 
+def replicas(asked: int, world: int) -> int:
+    """How many copies of the training state `world` ranks hold: `policy.replicas`, if it is not 0.
+
+    Else one for each node, so that shards travel within nodes alone. Where no launcher says how
+    many ranks a node has, as in a plan for other machines, it is 8. One rank a node is no reason
+    for copies, each of which would have to fit on one GPU.
+    """
+    if asked:
+        return asked
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "8"))
+    return world // local if 1 < local < world and world % local == 0 else 1
+
+
 def device_index(local_rank: int, local_world: int, visible: int) -> int:
     """Which of the `visible` GPUs is that of this rank, one of `local_world` on its node.
 

@@ -19,7 +19,8 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
-from caprl_native.distributed.world import ParallelDims, mesh_for
+from caprl_native.distributed.launcher import replicas
+from caprl_native.distributed.world import ParallelDims, from_rank_0, mesh_for
 from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model import Policy, load_hf
@@ -42,7 +43,9 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     if dims.device.type == "cuda" and config.compile:
         compile_blocks(policy.blocks)
     freeze(policy, config.freeze)
-    shard(policy, config, mesh_for(dims, config.replicas))
+    # Asked of one rank: nodes of different sizes would see different numbers.
+    copies = from_rank_0(lambda: replicas(config.replicas, dims.world))
+    shard(policy, config, mesh_for(dims, copies))
     policy.to_empty(device=dims.device)
     policy.hf.tie_weights()
     state = {f"hf.{k}": v for k, v in full.state_dict().items()} if full is not None else {}
@@ -105,6 +108,18 @@ def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
     fully_shard(policy, mesh=mesh, mp_policy=precision)
     register_fsdp_forward_method(policy, "cache_vision")
     policy.register_forward_hook(_reshard_after_scoring)
+
+
+def reduce_gradients(policy: Any, last: bool, *, once: bool) -> None:
+    """Which collectives the next backward pass has; `last`: it is the step's last one.
+
+    Shards are summed over replicas (HSDP) in the last one only, which takes no memory: until then
+    each replica adds up its own. `once`: so are whole gradients over shards, which does.
+    """
+    if once:
+        policy.set_requires_gradient_sync(last)
+    else:
+        policy.set_requires_all_reduce(last)
 
 
 def _reshard_after_scoring(policy: Any, *_: object) -> None:

@@ -15,6 +15,7 @@ from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.metrics import Metric, Norm, Sum, added, numbers, over_ranks, over_updates
 from caprl_native.policy.balance import Costs, balanced
 from caprl_native.policy.flops import Flops, Work
+from caprl_native.policy.fsdp import reduce_gradients
 from caprl_native.policy.model import Policy
 from caprl_native.policy.objective import TokenTables, needs_old_logprobs, objective
 from caprl_native.policy.optim import apply_gradients, squared_norms
@@ -146,6 +147,8 @@ class Learner:
                 old[i] if old else None,
                 reference[i] if reference else None,
             )
+            last = i == len(batches) - 1
+            reduce_gradients(self.policy, last, once=self.config.reduce_once)
             # FSDP averages gradients over ranks; the pieces of the loss are to be added.
             (loss * self.dims.world).backward()
             local = added((local, metrics))

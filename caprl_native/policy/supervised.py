@@ -11,6 +11,7 @@ from torch import Tensor
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, sum_over_ranks
 from caprl_native.observe.metrics import Norm
+from caprl_native.policy.fsdp import reduce_gradients
 from caprl_native.policy.model import Policy
 from caprl_native.policy.optim import apply_gradients, squared_norms
 from caprl_native.policy.packing import (
@@ -54,7 +55,9 @@ class SupervisedLearner:
         if not counts.any():
             return {}
         totals = torch.zeros(2, dtype=torch.float64)
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            reduce_gradients(self.policy, last, once=self.config.reduce_once)
             totals += self._backward(batch.to(self.dims.device), counts)
         squared = squared_norms(self.policy).double().cpu()
         summed = sum_over_ranks(torch.cat([totals, squared]))

@@ -157,6 +157,15 @@ def test_each_peak_has_its_parts(config):
     assert not {"CUDA context", "sleeping engine"} & set(needs.peaks(0).training), "of a CPU"
 
 
+def test_what_several_nodes_and_one_reduction_a_step_take(config):
+    config.data.batch_size = 16
+    assert "weights sharded over 8, 2 replica(s)" in plan(config, 16, device=Device.of(80.0))
+    assert of_training(config, 16)["master weights"] == 4 * TOTAL / 8
+    assert "whole gradients" not in of_training(config, 16)
+    config.policy.reduce_once = True
+    assert of_training(config, 16)["whole gradients"] == 4 * TOTAL
+
+
 def test_moments_in_bfloat16_take_half_and_offloaded_ones_nothing(config):
     assert of_training(config, 1)["Adam"] == 8 * TOTAL
     config.policy.optimizer_dtype = "bfloat16"

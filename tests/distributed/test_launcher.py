@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from caprl_native.distributed.launcher import adopt_slurm, device_index, first_host
+from caprl_native.distributed.launcher import adopt_slurm, device_index, first_host, replicas
 from caprl_native.distributed.world import init_distributed
 from caprl_native.train import main
 
@@ -72,6 +72,26 @@ def test_a_port_that_is_given_stays() -> None:
 )
 def test_the_first_host_of_a_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("asked", "world", "node", "copies"),
+    [
+        (0, 8, "8", 1),
+        (0, 32, "8", 4),
+        (0, 32, None, 4),  # a plan for machines that one is not on
+        (0, 4, None, 1),
+        (0, 4, "1", 1),  # a copy on each GPU is not for us to choose
+        (0, 12, "8", 1),
+        (1, 32, "8", 1),
+        (2, 32, "8", 2),
+    ],
+)
+def test_a_node_holds_one_copy_unless_told_otherwise(asked, world, node, copies, monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if node:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", node)
+    assert replicas(asked, world) == copies
 
 
 def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_it_sees() -> None:

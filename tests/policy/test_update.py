@@ -92,8 +92,9 @@ def test_other_aggregations_do_not_depend_on_them_either(results, ranks):
     assert relative(whole["gradients"], other["gradients"]) > 0.01
 
 
-def test_replicas_of_shards_compute_the_same(results):
-    agree(results[2]["replicas"], results[1]["whole"])
+@pytest.mark.parametrize("name", ["replicas", "replicas, single", "reduced once"])
+def test_whenever_gradients_are_reduced_they_are_the_same(results, name):
+    agree(results[2][name], results[1]["whole"])
 
 
 def test_bfloat16_is_near(results):

@@ -62,6 +62,8 @@ def main(path: str, folder: str, which: str) -> None:
     case("frozen vision, text apart", blind, share="text apart")
     if dims.world == 2:
         case("replicas", base.replace(replicas=2))
+        case("replicas, single", base.replace(replicas=2, micro_batch_tokens=1))
+        case("reduced once", base.replace(reduce_once=True, micro_batch_tokens=1))
         case("bfloat16", base.replace(dtype="bfloat16"))
     if dims.is_main:
         torch.save(results, Path(folder, f"{dims.world}.pt"))

@@ -91,6 +91,7 @@ def main() -> None:
         found.setdefault("versions", {})[name] = here["versions"]
         file.write_text(json.dumps(found, indent=1) + "\n")
     results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
+    results = [r for r in results if "versions" in r]  # not those of gpu_smoke.py
     head = README.read_text().split(MARK)[0]
     README.write_text(head + MARK + "\n\n" + "\n\n".join(map(report, results)) + "\n")
     if found:
@@ -113,7 +114,7 @@ def report(found: dict[str, Any]) -> str:
     here = found["machine"]
     title = f"## {here['device']}, {here['cores']} cores, {here['memory_gib']} GiB"
     parts = [title]
-    for name, table in TABLES.items():
+    for name, table in TABLES:
         if name in found:
             versions = ", ".join(f"{k} {v}" for k, v in found["versions"][name].items())
             parts.append(f"{table(found[name])}\n\n({versions})")
@@ -128,13 +129,27 @@ def training(found: dict[str, Any]) -> str:
             seconds(r["shared_s"]),
             seconds(r["unshared_s"]),
             f"{r['ratio']['median']:.2f}",
-            f"{r['ideal_ratio']:.2f}",
-            f"{r['ratio']['median'] / r['ideal_ratio']:.2f}",
+            f"{r['flops_ratio']:.2f}",
+            f"{r['ratio']['median'] / r['flops_ratio']:.2f}",
         ]
         for name, r in found.items()
     ]
-    head = ["shape", "tokens", "shared", "repeated", "ratio", "ideal", "of the ideal"]
+    head = ["shape", "tokens", "shared", "repeated", "ratio", "in FLOPs", "of that"]
     return "Training phase, prompts shared against prompts repeated:\n\n" + table(head, rows)
+
+
+def trained(found: dict[str, Any]) -> str:
+    """Of whole steps, the phase that both sides compute with torch."""
+    sides = {
+        name: [r[f"{s}_phases"]["train"] for s in ("ours", "trl")] for name, r in found.items()
+    }
+    rows = [
+        [name, tokens(found[name]), *map(seconds, pair), f"{trl['median'] / ours['median']:.2f}"]
+        for name, pair in sides.items()
+        for ours, trl in [pair]
+    ]
+    head = ["shape", "tokens", "ours", "TRL", "TRL / ours"]
+    return "Training phase of a step of 4 prompts, against TRL's:\n\n" + table(head, rows)
 
 
 def growth(found: dict[str, Any]) -> str:
@@ -236,7 +251,10 @@ def stepped(found: dict[str, Any]) -> str:
     ]
     head = ["shape", "tokens", "ours", "TRL", "TRL / ours", "ours, by phase", "TRL, by phase"]
     modes = {r["trl_mode"] for r in found.values()}
-    return f"A whole step of 4 prompts (TRL with {', '.join(modes)}):\n\n" + table(head, rows)
+    return (
+        f"A whole step of 4 prompts, in which TRL writes its captions with {', '.join(modes)}, not "
+        "with vLLM:\n\n" + table(head, rows)
+    )
 
 
 def phases(r: dict[str, Any]) -> str:
@@ -303,17 +321,18 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-TABLES = {
-    "training": training,
-    "step": stepped,
-    "peak": peaks,
-    "logprobs": logprobs,
-    "sync": synced,
-    "overlap": overlapped,
-    "growth": growth,
-    "prism": evaluated,
-    "scale": scaled,
-}
+TABLES = [
+    ("training", training),
+    ("step", trained),
+    ("step", stepped),
+    ("peak", peaks),
+    ("logprobs", logprobs),
+    ("sync", synced),
+    ("overlap", overlapped),
+    ("growth", growth),
+    ("prism", evaluated),
+    ("scale", scaled),
+]
 
 
 if __name__ == "__main__":

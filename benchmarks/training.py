@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import init_distributed
-from caprl_native.policy.balance import Costs
+from caprl_native.policy.balance import GroupShape
+from caprl_native.policy.flops import Flops
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import build_optimizer
@@ -102,14 +103,20 @@ def compare(bench: Bench, name: str) -> dict[str, Any]:
         "shared_s": summary(shared),
         "unshared_s": summary(unshared),
         "ratio": summary([u / s for s, u in zip(shared, unshared, strict=True)]),
-        "ideal_ratio": N * (prompt + response) / (prompt + N * response),
+        "flops_ratio": flops(bench, single) / flops(bench, groups),
     }
+
+
+def flops(bench: Bench, groups: list[Group]) -> float:
+    """Floating-point operations of an update on these groups."""
+    per = Flops.of(bench.policy)
+    return sum(per.update(GroupShape.of(group, 0)) for group in groups)
 
 
 def growth(bench: Bench, over: str) -> dict[str, Any]:
     """A step of one prompt, its seconds and arithmetic: over n at the long video's P, or over P."""
     sizes = {"n": (2, 4, 8, 16), "prompt": (4, 8, 16, 32, 64)}[over]  # a prompt's: frames
-    costs, found = Costs.of(bench.policy), {}
+    found = {}
     for size in tqdm(sizes, desc=f"growth over {over}"):
         n, frames = (size, 64) if over == "n" else (N, size)
         shape = dataclasses.replace(SHAPES["video"], frames=frames)
@@ -117,8 +124,8 @@ def growth(bench: Bench, over: str) -> dict[str, Any]:
         length = len(groups[0].prompt)
         budget = length + n * shape.response
         run = alternated({"s": lambda g=groups, b=budget: bench.update(g, b)}, shape.repeats)
-        flops = 3 * sum(costs.group(g) for g in groups)  # backward: twice the forward pass
-        found[str(n if over == "n" else length)] = summary(run["s"]) | {"flops": flops}
+        taken = summary(run["s"]) | {"flops": flops(bench, groups)}
+        found[str(n if over == "n" else length)] = taken
     return found
 
 

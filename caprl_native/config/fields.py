@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -88,10 +89,19 @@ class Named:
 
 @dataclass(frozen=True)
 class Lists:
-    """A setting that is told by what lies under a path: `--help` lists what is known."""
+    """A setting that is told by what lies under a path: `--help` lists what is known.
+
+    `registry`: "module:NAME", imported for that alone; the config imports neither families nor
+    formats, which import it.
+    """
 
     kind: str
-    registry: Registry[Any]
+    registry: str
+
+    def names(self) -> list[str]:
+        """What is registered, plugins included."""
+        module, _, name = self.registry.partition(":")
+        return list(getattr(importlib.import_module(module), name))
 
 
 def listed(field: FieldInfo) -> Lists | None:

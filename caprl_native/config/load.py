@@ -275,7 +275,7 @@ def _help_of(title: str, settings: Sequence[Leaf]) -> str:
         lines.append(f"  --{leaf.key}  ({kind}; default {toml(leaf.default)})")
         lines.append(f"      {leaf.help}" + (f" Valid: {leaf.bounds}." if leaf.bounds else ""))
         if leaf.lists:
-            lines.append(f"      {leaf.lists.kind}: {', '.join(leaf.lists.registry)}.")
+            lines.append(f"      {leaf.lists.kind}: {', '.join(leaf.lists.names())}.")
     return "\n".join(lines)
 
 

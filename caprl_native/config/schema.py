@@ -20,8 +20,6 @@ from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
 from caprl_native.config.moved import MOVED
 from caprl_native.config.optimizer import OptimizerStateConfig
-from caprl_native.data.record_formats import FORMATS
-from caprl_native.policy.families import FAMILIES
 from caprl_native.registry import Options, load_plugin
 from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
@@ -108,8 +106,8 @@ class RunConfig(Table):
 
 
 class DataConfig(Table):
-    files: Annotated[Files, Lists("Record formats", FORMATS)] = Field(
-        [], description="Training files: JSONL, JSON lists or Parquet."
+    files: Annotated[Files, Lists("Record formats", "caprl_native.data.record_formats:FORMATS")] = (
+        Field([], description="Training files: JSONL, JSON lists or Parquet.")
     )
     eval_files: Files = Field([], description="Held-out files in the same formats.")
     media_root: UserPath = Field(
@@ -178,9 +176,9 @@ class MediaConfig(Table):
 
 
 class PolicyConfig(OptimizerStateConfig):
-    path: Annotated[UserPath, Lists("Families, by model_type", FAMILIES)] = Field(
-        "", description="Hugging Face directory of the captioner to train."
-    )
+    path: Annotated[
+        UserPath, Lists("Families, by model_type", "caprl_native.policy.families:FAMILIES")
+    ] = Field("", description="Hugging Face directory of the captioner to train.")
     dtype: Dtype = Field("bfloat16", description="Compute precision; master weights are float32.")
     lr: float = Field(1e-6, ge=0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "cosine", "linear"] = Field(

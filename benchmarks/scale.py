@@ -22,7 +22,6 @@ from smoke.models import write_model
 from step_side import Ours
 from tqdm import tqdm
 
-from caprl_native.policy.balance import Costs
 from caprl_native.testing.tiny_models import write_tiny_vlm
 
 REPEATS = 3
@@ -30,14 +29,7 @@ REPEATS = 3
 
 def measure(shape: Shape, folder: str) -> dict[str, Any]:
     side = Ours(folder, shape, checkpointing=True)
-    trainer, flops = side.trainer, []
-    costs, update = Costs.of(trainer.policy), trainer.learner.update
-
-    def counted(groups: Any, step: int) -> Any:
-        flops.append(3 * sum(costs.group(g) for g in groups))  # backward: twice the forward pass
-        return update(groups, step)
-
-    trainer.learner.update = counted
+    trainer = side.trainer
     phases, peaks = [], []
     for i in tqdm(range(1 + REPEATS), desc="scale"):
         side.step()
@@ -57,7 +49,7 @@ def measure(shape: Shape, folder: str) -> dict[str, Any]:
         "phases": {name: summary([p[name] for p in phases]) for name in phases[0]},
         "rollout_tokens_per_s": tokens / rollout["median"],
         "train_tokens_per_s": (PROMPTS * side.prompt_tokens + tokens) / train["median"],
-        "train_flops_per_s": flops[-1] / train["median"],
+        "train_flops_per_s": trainer.learner.work.flops / train["median"],
         "matmul_flops_per_s": matmul_flops(trainer.dims.device, size),
         "train_peak_bytes": max(peaks),
     }

@@ -19,6 +19,7 @@ from PIL import Image
 from caprl_native import checkpoint
 from caprl_native.data.media import DecodedImage
 from caprl_native.policy.families import family_of
+from caprl_native.policy.families.qwen import normalised
 from caprl_native.policy.prompt import Prompt, PromptBuilder
 from caprl_native.rollout.engine import Sampling
 from caprl_native.testing.samples import sample
@@ -121,7 +122,7 @@ class Demo:
         inputs = {
             "input_ids": prompt.ids[None],
             "mm_token_type_ids": prompt.token_types[None],
-            "pixel_values": prompt.media["patches"].to(torch.bfloat16),
+            "pixel_values": normalised(prompt.media).to(torch.bfloat16),
             "image_grid_thw": prompt.media["grid"],
         }
         banned = list(family_of(self.export).banned_token_ids(hf.config))

@@ -16,7 +16,6 @@ from training import Bench
 
 from caprl_native.config.schema import Config
 from caprl_native.dry_run import needs_of
-from caprl_native.policy.balance import Costs
 from caprl_native.policy.model_size import read_model_size
 from smoke.findings import (
     NOT_ON_CPU,
@@ -92,10 +91,9 @@ class Updates:
         return PROMPTS * self.budget / min(self.seconds)
 
     def utilisation(self) -> Finding:
-        """Of a large matrix product's rate, by the model's arithmetic: backward is twice forward,
-        recomputation does not count."""
-        costs = Costs.of(self.bench.policy)
-        flops = 3 * sum(costs.group(g) for g in self.groups) / min(self.seconds)
+        """Of a large matrix product's rate, by the model's arithmetic; recomputation does not
+        count."""
+        flops = self.bench.learner.work.flops / min(self.seconds)
         best = matmul_flops(self.bench.learner.dims.device, 1024 if self.options.cpu else 8192)
         return Finding(f"{flops / 1e12:.3g} of {best / 1e12:.3g} TFLOP/s, {flops / best:.1%}")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
+from caprl_native.policy.families.qwen import normalised
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.packing import PackedRow, collate
@@ -100,7 +101,7 @@ def reference(hf: Any, policy: Policy, given: Prompt, tokens: list[int]) -> Tens
     }
     if given.media is not None:
         video = bool((given.token_types == 2).any())
-        inputs["pixel_values_videos" if video else "pixel_values"] = given.media["patches"].float()
+        inputs["pixel_values_videos" if video else "pixel_values"] = normalised(given.media)
         inputs["video_grid_thw" if video else "image_grid_thw"] = given.media["grid"]
     out = hf(**{name: value.to(device) for name, value in inputs.items()})
     logits = out.logits[0, len(given) - 1 : -1].float()

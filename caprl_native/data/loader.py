@@ -77,9 +77,10 @@ class _Samples(Dataset[LoaderItem]):
 
     def __getitems__(self, indices: list[int]) -> list[LoaderItem] | Parcel:
         """A batch, in a worker process packed for its way."""
-        if self.budget is None:
+        worker = get_worker_info()
+        if self.budget is None or worker is None:
             return [self[index] for index in indices]
-        return self.budget.pack(get_worker_info().id, indices, self.__getitem__)
+        return self.budget.pack(worker.id, indices, self.__getitem__)
 
     def __getitem__(self, index: int) -> LoaderItem:
         try:

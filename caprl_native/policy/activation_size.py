@@ -145,5 +145,12 @@ def _pixels(vision: dict[str, Any]) -> int:
 
 def _is_gated(model: ModelSize, family: Family) -> bool:
     """Whether the tower's feed-forwards have a gate, as those with RMSNorm do."""
-    gates = (name for name in model.parameters if ".gate_proj." in name)
-    return any(family.part_of(name) == "vision" for name in gates)
+    gates = [name for name in model.parameters if ".gate_proj." in name]
+
+    def is_of_tower(name: str) -> bool:
+        try:
+            return family.part_of(name) == "vision"
+        except ValueError:  # a name that the family does not know
+            return False
+
+    return any(map(is_of_tower, gates))

@@ -90,7 +90,7 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, dims, share: str) -> d
     passes = []
     for model in filter(None, (policy, reference)):
         block = model.family.vision_blocks(model.hf)[0]
-        block.register_forward_hook(lambda *_: passes.append(1))
+        block.register_forward_pre_hook(lambda *_: passes.append(1))
     updater = Learner(
         policy=policy,
         reference=reference,

@@ -119,6 +119,14 @@ class Qwen(Family):
                 start = int(run.max()) + 1
         return torch.cat(runs, dim=1)
 
+    def part_of(self, parameter: str) -> str:
+        """As of any family; published files have older names, without `model.` or the model's
+        part: "visual.blocks.0...", "model.layers.0..."."""
+        if parameter.startswith("visual."):
+            return super().part_of(f"model.{parameter}")
+        language = ("model.layers.", "model.embed_tokens.", "model.norm.")
+        return "language" if parameter.startswith(language) else super().part_of(parameter)
+
     def media_token_ids(self, config: Any) -> tuple[int, ...]:
         return config.image_token_id, config.video_token_id
 
@@ -152,7 +160,7 @@ class Qwen(Family):
         import torch
 
         vision = config.vision_config
-        channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
+        channels = int(getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3))
         merge = vision.spatial_merge_size
         width = channels * vision.temporal_patch_size * vision.patch_size**2
         patches = torch.zeros(merge * merge, width, dtype=torch.uint8, device=device)

@@ -18,7 +18,7 @@ import pytest
 
 from caprl_native.config.cli import dump
 from caprl_native.testing.chat_server import Reply, serve
-from caprl_native.testing.media_files import write_noise
+from caprl_native.testing.media_files import write_mp4, write_noise
 from tests.ranks import ROOT
 from tests.train.world import rows, tiny_config, train, write_rows
 
@@ -163,15 +163,19 @@ def test_a_run_of_two_steps_uses_them_all(
     model = shutil.copytree(tiny_policy, tmp_path / "model")
     described = json.loads((model / "config.json").read_text()) | {"model_type": "own_vl"}
     (model / "config.json").write_text(json.dumps(described))
-    photos = [write_noise(tmp_path / f"{i}.png", seed=i).name for i in range(4)]
+    photos = [write_noise(tmp_path / f"{i}.png", seed=i).name for i in range(3)]
     quiz = [["What colour?", "red", "blue"]]
     asked = [{"id": f"quiz {name}", "photo": name, "quiz": quiz} for name in photos[:2]]
-    others = [{"id": f"plain {name}", "image": name} for name in photos[2:]]  # no question, no need
+    # No question, no need.
+    others = [{"id": f"plain {name}", "image": name} for name in photos[2:]]
+    others.append({"id": "plain video", "video": write_mp4(tmp_path / "v.mp4").name})
     write_rows(tmp_path / "train.jsonl", asked + others)
     config = tiny_config(tmp_path, model, "", tmp_path / "run")
     config.run.save_every, config.run.export, config.data.batch_size = 0, False, 4
     config.plugins = files
-    config.reward.terms = {"beyond": {"every": 5}}
+    stamps = {"type": "timestamps", "rule": "density", "weight": 0.01}
+    config.reward.terms, config.reward.overlap = {"beyond": {"every": 5}, "stamps": stamps}, "on"
+    config.log.backends, config.log.wandb = ["wandb", "tensorboard"], "offline"
     config.algorithm.loss = {"type": "halved", "size": 0.25}
     config.algorithm.advantage = {"type": "order", "size": 2.0}
     (tmp_path / "run.toml").write_text(dump(config))
@@ -186,6 +190,9 @@ def test_a_run_of_two_steps_uses_them_all(
         assert {r["advantage"] for r in logged} <= {-2.0, 0.0, 2.0} and len(rewards) == 16
         assert line["policy/clip_frac"] == pytest.approx(1.0)
         assert {r["id"] for r in logged} == {record["id"] for record in asked + others}
+        assert 0 <= line["reward/stamps/mean"] <= 1, "of the video's captions"
+    assert list((tmp_path / "run/tensorboard").glob("events*"))
+    assert list((tmp_path / "run/wandb").glob("**/run-*.wandb"))
 
 
 def test_a_benchmark_is_listed_and_evaluated(tmp_path: Path) -> None:

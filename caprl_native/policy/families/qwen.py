@@ -160,7 +160,7 @@ class Qwen(Family):
         import torch
 
         vision = config.vision_config
-        channels = int(getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3))
+        channels: int = getattr(vision, "in_channels", 0) or getattr(vision, "in_chans", 3)
         merge = vision.spatial_merge_size
         width = channels * vision.temporal_patch_size * vision.patch_size**2
         patches = torch.zeros(merge * merge, width, dtype=torch.uint8, device=device)

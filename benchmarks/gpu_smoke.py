@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 # Seconds that a part may take; 20 minutes in all.
 LIMITS = {"kernels": 200, "updates": 220, "engine": 260, "two_engines": 140, "demo": 380}
 CPU_LIMIT = 600  # of each part's CPU equivalent, which shares its cores with other tests
+LAUNCHER = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
 TABLE = ("part", "checked", "figure", "bound", "", "seconds")
 WIDTHS = (12, 62, 34, 22, 5, 8)
 
@@ -73,10 +74,11 @@ def run_part(name: str, options: Options, log: Path) -> list[Row]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with the project on the path and no network."""
+    """This process's, with the project on the path and no network. A part is a run of one rank of
+    its own, whatever launcher this process comes from."""
     paths = [str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in LAUNCHER},
         "PYTHONPATH": os.pathsep.join(paths),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

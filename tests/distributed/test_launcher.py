@@ -112,6 +112,8 @@ def one_gpu_of_eight(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Rank 5 of 8, which sees one GPU. CUDA itself and its process group are what is missing."""
     taken: list[torch.device] = []
     places = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "5", "LOCAL_WORLD_SIZE": "8"}
+    # Set here, so that no later test in this process has a port that is in use.
+    places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     for name, value in places.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -137,6 +139,8 @@ def test_an_engine_does_not_span_nodes(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "24")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")

@@ -82,7 +82,7 @@ def runner(monkeypatch):
 
 
 def test_without_only_all_parts_run(runner):
-    assert set(runner.LIMITS) == {*PARTS, "engine"}
+    assert set(runner.LIMITS) == {*PARTS, "engine", "demo"}
     assert sum(runner.LIMITS.values()) <= 20 * 60
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.distributed.launcher import replicas
+from caprl_native.policy.activation_size import BYTES
 from caprl_native.policy.model_size import ModelSize
 
 GIB = 2**30
-BYTES = {"bfloat16": 2, "float32": 4}
 
 # Assumptions that no file tells; on a CPU they are left out.
 CONTEXT = 1.0 * GIB  # CUDA's context, kernels, NCCL's buffers

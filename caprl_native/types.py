@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,6 +79,11 @@ class Rollout:
     )  # the reader's questions and answers
 
 
+def are_flat(totals: Iterable[float | None]) -> bool:
+    """Whether a group's rewards carry no gradient: all are equal, or there is only one."""
+    return len(set(totals)) < 2
+
+
 @dataclass
 class Group:
     """A sample with its n rollouts. `prompt` is the family's prepared, opaque prompt."""
@@ -92,5 +98,5 @@ class Group:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it carries no gradient: its rewards are all equal, or there is only one."""
-        return len({r.total for r in self.scored}) < 2
+        """Whether it carries no gradient."""
+        return are_flat(r.total for r in self.scored)

@@ -11,7 +11,7 @@ from torch import Tensor
 from caprl_native.algorithm.groups import whitened
 from caprl_native.algorithm.objective import advantages_of
 from caprl_native.config.schema import AlgorithmConfig
-from caprl_native.types import Group
+from caprl_native.types import Group, are_flat
 
 Facts = tuple[float | None, int, dict[str, float]]  # total, tokens, rewards by term
 GroupFacts = list[Facts]  # of the scored rollouts of a group
@@ -23,8 +23,8 @@ def facts_of(group: Group) -> GroupFacts:
 
 
 def is_flat(facts: GroupFacts) -> bool:
-    """Whether that group carries no gradient, as `Group.is_flat` says."""
-    return len({total for total, _, _ in facts}) < 2
+    """Whether that group carries no gradient."""
+    return are_flat(total for total, _, _ in facts)
 
 
 def assign_advantages(

@@ -129,6 +129,11 @@ def _reshard_after_scoring(policy: Any, *_: object) -> None:
         policy.reshard()
 
 
+def local_shard(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; others as they are. It shares their memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
 def full_tensor(value: Tensor) -> Tensor:
     """A sharded tensor whole, on every rank (a collective); others as they are.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
-from caprl_native.policy.fsdp import DTYPES
+from caprl_native.policy.fsdp import DTYPES, local_shard
 from caprl_native.policy.stored_adamw import StoredAdamW
 
 
@@ -114,7 +114,7 @@ def squared_norms(model: nn.Module) -> Tensor:
     Of replicas (HSDP), which hold the same gradients, the first alone has a share.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    squared = torch.stack(torch._foreach_norm([local(g) for g in gradients])) ** 2
+    squared = torch.stack(torch._foreach_norm([local_shard(g) for g in gradients])) ** 2
     mesh = gradients[0].device_mesh if isinstance(gradients[0], DTensor) else None
     counts = mesh is None or mesh.ndim == 1 or mesh.get_local_rank(0) == 0
     return squared if counts else torch.zeros_like(squared)
@@ -123,14 +123,9 @@ def squared_norms(model: nn.Module) -> Tensor:
 @torch.no_grad()
 def clip(model: nn.Module, limit: float, norm: float) -> None:
     """Scales gradients of this norm down to `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
-    gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
+    gradients = [local_shard(p.grad) for p in model.parameters() if p.grad is not None]
     length = torch.tensor(norm, dtype=torch.float32, device=gradients[0].device)
     torch._foreach_mul_(gradients, torch.clamp(limit / (length + 1e-6), max=1.0))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a sharded tensor; others as they are."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:
@@ -163,7 +158,7 @@ def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 
     The largest magnitude of each shard is one fused kernel; a NaN comes through.
     """
-    shards = {n: shard for n, p in named if (shard := local(p)).numel()}
+    shards = {n: shard for n, p in named if (shard := local_shard(p)).numel()}
     if not shards:
         return []
     largest = torch.stack(torch._foreach_norm(list(shards.values()), math.inf)).tolist()

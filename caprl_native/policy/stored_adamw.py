@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
+from caprl_native.policy.fsdp import local_shard
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -34,7 +36,7 @@ class StoredAdamW(torch.optim.AdamW):
     def _zeros(self, parameter: Tensor) -> Tensor:
         """Sharded like the parameter. A shard in the host's memory is made as FSDP makes its own:
         `from_local` would move it to the mesh's device."""
-        local = _local(parameter)
+        local = local_shard(parameter)
         host = self.offload and local.is_cuda
         device = torch.device("cpu") if host else local.device
         zeros = torch.zeros(local.shape, dtype=self.dtype, device=device, pin_memory=host)
@@ -59,7 +61,7 @@ class StoredAdamW(torch.optim.AdamW):
             raise ValueError("no closure is evaluated here")
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and _local(parameter).numel():
+                if parameter.grad is not None and local_shard(parameter).numel():
                     self._update(parameter, group)
                 elif parameter.grad is not None:
                     self.state[parameter]["step"] += 1
@@ -67,13 +69,13 @@ class StoredAdamW(torch.optim.AdamW):
             torch.cuda.current_stream().synchronize()  # a checkpoint reads the host's memory
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, local = self.state[parameter], _local(parameter)
-        stored = [_local(state[name]) for name in MOMENTS]
+        state, local = self.state[parameter], local_shard(parameter)
+        stored = [local_shard(state[name]) for name in MOMENTS]
         moments = [m.to(local.device, torch.float32, non_blocking=True) for m in stored]
         beta1, beta2 = group["betas"]
         adamw(
             [local],
-            [_local(parameter.grad)],  # type: ignore[arg-type]
+            [local_shard(parameter.grad)],  # type: ignore[arg-type]
             [moments[0]],
             [moments[1]],
             [],
@@ -98,9 +100,5 @@ class StoredAdamW(torch.optim.AdamW):
         for ours, theirs in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, index in zip(ours["params"], theirs["params"], strict=True):
                 for name, value in self.state[parameter].items():
-                    _local(value).copy_(_local(saved[index][name]))
+                    local_shard(value).copy_(local_shard(saved[index][name]))
             ours |= {k: v for k, v in theirs.items() if k != "params"}
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -21,11 +21,12 @@ class Renderer(Protocol):
 class Rendering:
     """The prompts of a batch, one after the other; each a call that gives vLLM's form of it.
 
-    Rendering a video of 12,000 tokens takes 0.25 s of one core, in which a GPU would have nothing
-    to do. With `ahead` > 0 one thread renders up to that many prompts while the engine steps; one
-    alone, as in vLLM's own server, because its cache of media at the front and the one in the
-    engine must see them in the same order. With 0 each is rendered when it is asked for: on a CPU,
-    where vLLM's renderer would change torch's number of threads under a running step.
+    Rendering a long video takes a core a while, in which a GPU would have nothing to do
+    (benchmarks/submission.py measures it). With `ahead` > 0 one thread renders up to that many
+    prompts while the engine steps; one alone, as in vLLM's own server, because its cache of media
+    at the front and the one in the engine must see them in the same order. With 0 each is rendered
+    when it is asked for: on a CPU, where vLLM's renderer would change torch's number of threads
+    under a running step.
     """
 
     def __init__(

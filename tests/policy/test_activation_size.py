@@ -27,7 +27,7 @@ def both(name: str, shape: tuple, **changes: object) -> tuple[Bytes, Activations
 
 @pytest.mark.parametrize(("name", "held"), [("2b", 4.3), ("4b", 5.4)])
 def test_with_checkpoints_of_the_tower_too_the_backward_pass_waits_on_this_much(name, held):
-    """GiB; 29.2 and 30.3 where the tower's blocks keep all they compute."""
+    """GiB."""
     found, formula = both(name, LONG)
     assert found.held / GIB == pytest.approx(held, abs=0.05)
     agrees(found, formula)

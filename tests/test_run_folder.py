@@ -200,7 +200,10 @@ def test_weights_and_biases_shows_whether_a_run_has_failed(tmp_path, monkeypatch
     log.metrics(1, {"reward": 1.0})
     log.close(failed=failed)
     (file,) = tmp_path.rglob("*.wandb")
-    assert exit_codes(file) == [int(failed)]
+    until = time.monotonic() + 20  # its own process writes, and may be behind
+    while not (codes := exit_codes(file)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert codes == [int(failed)]
     log.close()  # as the run's end does, after what failed
 
 

@@ -31,6 +31,9 @@ def listed(page: Page) -> list[str]:
 
 def open_item(page: Page, item: Record) -> None:
     page.fill("[name=q]", item["id"])
+    # The list is made anew a moment after the last key; a click in its middle would be lost.
+    held = "query => new URLSearchParams(location.hash.slice(1)).get('q') === query"
+    page.wait_for_function(held, arg=item["id"])
     page.locator(f'.row[data-key="{item["benchmark"]}/{item["id"]}"]').click()
 
 

@@ -70,7 +70,8 @@ class Rollout:
     logprobs: list[float]  # the engine's, nats, of the distribution that was sampled from
     finish_reason: str  # "stop" or "length"
     text: str
-    rewards: dict[str, float] = field(default_factory=dict)  # by component name
+    rewards: dict[str, float] = field(default_factory=dict)  # by term
+    parts: dict[str, float] = field(default_factory=dict)  # what terms are made of, "term/part"
     total: float | None = None  # None: the reward is missing, never zero
     advantage: float = 0.0
     failure: str | None = None  # why the reward is missing

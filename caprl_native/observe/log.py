@@ -142,6 +142,7 @@ def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str
             "tokens": len(r.token_ids),
             "finish_reason": r.finish_reason,
             "rewards": r.rewards,
+            "parts": r.parts,
             "total": r.total,
             "advantage": r.advantage,
             "failure": r.failure,

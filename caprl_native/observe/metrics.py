@@ -150,7 +150,8 @@ def numbers(metrics: Mapping[str, Metric]) -> dict[str, float]:
 def group_metrics(groups: Sequence[Group], terms: Sequence[str]) -> dict[str, Metric]:
     """This rank's part of what there is to know of sampled groups.
 
-    `reward/NAME/mean` of each of the `terms`, over the rollouts that it applies to; `reward/std`:
+    `reward/NAME/mean` of each of the `terms`, over the rollouts that it applies to, and
+    `reward/NAME/PART` of what it says to be made of; `reward/std`:
     mean over groups of the deviation (unbiased) within; `reward/zero_std_groups`: how many groups
     carry no gradient; `data/failed_rewards`: rollouts that got no reward.
     """
@@ -160,6 +161,7 @@ def group_metrics(groups: Sequence[Group], terms: Sequence[str]) -> dict[str, Me
     return {
         "reward/total/mean": Mean.of(r.total for r in scored if r.total is not None),
         **{f"reward/{name}/mean": _term(name, scored) for name in terms},
+        **{f"reward/{part}": mean for part, mean in _parts(scored).items()},
         "reward/std": Mean.of(std for std, _ in spreads),
         "reward/zero_std_groups": Sum(sum(flat for _, flat in spreads)),
         "completion/length_mean": Mean.of(len(r.token_ids) for r in rollouts),
@@ -170,6 +172,12 @@ def group_metrics(groups: Sequence[Group], terms: Sequence[str]) -> dict[str, Me
 
 def _term(name: str, scored: Sequence[Rollout]) -> Mean:
     return Mean.of(r.rewards[name] for r in scored if name in r.rewards)
+
+
+def _parts(scored: Sequence[Rollout]) -> dict[str, Mean]:
+    """Of what the terms are made of, by "term/part", in the order of their first appearance."""
+    names = dict.fromkeys(name for r in scored for name in r.parts)
+    return {name: Mean.of(r.parts[name] for r in scored if name in r.parts) for name in names}
 
 
 def _spread(group: Group) -> tuple[float, bool] | None:

@@ -66,13 +66,15 @@ class Caption:
 class Score:
     """A reward, or the reason why there is none; never a zero in place of one that failed.
 
-    `reading` explains it in the rollout log, e.g. the reader's questions and answers.
+    `reading` explains it in the rollout log, e.g. the reader's questions and answers. `parts` are
+    numbers that it is made of, by name: they are logged (`reward/TERM/PART`) and not rewarded.
     """
 
     value: float | None
     failure: str | None = None
     reading: list[dict[str, Any]] = field(default_factory=list)
     applies: bool = True
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 NOT_APPLICABLE = Score(None, applies=False)

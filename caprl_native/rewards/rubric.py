@@ -222,10 +222,11 @@ def fill(rollout: Rollout, scores: Sequence[tuple[WeightedTerm, Score]]) -> None
     if failures or not scores:
         rollout.failure = failures[0] if failures else "no reward term applies to the sample"
         return
-    rollout.rewards, total = {}, 0.0
+    rollout.rewards, rollout.parts, total = {}, {}, 0.0
     for term, score in scores:
         assert score.value is not None
         rollout.rewards[term.name] = score.value
+        rollout.parts |= {f"{term.name}/{part}": value for part, value in score.parts.items()}
         total += term.weight * score.value  # in the config's order, to the last bit
     rollout.total = total
     rollout.reading = _readings({t.name: score.reading for t, score in scores if score.reading})

@@ -6,8 +6,11 @@ import logging
 
 import pytest
 
+from caprl_native.observe.metrics import group_metrics, numbers
+from caprl_native.rewards.base import Caption, Score, missing
 from caprl_native.rewards.rubric import Rubric
 from caprl_native.rewards.terms.accuracy import AccuracyOptions
+from caprl_native.rewards.terms.custom import CustomOptions
 from caprl_native.rewards.terms.length import LengthOptions, length_reward
 from caprl_native.rewards.terms.timestamps import TimestampsOptions, timestamp_reward
 from tests.ranks import run_ranks
@@ -101,3 +104,21 @@ def test_the_reader_gets_no_thoughts_and_a_thought_of_its_own_is_no_answer() -> 
     first, second = scored.rollouts
     assert first.total is not None
     assert second.total is None and "cut off" in second.failure
+
+
+def _in_parts(caption: Caption) -> Score:
+    words = caption.text.split()
+    if not words:
+        return missing("no words")
+    return Score(0.5, parts={"words": len(words), "brackets": caption.text.count("[")})
+
+
+def test_parts_are_logged_and_not_rewarded() -> None:
+    scored = group(TEXTS)
+    score(rubric(None, mine=CustomOptions(import_path=f"{__name__}:_in_parts")), [scored])
+    first, second, last = scored.rollouts
+    assert (first.total, first.parts) == (0.5, {"mine/words": 5, "mine/brackets": 2})
+    assert second.parts == {"mine/words": 9, "mine/brackets": 0}
+    assert last.total is None and last.parts == {}  # what has no reward has no parts either
+    metrics = numbers(group_metrics([scored], ["mine"]))
+    assert metrics["reward/mine/words"] == 7 and metrics["reward/mine/brackets"] == 1

@@ -88,7 +88,8 @@ def measure(model: str, engine_head: str) -> dict[str, Any]:
         sync(policy, engine, everything=True)
         found = compared(policy, engine, prompt_of(path, SHAPES["image"], 0))
         engine.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return found
 
 

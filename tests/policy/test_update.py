@@ -97,6 +97,14 @@ def test_whenever_gradients_are_reduced_they_are_the_same(results, name):
     agree(results[2][name], results[1]["whole"])
 
 
+def test_gradients_meet_once_a_step_where_that_takes_no_memory_or_where_it_may(results):
+    sums, scatters = ({n: r["reductions"][i] for n, r in results[2].items()} for i in (0, 1))
+    units = scatters["whole"]
+    assert units > 3 and scatters["single"] == 2 * units  # a micro-batch for each of two groups
+    assert scatters["reduced once"] == units
+    assert sums["replicas, single"] == sums["replicas"] == units  # over replicas
+
+
 def test_bfloat16_is_near(results):
     ours, theirs = results[2]["bfloat16"], results[1]["whole"]
     flat = [torch.cat([g.flatten() for g in r["gradients"].values()]) for r in (ours, theirs)]

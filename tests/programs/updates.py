@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -103,13 +106,32 @@ def run(config: PolicyConfig, algorithm: AlgorithmConfig, dims, share: str) -> d
         dims=dims,
     )
     before = weights(policy)
-    metrics = updater.update(groups_of(policy, config.path, dims, share), step=0)
+    groups = groups_of(policy, config.path, dims, share)
+    with counted("all_reduce") as sums, counted("reduce_scatter_single") as scatters:
+        metrics = updater.update(groups, step=0)
     assert all(math.isfinite(v) for v in metrics.values()), metrics
     return {
         "metrics": metrics, "gradients": gradients, "passes": len(passes),
-        "remembered": len(policy._vision_cache),
+        "remembered": len(policy._vision_cache), "reductions": (len(sums), len(scatters)),
         "before": before, "after": weights(policy),
     }  # fmt: skip
+
+
+@contextmanager
+def counted(name: str) -> Iterator[list[int]]:
+    """The calls by FSDP of one of torch.distributed's functions, an entry for each."""
+    real, calls = getattr(dist, name), []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        if "_fully_shard" in sys._getframe(1).f_code.co_filename:
+            calls.append(1)
+        return real(*args, **kwargs)
+
+    setattr(dist, name, counting)
+    try:
+        yield calls
+    finally:
+        setattr(dist, name, real)
 
 
 def groups_of(policy, path: str, dims, share: str) -> list:

@@ -89,6 +89,7 @@ def config_of(folder: Path, endpoint: str) -> Config:
         *("--data.eval_files=[]", "--eval.every=0", "--run.export=false"),
         f"--policy.path={ROOT}/demo_models/policy",
         f"--rollout.max_num_seqs={MOST_AT_ONCE}",
+        *("--reward.terms.accuracy.questions=own", "--reward.terms.accuracy.answers=sampled"),
         f"--reward.terms.accuracy.draws={DRAWS[bool(endpoint)]}",
         *(reader if endpoint else [f"--reward.reader.path={READER}"]),
     ]

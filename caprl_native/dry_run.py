@@ -7,6 +7,7 @@ import netrc
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,15 +126,14 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     be written."""
     rules = Rules(config, origins or Origins())
     check_outputs(rules)
-    reader, kl = config.reward.reader, config.algorithm.kl
+    kl = config.algorithm.kl
     models = {"policy.path": config.policy.path}
-    if config.reward.reads and not reader.endpoint:
-        models["reward.reader.path"] = reader.path
+    models |= {f"{key}.path": reader.path for key, reader in config.reward.in_process.items()}
     if kl.weight and kl.reference:
         models[REFERENCE] = kl.reference
     check_models(models, origins)
-    if config.reward.reads:
-        rules.forbid("reward.reader", key_problem(reader))
+    for key, reader in config.reward.asked.items():
+        rules.forbid(key, key_problem(reader))
 
 
 def check_models(models: dict[str, str], origins: Origins | None = None) -> None:
@@ -143,7 +143,7 @@ def check_models(models: dict[str, str], origins: Origins | None = None) -> None
         if not os.path.isfile(os.path.join(path, "config.json")):
             rules.fail(key, f"expected a model directory with a config.json, found {shown(path)}")
         try:
-            check_directory(path, processor=key != "reward.reader.path")
+            check_directory(path, processor=not key.startswith("reward."))
             if key == REFERENCE:
                 check_reference(models["policy.path"], path)
         except ModelError as error:
@@ -294,24 +294,39 @@ class Device:
 
 def _memory(config: Config, world: int, device: Device, origins: Origins | None) -> list[str]:
     policy = _size(config.policy.path, "policy.path", origins)
-    path = config.reward.reader.path if config.reward.reads else ""
-    reader = _size(path, "reward.reader.path", origins) if path else None
+    sizes = {
+        key: _size(reader.path, f"{key}.path", origins)
+        for key, reader in config.reward.in_process.items()
+    }
     lines = [
         f"memory per rank, GiB (estimates; {device.name})",
         _row("policy", _counted(config.policy.path, policy)),
-        _row("reader", _reader_line(config, reader)),
+        *_reader_lines(config, sizes),
     ]
     if policy is None:
         return lines
-    needs = needs_of(config, policy, reader, world)
+    reader = sizes.pop("reward.reader", None)
+    needs = needs_of(config, policy, reader, world, sizes)
     return [*lines, *table(needs, device.memory, _row), "", *by_gpu(needs, _row)]
 
 
-def needs_of(config: Config, policy: ModelSize, reader: ModelSize | None, world: int) -> Needs:
+def needs_of(
+    config: Config,
+    policy: ModelSize,
+    reader: ModelSize | None,
+    world: int,
+    further_readers: Mapping[str, ModelSize | None] = {},  # noqa: B006  # which nobody changes
+) -> Needs:
     """What the memory of a run with these models on so many ranks follows from."""
     family = family_of(config.policy.path, or_text=True)
-    activations = activation_bytes(config.policy, policy, family)
-    return Needs(config, policy, _trainable(config, policy), activations, reader, world)
+    return Needs(
+        config,
+        policy,
+        _trainable(config, policy),
+        activation_bytes(config.policy, policy, family),
+        {"reward.reader": reader, **further_readers},
+        world,
+    )
 
 
 def _supervised_bytes(
@@ -326,13 +341,18 @@ def _counted(path: str, model: ModelSize | None) -> str:
     return f"{path}: {UNKNOWN if model is None else f'{model.total:,} parameters'}"
 
 
-def _reader_line(config: Config, model: ModelSize | None) -> str:
-    reader = config.reward.reader
-    if not config.reward.reads:
-        return "none: no term of the reward asks one"
-    if reader.path:
-        return _counted(reader.path, model)
-    return f"at {' and '.join(urls(reader.endpoint))}: no memory here"
+def _reader_lines(config: Config, sizes: Mapping[str, ModelSize | None]) -> list[str]:
+    if not config.reward.asked:
+        return [_row("reader", "none: no term of the reward asks one")]
+    return [
+        _row(
+            "held-out reader" if key == "reward.held_out_reader" else "reader",
+            _counted(reader.path, sizes[key])
+            if key in sizes
+            else f"at {' and '.join(urls(reader.endpoint))}: no memory here",
+        )
+        for key, reader in config.reward.asked.items()
+    ]
 
 
 def _size(

@@ -51,14 +51,14 @@ class Peaks:
 @dataclass(frozen=True)
 class Needs:
     """What a run's memory follows from. `trainable`: parameters that are not frozen;
-    `activations`: bytes of one micro-batch at its peak, by purpose; `reader`: None where none is in
-    process."""
+    `activations`: bytes of one micro-batch at its peak, by purpose; `readers`: by the key of their
+    table, None where none is in process."""
 
     config: Config
     policy: ModelSize
     trainable: int
     activations: Mapping[str, float]
-    reader: ModelSize | None
+    readers: Mapping[str, ModelSize | None]
     world: int
 
     def peaks(self, memory: float) -> Peaks:
@@ -66,14 +66,11 @@ class Needs:
         config = self.config
         context = {"CUDA context": CONTEXT} if memory else {}
         kept = context | self.kept(memory)
-        engine, reader = self.engine(memory), self.reading(memory)
+        engine = self.engine(memory)
         asleep = {"sleeping engine": ASLEEP} if config.rollout.sleep and memory else engine
-        resting = (
-            {"sleeping reader": ASLEEP} if reader and reader_sleeps(config, memory) else reader
-        )
         return Peaks(
-            rollout=kept | engine | reader | {"weight sync": self.staging()},
-            training=kept | self.passing() | asleep | resting,
+            rollout=kept | engine | self.reading(memory) | {"weight sync": self.staging()},
+            training=kept | self.passing() | asleep | self.reading(memory, training=True),
         )
 
     @property
@@ -126,14 +123,24 @@ class Needs:
         parts = _engine(rollout, weights / rollout.tensor_parallel_size, memory)
         return {f"engine {name}": size for name, size in parts.items()}
 
-    def reading(self, memory: float) -> dict[str, float]:
-        """The reader's engine; empty where none is in process."""
-        config = self.config.reward.reader
-        if self.reader is None:
-            return {}
-        # A tensor-parallel group shares the reader, too.
-        weights = BYTES[config.dtype] * self.reader.total / self.config.rollout.tensor_parallel_size
-        return {f"reader {k}": size for k, size in _engine(config, weights, memory).items()}
+    def reading(self, memory: float, *, training: bool = False) -> dict[str, float]:
+        """The readers' engines, awake or while the policy trains; empty where none is in process.
+
+        A tensor-parallel group shares them, too.
+        """
+        parts: dict[str, float] = {}
+        configs = self.config.reward.in_process
+        for key, size in self.readers.items():
+            if size is None:
+                continue
+            config, name = configs[key], key.removeprefix("reward.").replace("_", " ")
+            weights = BYTES[config.dtype] * size.total / self.config.rollout.tensor_parallel_size
+            if training and config.sleep and memory:
+                parts[f"sleeping {name}"] = ASLEEP
+            else:
+                found = _engine(config, weights, memory)
+                parts |= {f"{name} {part}": value for part, value in found.items()}
+        return parts
 
     @property
     def bytes_per_token(self) -> float:
@@ -154,11 +161,6 @@ class Needs:
         if self.cached_tokens(memory) < self.config.rollout.max_model_len:
             told[0] = "NO, KV cache too small"
         return told
-
-
-def reader_sleeps(config: Config, memory: float) -> bool:
-    """Whether the reader gives its memory back while the policy trains."""
-    return bool(memory and config.reward.reader.sleep)
 
 
 def _engine(

@@ -194,6 +194,9 @@ def rl_config(policy: Path, reader: Path) -> Config:
     reward.reader.path, reward.reader.max_model_len = str(reader), 256
     reward.reader.kv_cache_gib = 0.25
     length = {"weight": 0.2, "l1": 8, "l2": 16}
-    reward.terms = {"accuracy": {"draws": 2}, "length": length}
+    reward.terms = {
+        "accuracy": {"questions": "own", "answers": "sampled", "draws": 2},
+        "length": length,
+    }
     config.eval.every = 0
     return config

@@ -189,7 +189,9 @@ class _Merged:
         text = str(found).lower() if isinstance(found, bool) else shown(found)
         place = self.origins.of(prefix + name)
         where = "" if place == "default" else f"{place}: "
-        return ConfigError(f"{where}{prefix}{name}: {problem}, found {redact(text)} ({place})")
+        inner = first["loc"] if len(first["loc"]) > 2 else (name,)  # of a list of tables: its key
+        key = prefix + ".".join(map(str, inner))
+        return ConfigError(f"{where}{key}: {problem}, found {redact(text)} ({place})")
 
 
 def _literal(its: Choice) -> Any:
@@ -229,6 +231,8 @@ def toml(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return "[" + ", ".join(toml(v) for v in value) + "]"
+    if isinstance(value, BaseModel):
+        value = dict(value)
     if isinstance(value, dict):
         pairs = (f"{k if _BARE.fullmatch(k) else toml(k)} = {toml(v)}" for k, v in value.items())
         return "{" + ", ".join(pairs) + "}"

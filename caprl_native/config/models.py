@@ -134,3 +134,19 @@ class ReaderConfig(LanguageModelConfig):
     retries: int = Field(
         3, ge=0, description="Further attempts for a question that failed, with growing pauses."
     )
+
+
+class HeldOutReaderConfig(ReaderConfig):
+    """A reader that the reward never hears of; see docs/rewards.md."""
+
+    every: int = Field(
+        10,
+        ge=1,
+        description="Steps from one comparison with the training readers, on the captions of that "
+        "step, to the next.",
+    )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is one."""
+        return bool(self.path or self.endpoint)

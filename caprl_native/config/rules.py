@@ -138,7 +138,7 @@ def _fits(rules: Rules, table: str) -> None:
 
 
 def _lengths(rules: Rules, config: Config) -> None:
-    rollout, reader = config.rollout, config.reward.reader
+    rollout = config.rollout
     rules.require(
         config.data.max_prompt_tokens + rollout.max_tokens <= rollout.max_model_len,
         "rollout.max_model_len",
@@ -146,40 +146,55 @@ def _lengths(rules: Rules, config: Config) -> None:
         "data.max_prompt_tokens",
         "rollout.max_tokens",
     )
-    rules.require(
-        not reader.path or rollout.max_tokens + reader.max_tokens < reader.max_model_len,
-        "reward.reader.max_model_len",
-        "room for the longest caption, a question and the answer",
-        "rollout.max_tokens",
-    )
+    for key, reader in config.reward.in_process.items():
+        rules.require(
+            rollout.max_tokens + reader.max_tokens < reader.max_model_len,
+            f"{key}.max_model_len",
+            "room for the longest caption, a question and the answer",
+            "rollout.max_tokens",
+        )
 
 
 def _reward(rules: Rules, config: Config) -> None:
-    reader = config.reward.reader
-    if config.reward.reads:
-        path, endpoint = "reward.reader.path", "reward.reader.endpoint"
+    reward = config.reward
+    for key, reader in reward.asked.items():
         rules.require(
             bool(reader.path) != bool(reader.endpoint),
-            path,
-            f"either a model directory here or a server in {endpoint}, not both or neither",
-            endpoint,
+            f"{key}.path",
+            f"either a model directory here or a server in {key}.endpoint, not both or neither",
+            f"{key}.endpoint",
         )
-    _reader(rules, reader)
+    for key, reader in ({"reward.reader": reward.reader} | reward.asked).items():
+        _reader(rules, key, reader)
+    _beside(rules, config)
+    held_out = reward.held_out_reader
     rules.require(
-        not reader.path
-        or config.rollout.gpu_memory_utilization + reader.gpu_memory_utilization <= 1,
-        "reward.reader.gpu_memory_utilization",
-        "no more than the policy's engine leaves",
-        "rollout.gpu_memory_utilization",
+        not held_out.is_given
+        or any(o.type == "accuracy" and o.weight for o in reward.terms.values()),
+        f"reward.held_out_reader.{'path' if held_out.path else 'endpoint'}",
+        "none without a term of type accuracy that counts, whose questions it answers",
     )
-    if "total" in config.reward.terms:
-        rules.fail("reward.terms.total.type", "expected another name: metrics call the sum so")
+    for name, what in {"total": "the sum", "held_out": "the held-out reader's"}.items():
+        if name in reward.terms:
+            rules.fail(
+                f"reward.terms.{name}.type", f"expected another name: metrics call {what} so"
+            )
     weights = [f"reward.terms.{name}.weight" for name in config.reward.terms]
     if not weights:  # all those of the defaults are switched off
         off = next(key for key in types_of(config) if key.startswith("reward.terms."))
         rules.fail(f"{off}.type", "expected at least one term in reward.terms, found none")
     some = any(rules.value(key) for key in weights)
     rules.require(some, weights[0], "more than 0 for at least one term", *weights[1:])
+
+
+def _beside(rules: Rules, config: Config) -> None:
+    """The engines of one GPU share its memory."""
+    share, others = config.rollout.gpu_memory_utilization, ["rollout.gpu_memory_utilization"]
+    for key, reader in config.reward.in_process.items():
+        share += reader.gpu_memory_utilization
+        name = f"{key}.gpu_memory_utilization"
+        rules.require(share <= 1, name, "no more than the policy's engine leaves", *others)
+        others.append(name)
 
 
 def _options(rules: Rules, config: Config) -> None:
@@ -196,27 +211,27 @@ def _options(rules: Rules, config: Config) -> None:
                 rules.require(False, f"{key}.{name}", expected, *(f"{key}.{o}" for o in others))
 
 
-def _reader(rules: Rules, reader: ReaderConfig) -> None:
-    rules.forbid("reward.reader", settings_problem(reader))
+def _reader(rules: Rules, key: str, reader: ReaderConfig) -> None:
+    rules.forbid(key, settings_problem(reader))
     rules.require(
         not reader.endpoint or bool(reader.model),
-        "reward.reader.model",
+        f"{key}.model",
         "the model's name at the endpoint",
-        "reward.reader.endpoint",
+        f"{key}.endpoint",
     )
     rules.require(
         not reader.endpoint or reader.top_k == 0,
-        "reward.reader.top_k",
+        f"{key}.top_k",
         "0 with an endpoint: it is for a reader in process",
-        "reward.reader.endpoint",
+        f"{key}.endpoint",
     )
     rules.require(
         not (reader.endpoint and reader.sleep),
-        "reward.reader.sleep",
+        f"{key}.sleep",
         "false with an endpoint: it is for a reader in process",
-        "reward.reader.endpoint",
+        f"{key}.endpoint",
     )
-    _fits(rules, "reward.reader")
+    _fits(rules, key)
 
 
 def _correction(rules: Rules, config: Config) -> None:

@@ -17,14 +17,13 @@ from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Lists, Named, OneOf, Table
-from caprl_native.config.models import Dtype, EngineConfig, ReaderConfig, SamplingConfig
+from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
 from caprl_native.config.moved import MOVED
 from caprl_native.config.optimizer import OptimizerStateConfig
+from caprl_native.config.reward import RewardConfig
 from caprl_native.registry import Options, load_plugin
-from caprl_native.rewards.base import TERMS, TermOptions, any_reads
 
 # Defaults of tables with a type, as a file would give them; they become options when validated.
-TERMS_DEFAULT: Any = {"accuracy": {}}
 GRPO: Any = {"type": "grpo"}
 PPO: Any = {"type": "ppo"}
 K3: Any = {"type": "k3"}
@@ -253,24 +252,7 @@ class RolloutConfig(EngineConfig, SamplingConfig):
     )
 
 
-# --- reward and algorithm ---------------------------------------------------------------------
-
-
-class RewardConfig(Table):
-    overlap: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="Each caption is scored when it is finished, not all when the last one is; "
-        '"auto": unless a reader in process answers, which takes the policy\'s device.',
-    )
-    reader: ReaderConfig = Field(default_factory=ReaderConfig)
-    terms: Annotated[dict[str, TermOptions], Named(TERMS)] = Field(
-        TERMS_DEFAULT, description="What is rewarded; the reward is the weighted sum."
-    )
-
-    @property
-    def reads(self) -> bool:
-        """Whether a term that counts asks the reader."""
-        return any_reads(self.terms)
+# --- algorithm --------------------------------------------------------------------------------
 
 
 class AlgorithmConfig(Table):

@@ -137,7 +137,10 @@ def types_of(config: BaseModel) -> dict[str, str]:
 def value_at(config: Any, key: str) -> Any:
     """The value under a dotted key; KeyError or AttributeError where there is none."""
     for name in key.split(".") if key else ():
-        config = config[name] if isinstance(config, dict) else getattr(config, name)
+        if isinstance(config, list):
+            config = config[int(name)]
+        else:
+            config = config[name] if isinstance(config, dict) else getattr(config, name)
     return config
 
 
@@ -166,11 +169,27 @@ def expected(kind: Any) -> str:
         return "one of " + ", ".join(f'"{v}"' for v in arguments)
     if origin is list:
         words = {str: "texts", float: "numbers", int: "whole numbers"}
-        return f"a list of {words.get(arguments[0], 'texts')}"
+        word = "tables" if _is_table(arguments[0]) else words.get(arguments[0], "texts")
+        return f"a list of {word}"
     if dict in (kind, origin):
         return "a table"
     words = {bool: "true or false", int: "a whole number", float: "a finite number"}
     return words.get(kind, "a text in quotes")
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _typed_table(schema: type[BaseModel], value: Any) -> Any:
+    """The known keys of a table typed; unknown ones are left to the schema's own error."""
+    if not isinstance(value, dict):
+        raise ValueError
+    fields = schema.model_fields
+    return {
+        key: typed(_stripped(fields[key].annotation), v) if key in fields else v
+        for key, v in value.items()
+    }
 
 
 def _typed_as_one(kinds: Sequence[Any], value: Any) -> Any:
@@ -187,6 +206,8 @@ def typed(kind: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Union:
         return _typed_as_one(arguments, value)
+    if _is_table(kind):
+        return _typed_table(kind, value)
     if origin is Literal:
         fits = isinstance(value, str) and value in arguments
     elif origin is list:

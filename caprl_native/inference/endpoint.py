@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from caprl_native.inference.endpoint_reply import Said, read_reply
+from caprl_native.inference.endpoint_reply import Said, read_reply, read_top_tokens
 from caprl_native.redact import HIDDEN, redact, without_userinfo
 
 if TYPE_CHECKING:
@@ -148,11 +148,13 @@ def _names(said: str, field: str) -> bool:
 class Endpoint:
     """One server: how a client is made, what a request says, how its reply or failure is read.
 
-    `url`: which of the settings' servers; the first one if none is given.
+    `url`: which of the settings' servers; the first one if none is given. With `top_logprobs` the
+    replies list so many of the likeliest first tokens, and are nothing else.
     """
 
-    def __init__(self, config: EndpointConfig, url: str = "") -> None:
+    def __init__(self, config: EndpointConfig, url: str = "", top_logprobs: int = 0) -> None:
         self.config, url = config, url or urls(config.endpoint)[0]
+        self.top_logprobs = top_logprobs
         self.key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
         parts = urlsplit(url)
         self.url = without_userinfo(url)
@@ -203,9 +205,11 @@ class Endpoint:
             self.dialect.limit: self.config.max_tokens,
             "seed": seed % 2**31,
         }
+        listed = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.top_logprobs else {}
         return {
             "model": self.config.model,
             "messages": [*messages, *turn],
+            **listed,
             **{k: v for k, v in wanted.items() if k not in self.dialect.left_out},
             "extra_headers": None if self.key else {"Authorization": openai.Omit()},
             "extra_body": extra,
@@ -343,6 +347,8 @@ class Connection:
                     continue
                 raise
             self.server.took(request)
+            if self.server.top_logprobs:
+                return read_top_tokens(reply.content)
             return read_reply(reply.content, opening if spoken.prefill else "")
 
     def _count(self, error: Exception | None) -> None:

@@ -22,9 +22,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0  # doubled with each failure in a row
 _RETRY_S, _LONGEST_RETRY_S = 0.5, 8.0  # as openai's client waits
 
 
-def servers_of(config: EndpointConfig) -> list[Endpoint]:
+def servers_of(config: EndpointConfig, top_logprobs: int = 0) -> list[Endpoint]:
     """The servers that the settings name, in their order."""
-    return [Endpoint(config, url) for url in urls(config.endpoint)]
+    return [Endpoint(config, url, top_logprobs) for url in urls(config.endpoint)]
 
 
 class _Server:

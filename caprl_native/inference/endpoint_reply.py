@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 NO_TEXT = "the reply has no text"
+NO_LOGPROBS = (
+    "the reply has no log-probs of its first token; a reader behind such a server answers with "
+    'answers = "sampled"'
+)
 _MOST_TOKENS = 2**53  # of a count that is one
 _LONGEST_FINISH = 32  # characters
 
@@ -22,6 +27,7 @@ class Said:
     text: str | None = None
     tokens: int | None = None
     finish: str | None = None  # "stop", "length", or what else the server calls it
+    top: tuple[tuple[str, float], ...] = ()  # the likeliest first tokens, and their log-probs
     failure: str | None = None
     unanswered: bool = False
 
@@ -50,6 +56,20 @@ def read_reply(body: bytes, opening: str = "") -> Said:
     if not text.strip() and finish not in (None, "stop"):
         return _failed(f"it was cut off before any (finish_reason {finish!r})")
     return Said(text, _tokens(reply), finish)
+
+
+def read_top_tokens(body: bytes) -> Said:
+    """Reads the likeliest first tokens of a chat completion; whatever the bytes are, nothing is
+    raised."""
+    try:
+        listed = json.loads(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        top = tuple((entry["token"], float(entry["logprob"])) for entry in listed)
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
+        return Said(failure=NO_LOGPROBS)
+    usual = all(isinstance(token, str) and -math.inf < value <= 0.01 for token, value in top)
+    if not top or not usual:
+        return Said(failure=NO_LOGPROBS)
+    return Said("", top=top)
 
 
 def _failed(why: str) -> Said:

@@ -51,7 +51,8 @@ _REASON = 500  # characters of an exception's text
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption to score. `key` names it among all captions of a run, and seeds its draws.
+    """One caption to score. `key` names it among all captions of a run, and seeds its draws; all
+    but its last part, the rollout's number, names its group.
 
     `text` is what the policy said outside its thoughts; `tokens` counts them too.
     """
@@ -161,16 +162,26 @@ class TermContext:
     build_reader: Callable[[], Reader]
     seed: int = 0
     tp_size: int = 1
+    build_further_readers: Callable[[], list[Reader]] = list
 
     @cached_property
     def reader(self) -> Reader:
         """The model that answers questions on captions."""
         return self.build_reader()
 
+    @cached_property
+    def further_readers(self) -> list[Reader]:
+        """Models that answer the same questions beside it."""
+        return self.build_further_readers()
+
     @property
     def readers(self) -> list[Reader]:
         """Those that were built."""
-        return [self.reader] if "reader" in vars(self) else []
+        built = vars(self)
+        return [
+            *([built["reader"]] if "reader" in built else []),
+            *built.get("further_readers", []),
+        ]
 
 
 class RewardTerm(ABC, Generic[O]):

@@ -16,7 +16,11 @@ MAX_CHARS = 4000  # of a reply that are read
 # A letter on its own: nothing alphanumeric around it, not the end of "don't" or start of "I'm".
 _ALONE = r"(?<![A-Za-z0-9])(?<![A-Za-z]['\u2019.])([A-Za-z])(?![A-Za-z0-9]|['\u2019][A-Za-z])"
 _LETTER = re.compile(_ALONE)
-_REASON = r"(?:because|since|as|not|and\s+not|rather|instead|which|that|it|so|is|the|this)\b"
+_REASON = (
+    r"(?:(?:because|since|as|not|and\s+not|rather|instead|which|that|it|so|is|the|this)\b"
+    r"|[A-Z]\s+(?:is|was)\s+(?:wrong|incorrect|false|not)\b"
+    r"|\u56e0\u4e3a|\u7531\u4e8e|\u800c|\u4e0d\u662f)"
+)
 _OPENING = re.compile(
     r"[\W_]*([A-Za-z])(?:\s*[*_`\"'\]}]*\s*[).:]|(?:[^\w\n]|_)*(?:\n|$)"
     # "B, because A is wrong", "B because ...", "B - A is wrong"
@@ -142,4 +146,6 @@ def _is_word(text: str, match: re.Match[str], foreign: bool = False) -> bool:
         return False
     if foreign:
         return match.start(1) == 0 and following.group(1).islower()
+    if match.group(1).upper() == "I" and following.group(1) in ("would", "was"):
+        return True
     return following.group(1).islower() and following.group(1) not in _VERBS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from caprl_native.data.choices import LETTERS, MAX_CHOICES, squeezed
 from caprl_native.rewards.letter import MAX_CHARS, parse_letter
@@ -53,6 +53,28 @@ def draw(
         letters=LETTERS[: len(order)],
         answer=LETTERS[order.index(question.answer)],
         cannot=cannot,
+    )
+
+
+def rotations(question: ShownQuestion, count: int) -> list[ShownQuestion]:
+    """The question with its choices in up to `count` orders, each the one before turned on.
+
+    With as many as there are choices each stands in each place once; fewer are spread evenly. The
+    cannot-answer choice stays last.
+    """
+    turning = [i for i, letter in enumerate(question.letters) if letter != question.cannot]
+    count = min(count, len(turning))
+    return [_turned(question, turning, i * len(turning) // count) for i in range(count)]
+
+
+def _turned(question: ShownQuestion, turning: list[int], by: int) -> ShownQuestion:
+    order = turning[by:] + turning[:by]
+    order += [i for i in range(len(question.letters)) if i not in turning]
+    answer = question.letters.index(question.answer)
+    return replace(
+        question,
+        choices=tuple(question.choices[i] for i in order),
+        answer=question.letters[order.index(answer)],
     )
 
 

@@ -25,7 +25,9 @@ from caprl_native.text.thoughts import without_thoughts
 from caprl_native.types import Group, Rollout, Sample
 
 if TYPE_CHECKING:
-    from caprl_native.config.schema import RewardConfig
+    from caprl_native.config.reward import RewardConfig
+    from caprl_native.rewards.held_out import HeldOut
+    from caprl_native.rewards.readers.base import Reader
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Rubric:
         self, terms: Sequence[WeightedTerm], context: TermContext, *, overlap: bool = True
     ) -> None:
         self.terms, self.context, self.overlap = terms, context, overlap
+        self.held_out: HeldOut | None = None
 
     @classmethod
     def of(
@@ -103,7 +106,7 @@ class Rubric:
 
     def begin(self, step: int) -> Scoring:
         """For a step's captions, which come one by one; forgets those before."""
-        for reader in self.context.readers:
+        for reader in self._readers():
             reader.reset()
         for t in self.terms:
             t.term.begin(step)
@@ -137,15 +140,26 @@ class Rubric:
     def _parts(self) -> Iterator[Any]:
         """The terms, then what they share: a term that finishes may still have to ask."""
         yield from (t.term for t in self.terms)
-        yield from self.context.readers
+        yield from self._readers()
+
+    def _readers(self) -> list[Reader]:
+        return [*self.context.readers, *(self.held_out.readers if self.held_out else [])]
 
 
 def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:
     """What the config asks for; a reader is started where a term reads."""
+    from caprl_native.rewards.held_out import build_held_out
     from caprl_native.rewards.readers import build_reader
 
-    context = TermContext(lambda: build_reader(config.reader, tp_size), seed, tp_size)
-    return Rubric.of(config.terms, context, overlap=overlaps(config))
+    context = TermContext(
+        lambda: build_reader(config.reader, tp_size),
+        seed,
+        tp_size,
+        lambda: [build_reader(reader, tp_size) for reader in config.readers],
+    )
+    rubric = Rubric.of(config.terms, context, overlap=overlaps(config))
+    rubric.held_out = build_held_out(config, seed, tp_size)
+    return rubric
 
 
 def overlaps(config: RewardConfig) -> bool:
@@ -157,11 +171,11 @@ def overlaps(config: RewardConfig) -> bool:
     """
     if config.overlap != "auto":
         return config.overlap == "on"
-    return not (config.reads and config.reader.path)
+    return not config.in_process
 
 
 @dataclass
-class _Open:
+class Open:
     """A caption whose scores are to come; `scores` is None until the terms have it."""
 
     rollout: Rollout
@@ -176,7 +190,7 @@ class Scoring:
 
     rubric: Rubric
     step: int
-    _open: list[_Open] = field(default_factory=list)
+    _open: list[Open] = field(default_factory=list)
 
     def add(self, sample: Sample, index: int, rollout: Rollout, *, is_local: bool = True) -> None:
         """Takes rollout `index` of a sample; with `overlap` the terms get it now.
@@ -186,12 +200,12 @@ class Scoring:
         """
         key = (self.rubric.context.seed, self.step, sample.id, index)
         caption = Caption(sample, without_thoughts(rollout.text), len(rollout.token_ids), key)
-        opened = _Open(rollout, caption, is_local)
+        opened = Open(rollout, caption, is_local)
         self._open.append(opened)
         if self.rubric.overlap:
             self._submit(opened)
 
-    def _submit(self, opened: _Open) -> None:
+    def _submit(self, opened: Open) -> None:
         opened.scores = {
             t.name: t.submit(opened.caption)
             for t in self.rubric.terms
@@ -213,6 +227,8 @@ class Scoring:
                 scores = opened.scores
                 outcomes = [(t, t.outcome(scores[t.name])) for t in self.rubric.terms]
                 fill(opened.rollout, [(t, score) for t, score in outcomes if score.applies])
+        if self.rubric.held_out is not None:
+            self.rubric.held_out.compare(self._open, self.step)
         self._open = []
 
 

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class Sampling:
     banned: tuple[int, ...] = ()
     logprobs: bool = True  # False: completions come without
     ignore_end: bool = False  # go on to `max_tokens` past a token that ends the text
+    scored: tuple[int, ...] = ()  # tokens whose log-probs are wanted, too; then `max_tokens` is 1
 
     @classmethod
     def of(
@@ -74,6 +75,7 @@ class Completion:
     logprobs: list[float]  # nats, of the distribution that was sampled from
     finish_reason: str
     text: str
+    scored: dict[int, float] = field(default_factory=dict)  # the same of `Sampling.scored`
 
 
 @dataclass
@@ -211,6 +213,7 @@ class Engine:
             max_tokens=sampling.max_tokens,
             seed=seed % 2**62,
             logprobs=0 if sampling.logprobs else None,
+            logprob_token_ids=list(sampling.scored) or None,
             flat_logprobs=True,
             logit_bias=dict.fromkeys(sampling.banned, BIAS_OF_BANNED) or None,
             ignore_eos=sampling.ignore_end,
@@ -248,12 +251,16 @@ class Engine:
             del self._left[name]
         tokens = [token for part in parts for token in part.token_ids]
         logprobs = [value for part in parts if part.logprobs for value in part.logprobs.logprobs]
-        if logprobs and [t for part in parts for t in part.logprobs.token_ids] != tokens:
+        of = [t for part in parts if part.logprobs for t in part.logprobs.token_ids]
+        if logprobs and of[: len(tokens)] != tokens:
             raise RuntimeError(f"request {name}: vLLM gave log-probs of other tokens than sampled")
+        scored = dict(zip(of, logprobs, strict=True)) if len(of) > len(tokens) else {}
         said = tokens[:-1] if parts[-1].finish_reason == "stop" else tokens
         # A text that was cut off may end within a character.
         text = self._tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd")
-        completion = Completion(tokens, logprobs, parts[-1].finish_reason, text)
+        completion = Completion(
+            tokens, logprobs[: len(tokens)], parts[-1].finish_reason, text, scored
+        )
         return Finished(name, index, list(out.prompt_token_ids), completion)
 
     def abort(self) -> None:

@@ -32,9 +32,10 @@ def caption(text: str = "a red circle", *, key: tuple = (0, 1, "s0", 0), kind: s
     return Caption(sample(str(key[2]), kind), text, len(text.split()), key)
 
 
-def ask(text: str, seed: int = 0) -> Ask:
-    """A question on the caption `text`."""
-    return Ask(reader_messages("image", text, "What is the colour?", ["red", "green"]), seed)
+def ask(text: str, seed: int = 0, choices: tuple[str, ...] = ()) -> Ask:
+    """A question on the caption `text`; with choices, for their probabilities."""
+    shown = list(choices or ("red", "green"))
+    return Ask(reader_messages("image", text, "What is the colour?", shown), seed, choices)
 
 
 def group(texts: list[str], *, name: str = "s0", kind: str = "image") -> Group:

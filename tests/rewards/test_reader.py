@@ -189,3 +189,7 @@ def test_the_engine_s_answers_depend_on_question_and_seed_alone(tiny_reader: Pat
     assert 0 < seen["left by work"] < seen["at one time"]  # the last few wait for company
     assert seen["answered by work"] == 7 - seen["left by work"]
     assert min(seen["cached"][1:]) > seen["cached"][0] == 0  # a caption is read once
+    assert len(seen["chances"]) == 4 and len(seen["chances"][1]) == 4
+    for chances, expected in zip(seen["chances"], seen["expected"], strict=True):
+        assert chances == pytest.approx(expected, rel=0.1, abs=1e-4)  # of bfloat16 logits
+    assert seen["texts beside"] == seen["texts alone"]

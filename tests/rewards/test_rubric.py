@@ -22,7 +22,7 @@ TEXTS = ["[00:01] a red circle [00:00]", "one two three four five six seven eigh
 def model(alpha: float, beta: float, reader: ListeningReader | None = None) -> Rubric:
     return rubric(
         reader,
-        accuracy=AccuracyOptions(draws=8),
+        accuracy=AccuracyOptions(questions="own", draws=8),
         timestamps=TimestampsOptions(weight=alpha),
         length=LengthOptions(weight=beta, l1=2, l2=12),
     )

@@ -130,7 +130,10 @@ def test_terms_that_read_share_one_reader_and_say_whose_reading_is_whose() -> No
         built.append(ListeningReader())
         return built[-1]
 
-    terms = {"accuracy": AccuracyOptions(draws=2), "blunt": AccuracyOptions(draws=1, weight=0.5)}
+    terms = {
+        "accuracy": AccuracyOptions(questions="own", draws=2),
+        "blunt": AccuracyOptions(questions="own", draws=1, weight=0.5),
+    }
     ours, g = Rubric.of(terms, TermContext(build)), group(TEXTS)
     score(ours, [g])
     assert len(built) == 1 and len(built[0].heard) == 3 * len(TEXTS)

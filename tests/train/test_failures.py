@@ -295,7 +295,10 @@ def test_flat_groups_are_replaced_until_the_tries_are_used_up(
     mood = Mood(lambda request: Reply(" A"), lambda request: Reply(" Z"))
     with serve(mood) as server:
         config = endpoint_config(world, tiny_policy, server.url, folder)
-        config.data.batch_size, config.reward.terms = 4, {"accuracy": {"draws": 2}}
+        config.data.batch_size, config.reward.terms = (
+            4,
+            {"accuracy": {"questions": "own", "answers": "sampled", "draws": 2}},
+        )
         config.rollout.n = 2  # half of the groups or more are flat
         config.rollout.refill, config.rollout.refill_tries = True, 6
         file = write_config(config, tmp_path / "run.toml")

@@ -51,7 +51,7 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
     rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.25
     reward = config.reward
     reward.terms = {
-        "accuracy": {"draws": 2},
+        "accuracy": {"questions": "own", "answers": "sampled", "draws": 2},
         "timestamps": {"weight": 0.2},
         "length": {"weight": 0.2, "l1": 8, "l2": 32},
     }

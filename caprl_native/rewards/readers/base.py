@@ -10,18 +10,29 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to the reader: the chat up to the reader's turn, and the seed of its answer."""
+    """One question to the reader: the chat up to the reader's turn, and the seed of its answer.
+
+    With `choices`, the texts that the chat letters A, B, ..., no answer is drawn: the reader says
+    how likely it is to choose each.
+    """
 
     messages: list[dict[str, Any]]
     seed: int
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the reader went on with after "The answer is", or why it did not."""
+    """What the reader went on with after "The answer is", or why it did not.
+
+    Of a question with `choices`, `probabilities` in their place: one of each choice, at the
+    reader's own temperature; what they lack to 1 is no answer. A reader that cannot tell two
+    choices apart by probabilities gives a `text` all the same.
+    """
 
     text: str | None
     failure: str | None = None
+    probabilities: tuple[float, ...] | None = None
 
 
 class Reader(Protocol):

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
 from caprl_native.config.models import ReaderConfig
 from caprl_native.rewards.prompts import ANSWER_PREFIX
 from caprl_native.rewards.readers.base import Answer, Ask
-from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.rewards.readers.openings import Chances, Place, Tokens
+from caprl_native.rollout.engine import Completion, Engine, EngineSettings, Sampling
 from caprl_native.text.control_tokens import tokenized_chats
+
+
+@dataclass
+class _Weighed:
+    """A question whose choices' probabilities are asked for; `left`: passes under way."""
+
+    answer: Future[Answer]
+    ids: list[int]
+    seed: int
+    chances: Chances
+    left: int = 0
 
 
 class EngineReader:
@@ -35,7 +48,9 @@ class EngineReader:
             )
         )
         self.sampling = Sampling.of(config, logprobs=False)
+        self.tokens = Tokens(self.tokenizer, ANSWER_PREFIX, config.max_tokens)
         self._asked: dict[str, Future[Answer]] = {}
+        self._weighed: dict[str, tuple[_Weighed, Place]] = {}
 
     def ask(self, asks: Sequence[Ask]) -> list[Future[Answer]]:
         limit = self.config.max_model_len - self.config.max_tokens
@@ -51,11 +66,21 @@ class EngineReader:
                         f"{limit}",
                     )
                 )
+            elif ask.choices:
+                weighed = _Weighed(answer, ids, ask.seed, Chances(len(ask.choices)))
+                self._weigh(weighed, Place(self.tokens.tree(ask.choices)))
             else:
                 name = self.engine.submit({"prompt_token_ids": ids}, self.sampling, ask.seed)
                 self._asked[name] = answer
             answers.append(answer)
         return answers
+
+    def _weigh(self, weighed: _Weighed, place: Place) -> None:
+        """Asks for the probabilities of the tokens that may follow a place."""
+        sampling = replace(self.sampling, max_tokens=1, scored=tuple(place.node.tokens))
+        prompt = {"prompt_token_ids": [*weighed.ids, *place.path]}
+        self._weighed[self.engine.submit(prompt, sampling, weighed.seed)] = weighed, place
+        weighed.left += 1
 
     def work(self) -> None:
         """Answers while there are enough questions to fill a batch."""
@@ -68,12 +93,27 @@ class EngineReader:
 
     def _step(self) -> None:
         for finished in self.engine.step():
-            self._asked.pop(finished.request).set_result(Answer(finished.completion.text))
+            if finished.request in self._asked:
+                answer = self._asked.pop(finished.request)
+                answer.set_result(Answer(finished.completion.text))
+            else:
+                self._weighed_one(*self._weighed.pop(finished.request), finished.completion)
+
+    def _weighed_one(self, weighed: _Weighed, place: Place, completion: Completion) -> None:
+        weighed.left -= 1
+        logprobs = completion.scored
+        if not self.config.temperature:  # it always takes the likeliest token
+            logprobs = {completion.token_ids[0]: 0.0}
+        for further in weighed.chances.take(place, logprobs):
+            self._weigh(weighed, further)
+        if not weighed.left:
+            found = tuple(weighed.chances.of_choices)
+            weighed.answer.set_result(Answer(None, probabilities=found))
 
     def reset(self) -> None:
         """Drops open questions and the prefix cache: a step does not depend on those before it."""
         self.engine.abort()
-        self._asked = {}
+        self._asked, self._weighed = {}, {}
         self.engine.reset_caches()
 
     def sleep(self) -> None:

@@ -1,0 +1,54 @@
+"""What becomes of a question: answered rightly, answered wrongly, or left open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from caprl_native.rewards.questions import ShownQuestion
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shares, or probabilities, of a question's answers.
+
+    `right`; `misled`: another choice; `abstained`: "it cannot be answered", where that is not the
+    right choice. What they lack to 1 is no answer.
+    """
+
+    right: float
+    misled: float
+    abstained: float
+
+    def value(self, misled_weight: float) -> float:
+        """What they are worth: right - misled_weight * misled."""
+        return self.right - misled_weight * self.misled
+
+
+def outcome_of_letter(question: ShownQuestion, letter: str | None) -> Outcome:
+    """Of one answer; None: it chose nothing."""
+    chosen = [float(letter == one) for one in question.letters]
+    return outcome_of_probabilities(question, chosen)
+
+
+def outcome_of_probabilities(question: ShownQuestion, chosen: Sequence[float]) -> Outcome:
+    """Of the probability of each choice, in the order shown."""
+    right = misled = abstained = 0.0
+    for letter, probability in zip(question.letters, chosen, strict=True):
+        if letter == question.answer:
+            right += probability
+        elif letter == question.cannot:
+            abstained += probability
+        else:
+            misled += probability
+    return Outcome(right, misled, abstained)
+
+
+def mean(outcomes: Sequence[Outcome]) -> Outcome:
+    """Each counts once."""
+    n = len(outcomes)
+    return Outcome(
+        sum(o.right for o in outcomes) / n,
+        sum(o.misled for o in outcomes) / n,
+        sum(o.abstained for o in outcomes) / n,
+    )

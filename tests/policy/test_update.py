@@ -100,7 +100,7 @@ def test_whenever_gradients_are_reduced_they_are_the_same(results, name):
 def test_gradients_meet_once_a_step_where_that_takes_no_memory_or_where_it_may(results):
     sums, scatters = ({n: r["reductions"][i] for n, r in results[2].items()} for i in (0, 1))
     units = scatters["whole"]
-    assert units > 3 and scatters["single"] == 2 * units  # a micro-batch for each of two groups
+    assert units > 3 and scatters["single"] == 8 * units  # one micro-batch per response
     assert scatters["reduced once"] == units
     assert sums["replicas, single"] == sums["replicas"] == units  # over replicas
 

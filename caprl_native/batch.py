@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
+from caprl_native.config.flat import FlatConfig
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import gather_objects
 from caprl_native.policy.advantages import GroupFacts, facts_of, is_flat
+from caprl_native.rewards.blind import Blind
 from caprl_native.rewards.rubric import Scoring
 from caprl_native.seeds import rng_of
 from caprl_native.types import Group
@@ -30,6 +32,7 @@ class Batch:
     skipped: int = 0  # prompts, of all ranks, that could not be used
     everywhere: list[list[GroupFacts]] = field(default_factory=list)
     dropped: list[Group] = field(default_factory=list)  # sampled, but given up for better ones
+    blind: Blind | None = None  # where the step is due: what the reader knows without captions
 
     @property
     def sampled(self) -> list[Group]:
@@ -57,11 +60,11 @@ class Batch:
         self.everywhere = [facts for _, facts in told]
         return [sum(numbers) for numbers in zip(*(prompts for prompts, _ in told), strict=True)]
 
-    def drop_flat(self) -> None:
+    def drop_flat(self, flat: FlatConfig) -> None:
         """Gives up the groups that carry no gradient."""
-        self.dropped += [g for g in self.groups if g.is_flat]
-        self.groups = [g for g in self.groups if not g.is_flat]
-        self.everywhere = [[f for f in part if not is_flat(f)] for part in self.everywhere]
+        self.dropped += [g for g in self.groups if flat.holds_of(g)]
+        self.groups = [g for g in self.groups if not flat.holds_of(g)]
+        self.everywhere = [[f for f in part if not is_flat(f, flat)] for part in self.everywhere]
 
     def absorb(self, fresh: Batch) -> None:
         """Takes over what another batch of the same step has."""
@@ -95,9 +98,9 @@ def require_rewards(batch: Batch) -> None:
 def shuffle_rewards(groups: Sequence[Group], seed: int, step: int) -> None:
     """The control experiment: rewards are shuffled over all ranks' captions (a collective)."""
     scored = [r for g in groups for r in g.scored]
-    parts = gather_objects([r.total for r in scored])
-    totals = [total for part in parts for total in part]
-    rng_of("shuffle", seed, step).shuffle(totals)
+    parts = gather_objects([(r.total, r.utility) for r in scored])
+    rewards = [reward for part in parts for reward in part]
+    rng_of("shuffle", seed, step).shuffle(rewards)
     first = sum(len(part) for part in parts[: dist.get_rank()])
-    for rollout, total in zip(scored, totals[first : first + len(scored)], strict=True):
-        rollout.total = total
+    for rollout, reward in zip(scored, rewards[first : first + len(scored)], strict=True):
+        rollout.total, rollout.utility = reward

@@ -12,6 +12,7 @@ import torch
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.loader import (
+    LoadedSample,
     LoaderItem,
     SkipLedger,
     TooManySkipped,
@@ -22,6 +23,7 @@ from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
+from caprl_native.observe.alarms import Alarms, caption_metrics, first_lengths
 from caprl_native.observe.memory import give_back_freed_memory
 from caprl_native.observe.metrics import Sum, group_metrics, numbers
 from caprl_native.observe.rates import rates
@@ -32,6 +34,7 @@ from caprl_native.policy.model import Policy
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.rewards.blind import Blind
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
@@ -124,6 +127,9 @@ class Trainer(Lifecycle[Config]):
     def begin(self) -> None:
         """Resumes where asked, gives the engine the weights, and compares the two."""
         super().begin()
+        alarms = self.config.alarms
+        first = first_lengths(self.folder, alarms.first_steps) if self.dims.is_main else []
+        self.alarms = Alarms(alarms, first)
         sync(self.policy, self.engine, everything=True)
         alarm = self.config.algorithm.mismatch_alarm
         compare(self.policy, self.engine, self.prepare, alarm=alarm)
@@ -142,7 +148,18 @@ class Trainer(Lifecycle[Config]):
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         scoring = self.rubric.begin(step)
         groups = self._captions(self.captioner, prompts, step, scoring)
-        return Batch(step, groups, scoring, counts)
+        return Batch(step, groups, scoring, counts, blind=self._blind(prompts, step))
+
+    def _blind(self, prompts: Sequence[LoaderItem], step: int) -> Blind | None:
+        """The samples without captions, for `alarms.blind_every`, when this step is due."""
+        every = self.config.alarms.blind_every
+        if not (self.config.reward.reads and every) or step % every:
+            return None
+        blind = Blind(self.rubric, step)
+        loaded = [item for item in prompts if isinstance(item, LoadedSample)]
+        for place, item in enumerate(loaded):
+            blind.add(item.sample, is_local=place % self.dims.tp_size == self.dims.tp_rank)
+        return blind
 
     def _captions(
         self, captioner: Captioner, items: Sequence[LoaderItem], step: int, scoring: Scoring
@@ -171,6 +188,8 @@ class Trainer(Lifecycle[Config]):
         """
         with self.log.timed("reward"):
             batch.scoring.finish()
+            if batch.blind is not None:
+                batch.blind.finish()
             log_failures(batch.groups, batch.step)
             if self.config.run.shuffle_rewards:
                 shuffle_rewards(batch.groups, self.config.run.seed, batch.step)
@@ -187,7 +206,8 @@ class Trainer(Lifecycle[Config]):
         if not self.config.rollout.refill:
             return
         wanted, tries = self.config.data.batch_size, self.config.rollout.refill_tries
-        batch.drop_flat()
+        flat = self.config.algorithm.flat
+        batch.drop_flat(flat)
         while sum(batch.counts) < wanted:
             if not tries:
                 raise RunError(
@@ -199,7 +219,7 @@ class Trainer(Lifecycle[Config]):
             tries -= 1
             fresh = self.rollout(self.next_prompts(), batch.step)
             self.score(fresh)
-            fresh.drop_flat()
+            fresh.drop_flat(flat)
             batch.absorb(fresh)
         counts = batch.counts
         while sum(counts) > wanted:  # the ranks that have most drop what is too much
@@ -240,7 +260,9 @@ class Trainer(Lifecycle[Config]):
         if self.dims.device.type == "cpu":
             give_back_freed_memory()
         tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
-        local = group_metrics(batch.sampled, self.rubric.names) | {"perf/tokens_per_s": Sum(tokens)}
+        local = group_metrics(batch.sampled, self.rubric.names, self.config.algorithm.flat)
+        local |= caption_metrics(batch.sampled) | (batch.blind.metrics() if batch.blind else {})
+        local["perf/tokens_per_s"] = Sum(tokens)
         found = self.log.rollouts(batch.step, batch.sampled, local)
         seconds, times = self.log.take_seconds()
         if not self.dims.is_main:
@@ -250,7 +272,9 @@ class Trainer(Lifecycle[Config]):
         metrics["perf/tokens_per_s"] /= seconds
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
         metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)
+        metrics |= self.alarms.length_ratio(metrics)
         self.log.metrics(batch.step, metrics)
+        self.alarms.check(batch.step, metrics)
         self.log.progress(batch.step, seconds, shown(metrics))
         self._warn_of_mismatch(batch.step, metrics.get("mismatch/logprob_abs_mean", 0.0))
 
@@ -270,7 +294,7 @@ class Trainer(Lifecycle[Config]):
         if self.held_out is None or (step % every and step != self.total_steps):
             return
         groups, skipped = self._held_out_groups(self.held_out, step)
-        local = group_metrics(groups, self.rubric.names)
+        local = group_metrics(groups, self.rubric.names, self.config.algorithm.flat)
         found = numbers(self.log.evaluation(step, groups, local))
         metrics = {f"eval/{name}": value for name, value in found.items()}
         seconds, _ = self.log.take_seconds()  # they are no part of the next step

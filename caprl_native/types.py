@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,6 +53,7 @@ class Sample:
     questions: tuple[Question, ...] = ()
     response: str | None = None
     source: str = ""  # "file:line", for error messages
+    seconds: float | None = None  # of its longest video (or clip); None: nobody has decoded it
 
     @property
     def modality(self) -> Modality:
@@ -73,16 +73,12 @@ class Rollout:
     rewards: dict[str, float] = field(default_factory=dict)  # by term
     parts: dict[str, float] = field(default_factory=dict)  # what terms are made of, "term/part"
     total: float | None = None  # None: the reward is missing, never zero
+    utility: float | None = None  # the total without what shapes captions (length, time stamps)
     advantage: float = 0.0
     failure: str | None = None  # why the reward is missing
     reading: list[dict[str, Any]] = field(
         default_factory=list
     )  # the reader's questions and answers
-
-
-def are_flat(totals: Iterable[float | None]) -> bool:
-    """Whether a group's rewards carry no gradient: all are equal, or there is only one."""
-    return len(set(totals)) < 2
 
 
 @dataclass
@@ -96,8 +92,3 @@ class Group:
     @property
     def scored(self) -> list[Rollout]:
         return [r for r in self.rollouts if r.total is not None]
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether it carries no gradient."""
-        return are_flat(r.total for r in self.scored)

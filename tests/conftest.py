@@ -46,6 +46,7 @@ HEAVY = [
     "transport",
     "report_html",
     "report_items",
+    "laboratory",
     "reader",
     "rubric",
     "reward_run",

@@ -18,6 +18,7 @@ from PIL import Image
 sys.path.insert(0, str(ROOT))  # works without an installation
 
 from caprl_native.config.cli import dump  # noqa: E402
+from caprl_native.config.flat import FlatConfig
 from caprl_native.config.schema import Config, SftConfig  # noqa: E402
 from caprl_native.testing.tiny_models import write_tiny_reader, write_tiny_vlm  # noqa: E402
 
@@ -193,6 +194,8 @@ def rl_config(policy: Path, reader: Path) -> Config:
     rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 16, 256, 0.25
     reward.reader.path, reward.reader.max_model_len = str(reader), 256
     reward.reader.kv_cache_gib = 0.25
+    # A random reader's accuracy is mostly flat: length must have a gradient, too.
+    config.algorithm.flat, reward.gate = FlatConfig(by="total", spread=0.0), False
     length = {"weight": 0.2, "l1": 8, "l2": 16}
     reward.terms = {
         "accuracy": {"questions": "own", "answers": "sampled", "draws": 2},

@@ -20,6 +20,11 @@ class RewardConfig(Table):
         description="Each caption is scored when it is finished, not all when the last one is; "
         '"auto": unless a reader in process answers, which takes the policy\'s device.',
     )
+    gate: bool = Field(
+        True,
+        description="Shaping terms (length, time stamps) are multiplied by the utility, the mean "
+        "of the other terms: they count where there is accuracy to protect. False: as published.",
+    )
     readers: list[ReaderConfig] = Field(
         [],
         description="Further readers, which every question goes to beside reward.reader: tables "

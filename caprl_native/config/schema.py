@@ -16,7 +16,9 @@ from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
+from caprl_native.config.alarms import AlarmsConfig
 from caprl_native.config.fields import Lists, Named, OneOf, Table
+from caprl_native.config.flat import FlatConfig
 from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
 from caprl_native.config.moved import MOVED
 from caprl_native.config.optimizer import OptimizerStateConfig
@@ -259,6 +261,7 @@ class AlgorithmConfig(Table):
     advantage: Annotated[Options, OneOf(ADVANTAGES)] = Field(
         GRPO, description="How rewards of a group become advantages."
     )
+    flat: FlatConfig = Field(default_factory=FlatConfig)
     whiten: bool = Field(
         False,
         description="Advantages get mean 0 and deviation 1 over the batch's tokens; groups of "
@@ -358,6 +361,7 @@ class Config(Program):
     reward: RewardConfig = Field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    alarms: AlarmsConfig = Field(default_factory=AlarmsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
 

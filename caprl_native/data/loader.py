@@ -22,7 +22,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from caprl_native.config.schema import DataConfig, MediaConfig
 from caprl_native.data.decoders import close_decoders
-from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
+from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode, longest
 from caprl_native.data.records import DataError, Records
 from caprl_native.data.supervise import SupervisedBatches
 from caprl_native.data.transport import Budget, Parcel
@@ -98,6 +98,7 @@ class _Samples(Dataset[LoaderItem]):
         light = replace(sample, media=tuple(replace(m, data=None) for m in sample.media))
         try:
             decoded = decode(sample, self.media)
+            light = replace(light, seconds=longest(decoded))
             prepared = decoded if self.prepare is None else self.prepare(sample, decoded)
         except MediaError as error:
             return SkippedSample(light, error.reason, index, error.name)

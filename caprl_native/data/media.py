@@ -6,6 +6,7 @@ pixels and round them to their patches by the same rule, so the two cannot disag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "MediaError",
     "decode",
     "fit",
+    "longest",
     "sample_frames",
 ]
 
@@ -69,10 +71,20 @@ class DecodedVideo:
         """Seconds from the start of the video, or of the clip, of each frame."""
         return [i / self.metadata["fps"] for i in self.metadata["frames_indices"]]
 
+    @property
+    def seconds(self) -> float:
+        """How long the video, or the clip, lasts."""
+        return float(self.metadata["duration"])
+
 
 def decode(sample: Sample, config: MediaConfig) -> list[DecodedImage | DecodedVideo]:
     """The pixels of all media of a sample, in order. Raises `MediaError`."""
     return [_decode_one(sample, medium, config) for medium in sample.media]
+
+
+def longest(decoded: Sequence[DecodedImage | DecodedVideo]) -> float | None:
+    """Seconds of the longest video (or clip) among these; None where there is none."""
+    return max((d.seconds for d in decoded if isinstance(d, DecodedVideo)), default=None)
 
 
 def _decode_one(

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from caprl_native.config.flat import FlatConfig
 from caprl_native.distributed.world import gather_objects
 from caprl_native.types import Group, Rollout
 
@@ -147,17 +148,19 @@ def numbers(metrics: Mapping[str, Metric]) -> dict[str, float]:
     return {name: value for name, m in metrics.items() if (value := m.value) is not None}
 
 
-def group_metrics(groups: Sequence[Group], terms: Sequence[str]) -> dict[str, Metric]:
+def group_metrics(
+    groups: Sequence[Group], terms: Sequence[str], flat: FlatConfig | None = None
+) -> dict[str, Metric]:
     """This rank's part of what there is to know of sampled groups.
 
     `reward/NAME/mean` of each of the `terms`, over the rollouts that it applies to, and
     `reward/NAME/PART` of what it says to be made of; `reward/std`:
     mean over groups of the deviation (unbiased) within; `reward/zero_std_groups`: how many groups
-    carry no gradient; `data/failed_rewards`: rollouts that got no reward.
+    carry no gradient (`flat` says when); `data/failed_rewards`: rollouts that got no reward.
     """
     rollouts = [r for g in groups for r in g.rollouts]
     scored = [r for r in rollouts if r.total is not None]
-    spreads = [s for g in groups if (s := _spread(g)) is not None]
+    spreads = [s for g in groups if (s := _spread(g, flat or FlatConfig())) is not None]
     return {
         "reward/total/mean": Mean.of(r.total for r in scored if r.total is not None),
         **{f"reward/{name}/mean": _term(name, scored) for name in terms},
@@ -180,9 +183,9 @@ def _parts(scored: Sequence[Rollout]) -> dict[str, Mean]:
     return {name: Mean.of(r.parts[name] for r in scored if name in r.parts) for name in names}
 
 
-def _spread(group: Group) -> tuple[float, bool] | None:
-    """Deviation of a group's rewards, and whether they are all equal; None below two."""
+def _spread(group: Group, flat: FlatConfig) -> tuple[float, bool] | None:
+    """Deviation of a group's rewards, and whether it is flat; None below two."""
     rewards = torch.tensor([r.total for r in group.scored], dtype=torch.float64)
     if len(rewards) < 2:
         return None
-    return rewards.std().item(), group.is_flat
+    return rewards.std().item(), flat.holds_of(group)

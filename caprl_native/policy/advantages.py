@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -10,21 +11,57 @@ from torch import Tensor
 
 from caprl_native.algorithm.groups import whitened
 from caprl_native.algorithm.objective import advantages_of
+from caprl_native.config.flat import FlatConfig
 from caprl_native.config.schema import AlgorithmConfig
-from caprl_native.types import Group, are_flat
+from caprl_native.types import Group
 
-Facts = tuple[float | None, int, dict[str, float]]  # total, tokens, rewards by term
+
+class Facts(NamedTuple):
+    """What there is to know of a scored rollout."""
+
+    total: float
+    utility: float | None
+    tokens: int
+    rewards: dict[str, float]  # by term
+
+
 GroupFacts = list[Facts]  # of the scored rollouts of a group
 
 
 def facts_of(group: Group) -> GroupFacts:
     """What every rank is told of a group."""
-    return [(r.total, len(r.token_ids), r.rewards) for r in group.scored]
+    return [
+        Facts(r.total, r.utility, len(r.token_ids), r.rewards)
+        for r in group.rollouts
+        if r.total is not None
+    ]
 
 
-def is_flat(facts: GroupFacts) -> bool:
+def is_flat(facts: GroupFacts, flat: FlatConfig) -> bool:
     """Whether that group carries no gradient."""
-    return are_flat(total for total, _, _ in facts)
+    return flat.holds([f.total for f in facts], [f.utility for f in facts])
+
+
+def levelled(facts: GroupFacts) -> GroupFacts:
+    """A flat group's facts, with what its rewards still differ in taken out of them.
+
+    Seven equal captions and one that is 0.01 worse in length alone would have advantages of +0.35
+    and -2.47 in GRPO and in GDPO, which divide by a deviation, however small.
+    """
+    totals = [f.total for f in facts]
+    return [
+        f._replace(total=_mean(totals), rewards={k: _mean_of(facts, k) for k in f.rewards})
+        for f in facts
+    ]
+
+
+def _mean_of(facts: GroupFacts, term: str) -> float:
+    return _mean([f.rewards[term] for f in facts if term in f.rewards])
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of equal values, that value to the last bit."""
+    return values[0] if min(values) == max(values) else sum(values) / len(values)
 
 
 def assign_advantages(
@@ -36,9 +73,15 @@ def assign_advantages(
     """Fills the advantages of this rank's scored rollouts.
 
     `everywhere`: by rank, the facts of its groups, so that what needs the whole batch (whitening, a
-    deviation over the batch) gets it. `weights` are those of the reward terms.
+    deviation over the batch) gets it. `weights` are those of the reward terms. Those of a flat
+    group are exactly 0 (before whitening, which gives all of a flat group the same).
     """
-    all_groups = [group for part in everywhere for group in part]
+    flat = algorithm.flat
+    all_groups = [
+        levelled(group) if not flat.as_published and is_flat(group, flat) else group
+        for part in everywhere
+        for group in part
+    ]
     facts = [fact for group in all_groups for fact in group]
     if not facts:
         return
@@ -57,7 +100,7 @@ def _advantages(
     weights: Mapping[str, float],
 ) -> Tensor:
     """Of all rollouts of the batch, `[B]`, float64; `index`: the number of each one's group."""
-    totals, lengths, rewards = zip(*facts, strict=True)
+    totals, _, lengths, rewards = zip(*facts, strict=True)
     tokens = torch.tensor(lengths, dtype=torch.float64)
     values = advantages_of(
         torch.tensor(totals, dtype=torch.float64),

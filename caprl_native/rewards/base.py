@@ -133,6 +133,12 @@ def _settle(whole: Future[Score], result: Callable[[], Score]) -> None:
         whole.set_exception(error)
 
 
+_SHAPING = (
+    "It shapes captions and says nothing of what they tell: reward.gate applies to it, and a group "
+    "that differs in such terms alone carries no gradient (algorithm.flat)."
+)
+
+
 class TermOptions(Options):
     """The settings that all reward terms have."""
 
@@ -145,6 +151,13 @@ class TermOptions(Options):
         allow_inf_nan=False,
         description="What its values are multiplied by in the sum; 0: they are not computed.",
     )
+    shaping: bool = Field(False, description=_SHAPING)
+
+
+class ShapingOptions(TermOptions):
+    """The settings of a term that shapes captions, by itself or with others."""
+
+    shaping: bool = Field(True, description=_SHAPING)
 
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:

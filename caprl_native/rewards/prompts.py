@@ -5,12 +5,13 @@ Raise `PROMPT_VERSION` with every change: readers trained on one version answer 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from caprl_native.data.choices import LETTERS
 from caprl_native.types import Modality
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 
 SYSTEM = (
     "You answer multiple-choice questions about a picture or a video that you cannot see. "
@@ -21,13 +22,31 @@ INSTRUCTION = "Answer with the letter of one choice, from the caption alone."
 CANNOT_ANSWER = "It cannot be answered from the caption."
 ANSWER_PREFIX = "The answer is"  # opens the reader's turn; it goes on with " B"
 
+# A line of a caption that opens as the request does that follows the caption.
+_BREAKS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_OPENS = re.compile(
+    rf"(?:\A|(?<=[{_BREAKS}]))(?=(?:[^\S{_BREAKS}]|[#*_>-])*"
+    r"(?:(?:question|answer)\s*\d*\**\s*[:\uff1a]|caption of an? (?:image|video)\b"
+    r"|answer with the letter\b|the answer is\b))",
+    re.IGNORECASE,
+)
+
+
+def shielded(caption: str) -> str:
+    """A caption that cannot pass for the end of itself: what it spells of the request is quoted.
+
+    "Question: ..." at the start of a line becomes "| Question: ..."; other captions stay as they
+    are. Control tokens are the reader's business (`text/control_tokens.py`).
+    """
+    return _OPENS.sub("| ", caption.strip())
+
 
 def chat(modality: Modality, caption: str, request: str) -> list[dict[str, Any]]:
     """System and user turn: the caption first, so that all questions on it share a prefix.
 
     Raises KeyError for a text, which has no caption.
     """
-    user = f"{CAPTION_OF[modality]}\n{caption.strip()}\n\n{request}"
+    user = f"{CAPTION_OF[modality]}\n{shielded(caption)}\n\n{request}"
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
 
 

@@ -40,6 +40,11 @@ class WeightedTerm:
     weight: float
     term: RewardTerm[Any]
 
+    @property
+    def shapes(self) -> bool:
+        """Whether it says nothing of what a caption tells."""
+        return self.term.options.shaping
+
     def submit(self, caption: Caption) -> Future[Score]:
         """As the term does; what it raises is the reason of a missing score.
 
@@ -73,18 +78,28 @@ class Rubric:
     """The terms of a run, in the config's order. Scores rollouts in place.
 
     Draws depend on the run's seed, the step, the sample and the rollout's number alone.
-    `overlap`: terms get each caption when it is added, not all at the end.
+    `overlap`: terms get each caption when it is added, not all at the end. `gate`: see `fill`.
     """
 
     def __init__(
-        self, terms: Sequence[WeightedTerm], context: TermContext, *, overlap: bool = True
+        self,
+        terms: Sequence[WeightedTerm],
+        context: TermContext,
+        *,
+        overlap: bool = True,
+        gate: bool = False,
     ) -> None:
-        self.terms, self.context, self.overlap = terms, context, overlap
+        self.terms, self.context, self.overlap, self.gate = terms, context, overlap, gate
         self.held_out: HeldOut | None = None
 
     @classmethod
     def of(
-        cls, options: Mapping[str, TermOptions], context: TermContext, *, overlap: bool = True
+        cls,
+        options: Mapping[str, TermOptions],
+        context: TermContext,
+        *,
+        overlap: bool = True,
+        gate: bool = False,
     ) -> Rubric:
         """The terms of these names; those without weight are left out, with all that they need."""
         terms = [
@@ -92,12 +107,12 @@ class Rubric:
             for name, o in options.items()
             if o.weight
         ]
-        return cls(terms, context, overlap=overlap)
+        return cls(terms, context, overlap=overlap, gate=gate)
 
     def for_evaluation(self, draws: int) -> Rubric:
         """The same for held-out captions; it shares what it can, and is not to be closed."""
         terms = [replace(t, term=t.term.for_evaluation(draws)) for t in self.terms]
-        return Rubric(terms, self.context, overlap=self.overlap)
+        return Rubric(terms, self.context, overlap=self.overlap, gate=self.gate)
 
     @property
     def names(self) -> list[str]:
@@ -157,7 +172,7 @@ def build_rubric(config: RewardConfig, seed: int, tp_size: int = 1) -> Rubric:
         tp_size,
         lambda: [build_reader(reader, tp_size) for reader in config.readers],
     )
-    rubric = Rubric.of(config.terms, context, overlap=overlaps(config))
+    rubric = Rubric.of(config.terms, context, overlap=overlaps(config), gate=config.gate)
     rubric.held_out = build_held_out(config, seed, tp_size)
     return rubric
 
@@ -226,26 +241,46 @@ class Scoring:
             if opened.is_local and opened.scores is not None:
                 scores = opened.scores
                 outcomes = [(t, t.outcome(scores[t.name])) for t in self.rubric.terms]
-                fill(opened.rollout, [(t, score) for t, score in outcomes if score.applies])
+                applying = [(t, score) for t, score in outcomes if score.applies]
+                fill(opened.rollout, applying, gate=self.rubric.gate)
         if self.rubric.held_out is not None:
             self.rubric.held_out.compare(self._open, self.step)
         self._open = []
 
 
-def fill(rollout: Rollout, scores: Sequence[tuple[WeightedTerm, Score]]) -> None:
-    """Puts a caption's scores and their sum into its rollout; `failure` where one is missing."""
+def fill(
+    rollout: Rollout, scores: Sequence[tuple[WeightedTerm, Score]], *, gate: bool = False
+) -> None:
+    """Puts a caption's scores and their sum into its rollout; `failure` where one is missing.
+
+    `gate`: shaping terms are multiplied by the weighted mean of the others, kept within 0..1, so
+    that a caption that tells nothing earns nothing by being short; the part "TERM/ungated" is what
+    they were.
+    """
     failures = [score.failure for _, score in scores if score.failure]
     if failures or not scores:
         rollout.failure = failures[0] if failures else "no reward term applies to the sample"
         return
+    told = [(t.weight, s.value) for t, s in scores if not t.shapes and s.value is not None]
+    rollout.utility = sum(weight * value for weight, value in told) if told else None
+    factor = _within_one(rollout.utility, sum(weight for weight, _ in told)) if gate else 1.0
     rollout.rewards, rollout.parts, total = {}, {}, 0.0
     for term, score in scores:
         assert score.value is not None
-        rollout.rewards[term.name] = score.value
         rollout.parts |= {f"{term.name}/{part}": value for part, value in score.parts.items()}
-        total += term.weight * score.value  # in the config's order, to the last bit
+        value = score.value
+        if term.shapes and gate:
+            rollout.parts[f"{term.name}/ungated"] = value
+            value *= factor
+        rollout.rewards[term.name] = value
+        total += term.weight * value  # in the config's order, to the last bit
     rollout.total = total
     rollout.reading = _readings({t.name: score.reading for t, score in scores if score.reading})
+
+
+def _within_one(utility: float | None, weights: float) -> float:
+    """The mean reward of the terms that do not shape, within 0..1; 1 where there is none."""
+    return 1.0 if utility is None else min(1.0, max(0.0, utility / weights))
 
 
 def _readings(by_term: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ QUESTIONS = tuple(
 
 
 def sample(name: str = "s0", kind: str = "image") -> Sample:
-    return Sample(name, (MediaRef(kind, f"{name}.{kind}"),), (), QUESTIONS, source=f"data:{name}")
+    media = (MediaRef(kind, f"{name}.{kind}"),)
+    seconds = 600.0 if kind == "video" else None
+    return Sample(name, media, (), QUESTIONS, source=f"data:{name}", seconds=seconds)
 
 
 def caption(text: str = "a red circle", *, key: tuple = (0, 1, "s0", 0), kind: str = "image"):

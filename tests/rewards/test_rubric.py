@@ -23,7 +23,7 @@ def model(alpha: float, beta: float, reader: ListeningReader | None = None) -> R
     return rubric(
         reader,
         accuracy=AccuracyOptions(questions="own", draws=8),
-        timestamps=TimestampsOptions(weight=alpha),
+        timestamps=TimestampsOptions(weight=alpha, rule="release"),
         length=LengthOptions(weight=beta, l1=2, l2=12),
     )
 

@@ -232,7 +232,8 @@ def test_gathered_fails_and_never_hangs() -> None:
 
 
 def test_a_caption_s_sample_says_of_what_kind_it_is() -> None:
-    term = TERMS["timestamps"].value(TimestampsOptions(), TermContext(ListeningReader))
+    options = TimestampsOptions(rule="release")
+    term = TERMS["timestamps"].value(options, TermContext(ListeningReader))
     assert not term.submit(caption("[00:01]")).result(0).applies
     assert term.submit(caption("[00:01]", kind="video")).result(0).value == 1.0
     assert sample("x").modality == "image"

@@ -35,6 +35,7 @@ def unbroken(
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
     config.run.steps = 5
     config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
+    config.alarms.first_steps = config.alarms.blind_every = 2
     file = write_config(config, folder / "run.toml")
     times = run_unbroken(Plan((str(file),)), folder / "unbroken")
     return Unbroken(file, folder / "unbroken", times)

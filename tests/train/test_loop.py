@@ -47,6 +47,8 @@ METRICS = [
     "mismatch/logprob_abs_mean",
     "mismatch/logprob_abs_max",
     "mismatch/tis_clipped_frac",
+    "caption/stamps_per_100_words",
+    "caption/repetition",
     "data/skipped",
     "data/failed_rewards",
     "perf/tokens_per_s",
@@ -87,6 +89,8 @@ def test_trainer_and_engine_agree_at_every_step(unbroken: Unbroken) -> None:
 def test_every_metric_is_there(unbroken: Unbroken) -> None:
     for line in steps(unbroken.folder):
         assert set(METRICS) <= line.keys(), set(METRICS) - line.keys()
+        assert ("caption/length_ratio" in line) is (line["step"] > 2)
+        assert ("reward/accuracy/blind" in line) is (line["step"] % 2 == 0)
     evaluated = [r for r in rows(unbroken.folder / "metrics.jsonl") if "policy/loss" not in r]
     assert [line["step"] for line in evaluated] == [0, 2, 4, 5]  # the start, every second, the end
     for line in evaluated:

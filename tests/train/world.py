@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.config.cli import dump
+from caprl_native.config.flat import FlatConfig
 from caprl_native.config.schema import Config
 from tests.ranks import ROOT, Forked, run_module
 
@@ -49,10 +50,12 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
     config.policy.micro_batch_tokens = 4096
     rollout = config.rollout
     rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.25
+    # As published: a random reader's accuracy is mostly flat, and length must have a gradient.
+    config.algorithm.flat, config.reward.gate = FlatConfig(by="total", spread=0.0), False
     reward = config.reward
     reward.terms = {
         "accuracy": {"questions": "own", "answers": "sampled", "draws": 2},
-        "timestamps": {"weight": 0.2},
+        "timestamps": {"weight": 0.2, "rule": "release"},
         "length": {"weight": 0.2, "l1": 8, "l2": 32},
     }
     if str(reader).startswith("http"):

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from caprl_native.rewards.base import TERMS, Caption, RewardTerm, Score, TermOptions, finished
+from caprl_native.rewards.base import TERMS, Caption, RewardTerm, Score, ShapingOptions, finished
 
 
-class LengthOptions(TermOptions):
+class LengthOptions(ShapingOptions):
     """1 for captions of few tokens, falling to 0 for long ones."""
 
     type: Literal["length"] = "length"

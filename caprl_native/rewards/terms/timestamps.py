@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +18,9 @@ from caprl_native.rewards.base import (
     Caption,
     RewardTerm,
     Score,
-    TermOptions,
+    ShapingOptions,
     finished,
+    missing,
 )
 
 # [mm:ss] or [mm:ss - mm:ss]; one to three minute digits, two second digits, a plain hyphen.
@@ -26,15 +30,22 @@ _DIGITS = {
     "any": re.compile(_BRACKET),
 }
 
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])|\n")
+_SAYS_SOMETHING = 4  # letters or digits: a shorter text is no statement
 
-class TimestampsOptions(TermOptions):
+
+class TimestampsOptions(ShapingOptions):
     """Well-formed, ordered time brackets; videos only."""
 
     type: Literal["timestamps"] = "timestamps"
-    rule: Literal["release", "density"] = Field(
-        "release",
-        description='"release": half valid share, half order; "density": the released server\'s '
-        "rule.",
+    rule: Literal["checked", "release", "density"] = Field(
+        "checked",
+        description='"checked": stamps within the video, in order, each on a statement of its own, '
+        'enough of them; as published, "release": half valid share, half order; "density": the '
+        "released server's rule.",
+    )
+    share: float = Field(
+        0.3, gt=0, le=1, description="checked: stamps for this share of the sentences are enough."
     )
     min_brackets: int = Field(
         3, ge=1, description="density: brackets that a caption should have at least."
@@ -49,6 +60,8 @@ class Timestamps(RewardTerm[TimestampsOptions]):
     def submit(self, caption: Caption) -> Future[Score]:
         if caption.sample.modality != "video":
             return finished(NOT_APPLICABLE)
+        if self.options.rule == "checked":
+            return finished(self._checked(caption))
         score = timestamp_reward(
             caption.text,
             rule=self.options.rule,
@@ -56,6 +69,60 @@ class Timestamps(RewardTerm[TimestampsOptions]):
             max_minute=self.options.max_minute,
         )
         return finished(score.value)
+
+    def _checked(self, caption: Caption) -> Score:
+        if caption.sample.seconds is None:
+            return missing('how long its video is is not known; rule = "release" does not ask')
+        return Score(
+            checked_timestamp_reward(caption.text, caption.sample.seconds, self.options.share)
+        )
+
+
+def checked_timestamp_reward(text: str, seconds: float, share: float = 0.3) -> float:
+    """How well a caption of a video of `seconds` is stamped, 0..1: order times number.
+
+    A stamp is good when it is well-formed and ends no later than the video does, rounded up to the
+    second. Order: the share of all brackets that are good and whose starts never decrease (the
+    longest such row of them). Number: of those that open a statement of their own at a time of its
+    own, all but the first, over all but one of those wanted: `share` of the caption's sentences,
+    two at least, and no more than the video has seconds. So one bracket is worth nothing: it puts
+    nothing in order; nor is one range for all sentences, nor are brackets in a row.
+    """
+    end = math.ceil(seconds)
+    brackets = list(_DIGITS["ascii"].finditer(text))
+    if not brackets:
+        return 0.0
+    ends_at = [b.start() for b in brackets[1:]] + [len(text)]
+    starts, opening = [], []
+    for bracket, stop in zip(brackets, ends_at, strict=True):
+        times = _times(bracket)
+        if times is None or times[-1] > end:
+            continue
+        starts.append(times[0])
+        if _letters(text[bracket.end() : stop]) >= _SAYS_SOMETHING:
+            opening.append(times[0])
+    sentences = sum(_letters(s) >= _SAYS_SOMETHING for s in _SENTENCE_END.split(_unstamped(text)))
+    wanted = max(2, min(math.ceil(share * sentences), end + 1))
+    number = min(1.0, max(0, _longest_row(opening, strict=True) - 1) / (wanted - 1))
+    return _longest_row(starts, strict=False) / len(brackets) * number
+
+
+def _unstamped(text: str) -> str:
+    return _DIGITS["ascii"].sub("", text)
+
+
+def _letters(text: str) -> int:
+    return sum(c.isalnum() for c in text)
+
+
+def _longest_row(times: Sequence[int], *, strict: bool) -> int:
+    """How many of the times, at most, stand in increasing order (`strict`), or never decrease."""
+    place = bisect_left if strict else bisect_right
+    tails: list[int] = []  # of the rows of each length, the one that ends earliest
+    for time in times:
+        at = place(tails, time)
+        tails[at : at + 1] = [time]
+    return len(tails)
 
 
 @dataclass(frozen=True)
@@ -106,6 +173,12 @@ def timestamp_reward(
 
 def _valid_start(bracket: re.Match[str], max_minute: int) -> int | None:
     """Start of a bracket in seconds; None if the bracket is not valid."""
+    times = _times(bracket, max_minute)
+    return times[0] if times else None
+
+
+def _times(bracket: re.Match[str], max_minute: int = 999) -> list[int] | None:
+    """Start, and end if it has one, in seconds; None if the bracket is not valid."""
     times = []
     for minute, second in (bracket.group(1, 2), bracket.group(3, 4)):
         if minute is None:
@@ -113,4 +186,4 @@ def _valid_start(bracket: re.Match[str], max_minute: int) -> int | None:
         if int(second) > 59 or int(minute) > max_minute:
             return None
         times.append(60 * int(minute) + int(second))
-    return times[0] if times[-1] >= times[0] else None
+    return times if times[-1] >= times[0] else None

@@ -1,0 +1,1 @@
+"""Tries to cheat the rewards of a config: `tools/attack_rewards.py`, docs/attacks.md."""

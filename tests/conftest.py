@@ -46,6 +46,8 @@ HEAVY = [
     "transport",
     "report_html",
     "report_items",
+    "judge_engine",
+    "judge_run",
     "reader",
     "rubric",
     "reward_run",

@@ -54,13 +54,16 @@ class Caption:
     """One caption to score. `key` names it among all captions of a run, and seeds its draws; all
     but its last part, the rollout's number, names its group.
 
-    `text` is what the policy said outside its thoughts; `tokens` counts them too.
+    `text` is what the policy said outside its thoughts; `tokens` counts them too. `media` gives the
+    prompt that it was written from in vLLM's form, decoded media under "multi_modal_data"; None:
+    nobody has decoded them, they are in the sample's files.
     """
 
     sample: Sample
     text: str
     tokens: int
     key: tuple[int | str, ...]
+    media: Callable[[], Mapping[str, Any]] | None = None
 
 
 @dataclass
@@ -145,6 +148,11 @@ class TermOptions(Options):
         allow_inf_nan=False,
         description="What its values are multiplied by in the sum; 0: they are not computed.",
     )
+
+    @property
+    def engine_share(self) -> float:
+        """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
+        return 0.0
 
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:

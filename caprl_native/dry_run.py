@@ -134,6 +134,9 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     check_models(models, origins)
     for key, reader in config.reward.asked.items():
         rules.forbid(key, key_problem(reader))
+    for name, options in config.reward.terms.items():
+        for lack in options.lacks() if options.weight else ():
+            rules.forbid(f"reward.terms.{name}", lack)
 
 
 def check_models(models: dict[str, str], origins: Origins | None = None) -> None:

@@ -47,6 +47,14 @@ class Options(BaseModel):
         """
         yield from ()
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Fields that cannot be meant, each with why; what they hold is not shown: keys, say."""
+        yield from ()
+
+    def lacks(self) -> Iterator[tuple[str, str]]:
+        """Fields that name what this machine lacks (files, keys), each with what is wrong."""
+        yield from ()
+
 
 @dataclass(frozen=True)
 class Entry(Generic[E]):

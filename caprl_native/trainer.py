@@ -19,6 +19,7 @@ from caprl_native.data.loader import (
     build_loader,
     eval_batches,
 )
+from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
@@ -92,7 +93,8 @@ class Trainer(Lifecycle[Config]):
             prompt_override=config.data.prompt,
             max_media=config.media.max_per_prompt,
         )
-        records = read(config.data.files)
+        columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
+        records = read(config.data.files, columns=columns)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )
@@ -175,8 +177,10 @@ class Trainer(Lifecycle[Config]):
                     return grouped(w for w in written if w.place % tp_size == tp_rank)
                 with self.log.timed("reward"):
                     for w in finished:
-                        is_local = w.place % tp_size == tp_rank
-                        scoring.add(w.item.sample, w.index, w.rollout, is_local=is_local)
+                        is_local, media = w.place % tp_size == tp_rank, w.item.prepared.for_engine
+                        scoring.add(
+                            w.item.sample, w.index, w.rollout, is_local=is_local, media=media
+                        )
                     scoring.work()
                 written += finished
 

@@ -10,11 +10,15 @@ Modality = Literal["image", "video", "text"]
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question. `choices` carry no labels; `answer` indexes the right one."""
+    """A multiple-choice question. `choices` carry no labels; `answer` indexes the right one.
+
+    `weight`: how often it is drawn, beside the others of its sample.
+    """
 
     question: str
     choices: tuple[str, ...]
     answer: int
+    weight: float = field(default=1.0, repr=False)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ HEAVY = [
     "report_html",
     "report_items",
     "laboratory",
+    "judge_engine",
+    "judge_run",
     "reader",
     "rubric",
     "reward_run",

@@ -67,6 +67,7 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _reward(rules, config)
     _options(rules, config)
     _correction(rules, config)
+    _questions(rules, asked=config.reward.reads, why="no term of the reward asks questions")
     rules.require(
         config.data.batch_size % config.algorithm.updates == 0,
         "algorithm.updates",
@@ -88,6 +89,13 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     rules.require(
         not config.run.shuffle_rewards, "run.shuffle_rewards", "false: there are no rewards"
     )
+    _questions(rules, asked=False, why="supervised training asks no questions")
+
+
+def _questions(rules: Rules, *, asked: bool, why: str) -> None:
+    """Questions are chosen where some are asked."""
+    for key, unset in (("data.max_blind_accuracy", 1.0), ("data.question_weights", "")):
+        rules.require(asked or rules.value(key) == unset, key, f"{unset!r}: {why}")
 
 
 def _common(rules: Rules) -> None:
@@ -195,6 +203,12 @@ def _beside(rules: Rules, config: Config) -> None:
         name = f"{key}.gpu_memory_utilization"
         rules.require(share <= 1, name, "no more than the policy's engine leaves", *others)
         others.append(name)
+    for name, options in config.reward.terms.items():
+        if options.engine_share:
+            share += options.engine_share
+            name = f"reward.terms.{name}.gpu_memory_utilization"
+            rules.require(share <= 1, name, "no more than the other engines leave", *others)
+            others.append(name)
 
 
 def _options(rules: Rules, config: Config) -> None:
@@ -207,6 +221,8 @@ def _options(rules: Rules, config: Config) -> None:
             else {f"{its.key}.{name}": options for name, options in found.items()}
         )
         for key, options in by_key.items():
+            for problem in options.problems():
+                rules.forbid(key, problem)
             for name, expected, *others in options.conflicts():
                 rules.require(False, f"{key}.{name}", expected, *(f"{key}.{o}" for o in others))
 

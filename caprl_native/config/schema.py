@@ -132,6 +132,10 @@ class DataConfig(Table):
     prefetch_gib: float = Field(
         4.0, gt=0, description="They pause while so much waits, GiB per rank; never at a first one."
     )
+    max_blind_accuracy: Share = Field(
+        1.0, description="Questions answered more often without a caption are left out; 1: none."
+    )
+    question_weights: str = Field("", description="Column with a weight per question; empty: none.")
     max_skipped_share: Share = Field(
         0.05,
         description="The run fails when more than this share of the samples seen could not be "

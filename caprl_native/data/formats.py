@@ -10,6 +10,7 @@ from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
 from caprl_native.data.fields import FieldError, check_texts, kind_of
+from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
 from caprl_native.types import Sample
 
@@ -28,8 +29,11 @@ def parse_record(
     media_root: str,
     prompt_override: str = "",
     max_media: int = 0,
+    columns: QuestionColumns | None = None,
 ) -> Sample:
     """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
+
+    With `columns` it may have no questions left.
 
     Every text in the record is looked at, also in fields that are not used: half of a surrogate
     pair says that the file was damaged.
@@ -38,6 +42,11 @@ def parse_record(
         raise FieldError("record", f"expected an object, got {kind_of(raw)}")
     check_texts(raw)
     reading = Reading(kind, source, default_id, media_root, prompt_override, max_media)
+    sample = _in_some_format(raw, reading)
+    return columns.apply(sample, raw) if columns and sample.questions else sample
+
+
+def _in_some_format(raw: dict[str, Any], reading: Reading) -> Sample:
     for name in added_formats():
         if (sample := _parsed(name, raw, reading)) is not None:
             return sample

@@ -8,6 +8,7 @@ they are opened when they are needed, see `loader.py`.)
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 import re
@@ -25,11 +26,14 @@ from typing import Any, Protocol
 from caprl_native.data.fields import FieldError, loads
 from caprl_native.data.formats import Kind, added_formats, parse_record
 from caprl_native.data.parquet import UNREADABLE, ParquetRows
+from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.files import LFS_POINTER, PULL_IT, matching, user_path
 from caprl_native.registry import PLUGINS, load_plugin
-from caprl_native.types import MediaRef, Sample
+from caprl_native.types import MediaRef, Question, Sample
 
 _SHOWN = 20
+
+log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -167,11 +171,14 @@ class Records(Sequence[Sample]):
     fingerprint: str = ""  # of all ids, in order
     contents: dict[str, str] = field(default_factory=dict)  # fingerprints of the rest, by kind
     plugins: tuple[str, ...] = ()  # what registers the formats: workers import it
+    kept: array[int] | None = None  # places of the records that have questions left; None: all
 
     def __post_init__(self) -> None:
         self._ends = list(accumulate(len(rows) for rows in self.files))
 
     def __len__(self) -> int:
+        if self.kept is not None:
+            return len(self.kept)
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
@@ -190,6 +197,8 @@ class Records(Sequence[Sample]):
         """The file that holds a record, and its position there."""
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        if self.kept is not None:
+            index = self.kept[index]
         f = bisect_right(self._ends, index)
         return f, index - (self._ends[f - 1] if f else 0)
 
@@ -217,12 +226,14 @@ def read_records(
     kind: Kind = "questions",
     prompt_override: str = "",
     max_media: int = 0,
+    columns: QuestionColumns | None = None,
 ) -> Records:
     """Opens data files (JSONL, JSON lists or Parquet, told apart by content).
 
     In their names `~` and `*` are expanded. Relative media paths start from `media_root`, or from
     the data file's own folder if it is empty. More than `max_media` of them in a record are wrong
-    (0: any number). Raises `DataError` with the first 20 of all problems found in any file.
+    (0: any number). Records of which `columns` leave no question are left out. Raises `DataError`
+    with the first 20 of all problems found in any file.
     """
     paths = [path for name in files for path in _expanded(os.fspath(name))]
     if not paths:
@@ -235,12 +246,13 @@ def read_records(
             media_root=root or os.path.dirname(path),
             prompt_override=prompt_override,
             max_media=max_media,
+            columns=columns,
         )
         for path in paths
     ]
     plugins = tuple(PLUGINS) if added_formats() else ()
     records = Records([open_file(path) for path in paths], parsers, paths, plugins=plugins)
-    _check(records)
+    _check(records, may_lack_questions=kind != "questions" or not columns)
     return records
 
 
@@ -289,7 +301,7 @@ class Contents:
         """Takes a record in; of its media files the names within the folder, and the sizes."""
         parts = {
             "prompts": sample.messages,
-            "questions": sample.questions,
+            "questions": _as_weighted(sample.questions),
             "responses": sample.response,
             "media files": [
                 (m.kind, Path(m.name).name, m.start, m.end, m.fps, _size(m)) for m in sample.media
@@ -307,6 +319,12 @@ class Contents:
         return {kind: digest.hexdigest() for kind, digest in self._digests.items()}
 
 
+def _as_weighted(questions: Sequence[Question]) -> Any:
+    """Questions and, where they differ, their weights, which are no part of a question's text."""
+    weights = [question.weight for question in questions]
+    return questions if set(weights) <= {1.0} else (questions, weights)
+
+
 def _size(medium: MediaRef) -> int:
     """Bytes of a medium's file; -1 where there is none, or it is in the record itself."""
     try:
@@ -315,9 +333,10 @@ def _size(medium: MediaRef) -> int:
         return -1
 
 
-def _check(records: Records) -> None:
-    """Parses every record once; sets `renamed` and the fingerprints, or raises `DataError`."""
+def _check(records: Records, may_lack_questions: bool) -> None:
+    """Parses every record once; sets what follows from it, or raises `DataError`."""
     problems: list[str] = []
+    kept = array("q")
     wrong = index = 0
     seen: set[str] = set()
     digest, contents = hashlib.blake2b(digest_size=16), Contents()
@@ -337,18 +356,36 @@ def _check(records: Records) -> None:
                 if len(problems) < _SHOWN:
                     problems.append(f"{records.where(f, i)}: {error}")
             else:
-                identity = _unique(sample, seen, f)
-                if identity != sample.id:
-                    records.renamed[index] = identity
-                seen.add(identity)
-                digest.update(identity.encode() + b"\0")
-                contents.add(sample)
+                if sample.questions or may_lack_questions:
+                    identity = _unique(sample, seen, f)
+                    if identity != sample.id:
+                        records.renamed[len(kept)] = identity
+                    kept.append(index)
+                    seen.add(identity)
+                    digest.update(identity.encode() + b"\0")
+                    contents.add(sample)
             index += 1
     if wrong:
         rest = f"\n... and {wrong - _SHOWN} more" if wrong > _SHOWN else ""
         listed = "\n".join(problems[:_SHOWN])
         raise DataError(f"{wrong} problem(s) in the data files:\n{listed}{rest}")
     records.fingerprint, records.contents = digest.hexdigest(), contents.fingerprints()
+    if len(kept) < index:
+        _leave_out(records, kept)
+
+
+def _leave_out(records: Records, kept: array[int]) -> None:
+    """Raises `DataError` where no record would be left."""
+    if not kept:
+        raise DataError(
+            f"{records.names[0]}: data.max_blind_accuracy leaves no question of any record"
+        )
+    log.warning(
+        "data.max_blind_accuracy leaves out %d of %d records, which have no other questions",
+        len(records) - len(kept),
+        len(records),
+    )
+    records.kept = kept
 
 
 def _unique(sample: Sample, seen: set[str], f: int) -> str:

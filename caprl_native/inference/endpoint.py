@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from caprl_native.inference.addresses import Address, header_problem
 from caprl_native.inference.endpoint_reply import Said, read_reply, read_top_tokens
 from caprl_native.redact import HIDDEN, redact, without_userinfo
 
@@ -90,8 +91,8 @@ def key_problem(config: EndpointConfig) -> tuple[str, str] | None:
     key = os.environ.get(name, "").strip()
     if not key:
         return "api_key_env", f"the environment variable {shown} is not set"
-    if not (key.isascii() and key.isprintable()):
-        return "api_key_env", f"the environment variable {shown} holds what no header can carry"
+    if problem := header_problem(key):
+        return "api_key_env", f"the environment variable {shown} holds {problem}"
     return None
 
 
@@ -145,23 +146,34 @@ def _names(said: str, field: str) -> bool:
     return bool(re.search(near, said, re.DOTALL))
 
 
+def address_of(config: EndpointConfig, server: str | Address = "") -> Address:
+    """Of one of the settings' servers, the first one if none is given; with their key."""
+    if isinstance(server, Address):
+        return server
+    key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    return Address(server or urls(config.endpoint)[0], key)
+
+
 class Endpoint:
     """One server: how a client is made, what a request says, how its reply or failure is read.
 
-    `url`: which of the settings' servers; the first one if none is given. With `top_logprobs` the
-    replies list so many of the likeliest first tokens, and are nothing else.
+    `server`: which of the settings' servers; the first one if none is given. Or an address that
+    comes with a key of its own. With `top_logprobs` the replies list so many of the likeliest first
+    tokens, and are nothing else.
     """
 
-    def __init__(self, config: EndpointConfig, url: str = "", top_logprobs: int = 0) -> None:
-        self.config, url = config, url or urls(config.endpoint)[0]
-        self.top_logprobs = top_logprobs
-        self.key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    def __init__(
+        self, config: EndpointConfig, server: str | Address = "", top_logprobs: int = 0
+    ) -> None:
+        self.config, self.top_logprobs = config, top_logprobs
+        self.address = address_of(config, server)
+        self.key, url = self.address.key, self.address.url
         parts = urlsplit(url)
         self.url = without_userinfo(url)
         self.login = (unquote(parts.username or ""), unquote(parts.password or ""))
         basic = base64.b64encode(":".join(self.login).encode()).decode()
         self._secrets = (self.key, self.login[1], parts.password or "", basic)
-        self.dialect = Dialect(config.prefill)
+        self.dialect = Dialect(config.prefill and not self.address.api_version)
         self._taken: frozenset[str] = frozenset()  # fields of requests that were answered
 
     def client(self) -> openai.AsyncOpenAI:
@@ -171,17 +183,21 @@ class Endpoint:
         from caprl_native.inference.endpoint_http import BoundedClient, is_this_machine
 
         direct = is_this_machine(urlsplit(self.url).hostname or "")
-        return openai.AsyncOpenAI(
-            base_url=self.url,
-            api_key=self.key or "none",  # without one it would look for OPENAI_API_KEY
-            timeout=self.config.timeout_s,
-            max_retries=self.config.retries,
-            http_client=BoundedClient(
+        settings: dict[str, Any] = {
+            "api_key": self.key or "none",  # without one it would look for OPENAI_API_KEY
+            "timeout": self.config.timeout_s,
+            "max_retries": self.config.retries,
+            "http_client": BoundedClient(
                 self.config.timeout_s,
                 trust_env=not direct,
                 auth=self.login if any(self.login) else None,
             ),
-        )
+        }
+        if self.address.api_version:
+            return openai.AsyncAzureOpenAI(
+                azure_endpoint=self.url, api_version=self.address.api_version, **settings
+            )
+        return openai.AsyncOpenAI(base_url=self.url, **settings)
 
     def request(
         self, messages: Sequence[dict[str, Any]], seed: int, opening: str = ""
@@ -207,7 +223,7 @@ class Endpoint:
         }
         listed = {"logprobs": True, "top_logprobs": self.top_logprobs} if self.top_logprobs else {}
         return {
-            "model": self.config.model,
+            "model": self.address.model or self.config.model,
             "messages": [*messages, *turn],
             **listed,
             **{k: v for k, v in wanted.items() if k not in self.dialect.left_out},

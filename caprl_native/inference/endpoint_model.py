@@ -64,26 +64,9 @@ class EndpointModel:
         Raises `MediaError`.
         """
         decoded, pictures = decoded_media(request, self.media)
-        media = [self._parts(d, medium) for d, medium in zip(decoded, request.media, strict=True)]
-        return _with_media(request.messages, media), pictures
-
-    def _parts(self, decoded: Decoded, medium: MediaRef) -> list[dict[str, Any]]:
-        if isinstance(decoded, DecodedImage):
-            return [_image_part(decoded.image, "PNG")]
-        whole = medium.start is None and medium.end is None and medium.fps is None
-        if self.video_as == "file" and whole and medium.path and Path(medium.path).is_file():
-            kind = mimetypes.guess_type(medium.path)[0] or "video/mp4"
-            url = _data_url(kind, Path(medium.path).read_bytes())
-            return [{"type": "video_url", "video_url": {"url": url}}]
-        frames = zip(decoded.timestamps, decoded.frames, strict=True)
-        return [
-            part
-            for seconds, frame in frames
-            for part in (
-                {"type": "text", "text": f"<{seconds:.1f} seconds>"},
-                _image_part(Image.fromarray(frame), "JPEG"),
-            )
-        ]
+        pairs = zip(decoded, request.media, strict=True)
+        media = [media_parts(d, medium, self.video_as) for d, medium in pairs]
+        return with_media(request.messages, media), pictures
 
     def close(self) -> None:
         """Every call of `complete` has a client of its own, which ends with it."""
@@ -141,6 +124,29 @@ async def _first_of(
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
+def media_parts(
+    decoded: Decoded, medium: MediaRef, video_as: Literal["frames", "file"]
+) -> list[dict[str, Any]]:
+    """A medium in the protocol's form: an image, a video's frames with their times, or its file
+    (of clips and of folders of frames the frames all the same)."""
+    if isinstance(decoded, DecodedImage):
+        return [_image_part(decoded.image, "PNG")]
+    whole = medium.start is None and medium.end is None and medium.fps is None
+    if video_as == "file" and whole and medium.path and Path(medium.path).is_file():
+        kind = mimetypes.guess_type(medium.path)[0] or "video/mp4"
+        url = _data_url(kind, Path(medium.path).read_bytes())
+        return [{"type": "video_url", "video_url": {"url": url}}]
+    frames = zip(decoded.timestamps, decoded.frames, strict=True)
+    return [
+        part
+        for seconds, frame in frames
+        for part in (
+            {"type": "text", "text": f"<{seconds:.1f} seconds>"},
+            _image_part(Image.fromarray(frame), "JPEG"),
+        )
+    ]
+
+
 def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
@@ -152,7 +158,7 @@ def _image_part(image: Image.Image, kind: Literal["PNG", "JPEG"]) -> dict[str, A
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _with_media(
+def with_media(
     messages: Sequence[dict[str, Any]], media: Sequence[list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """The chat with its media parts, in order, replaced by those of the protocol."""

@@ -72,9 +72,10 @@ class PromptBuilder:
     plugins: tuple[str, ...] = field(default_factory=lambda: tuple(PLUGINS))  # workers import them
 
     def for_engine(
-        self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]
+        self, sample: Sample, decoded: list[DecodedImage | DecodedVideo], **template: Any
     ) -> dict[str, Any]:
-        """The prompt in vLLM's form: the chat as a text, media decoded."""
+        """The prompt in vLLM's form: the chat as a text, media decoded. `template`: what the chat
+        template is told beside the chat."""
         if len(decoded) > self.media.max_per_prompt:
             raise SampleSkipped(
                 f"it has {len(decoded)} media, media.max_per_prompt is {self.media.max_per_prompt}"
@@ -85,7 +86,7 @@ class PromptBuilder:
                 refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
         with _refusals("chat template"):
             text = processor.apply_chat_template(
-                list(sample.messages), tokenize=False, add_generation_prompt=True
+                list(sample.messages), tokenize=False, add_generation_prompt=True, **template
             )
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
         videos = [(d.frames, d.metadata) for d in decoded if isinstance(d, DecodedVideo)]

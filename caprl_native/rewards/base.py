@@ -54,13 +54,16 @@ class Caption:
     """One caption to score. `key` names it among all captions of a run, and seeds its draws; all
     but its last part, the rollout's number, names its group.
 
-    `text` is what the policy said outside its thoughts; `tokens` counts them too.
+    `text` is what the policy said outside its thoughts; `tokens` counts them too. `media` gives the
+    prompt that it was written from in vLLM's form, decoded media under "multi_modal_data"; None:
+    nobody has decoded them, they are in the sample's files.
     """
 
     sample: Sample
     text: str
     tokens: int
     key: tuple[int | str, ...]
+    media: Callable[[], Mapping[str, Any]] | None = None
 
 
 @dataclass
@@ -158,6 +161,11 @@ class ShapingOptions(TermOptions):
     """The settings of a term that shapes captions, by itself or with others."""
 
     shaping: bool = Field(True, description=_SHAPING)
+
+    @property
+    def engine_share(self) -> float:
+        """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
+        return 0.0
 
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:

@@ -44,11 +44,12 @@ def outcome_of_probabilities(question: ShownQuestion, chosen: Sequence[float]) -
     return Outcome(right, misled, abstained)
 
 
-def mean(outcomes: Sequence[Outcome]) -> Outcome:
-    """Each counts once."""
-    n = len(outcomes)
+def mean(outcomes: Sequence[Outcome], weights: Sequence[float] = ()) -> Outcome:
+    """Each counts by its weight; without any, once."""
+    weights = weights or [1.0] * len(outcomes)
+    pairs, total = list(zip(outcomes, weights, strict=True)), sum(weights)
     return Outcome(
-        sum(o.right for o in outcomes) / n,
-        sum(o.misled for o in outcomes) / n,
-        sum(o.abstained for o in outcomes) / n,
+        sum(w * o.right for o, w in pairs) / total,
+        sum(w * o.misled for o, w in pairs) / total,
+        sum(w * o.abstained for o, w in pairs) / total,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from caprl_native.data.choices import LETTERS, MAX_CHOICES, squeezed
@@ -17,7 +18,8 @@ from caprl_native.types import Question
 class ShownQuestion:
     """A question as the reader sees it: `choices[i]` under `letters[i]`.
 
-    `answer` is the right letter; `cannot` that of the cannot-answer choice, None if there is none.
+    `answer` is the right letter; `cannot` that of the cannot-answer choice, None if there is none;
+    `weight`: how much its answer counts beside the others'.
     """
 
     question: str
@@ -25,6 +27,24 @@ class ShownQuestion:
     letters: str
     answer: str
     cannot: str | None
+    weight: float = 1.0
+
+
+def chosen(questions: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
+    """So many draws with replacement, by the questions' weights; 0: each question once.
+
+    The weights of what is returned say how much an answer counts: as much as any other's where
+    weights were drawn by, or are all equal.
+    """
+    weights = [question.weight for question in questions]
+    alike = len(set(weights)) < 2
+    if not (count or alike):
+        return [question for question in questions if question.weight]
+    if alike:
+        drawn = [rng.choice(questions) for _ in range(count)] or questions
+    else:
+        drawn = rng.choices(questions, weights, k=count)
+    return [replace(question, weight=1.0) for question in drawn]
 
 
 def draw(
@@ -53,6 +73,7 @@ def draw(
         letters=LETTERS[: len(order)],
         answer=LETTERS[order.index(question.answer)],
         cannot=cannot,
+        weight=question.weight,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,8 @@ def overlaps(config: RewardConfig) -> bool:
     """
     if config.overlap != "auto":
         return config.overlap == "on"
-    return not config.in_process
+    judged_here = any(options.engine_share for options in config.terms.values())
+    return not (judged_here or config.in_process)
 
 
 @dataclass
@@ -207,14 +208,24 @@ class Scoring:
     step: int
     _open: list[Open] = field(default_factory=list)
 
-    def add(self, sample: Sample, index: int, rollout: Rollout, *, is_local: bool = True) -> None:
-        """Takes rollout `index` of a sample; with `overlap` the terms get it now.
+    def add(
+        self,
+        sample: Sample,
+        index: int,
+        rollout: Rollout,
+        *,
+        is_local: bool = True,
+        media: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Takes rollout `index` of a sample; with `overlap` the terms get it now. `media`: as
+        `Caption` has it.
 
         They see what the policy said outside its thoughts. A caption of another rank of the group
         (not `is_local`) goes to collective terms alone, and its rollout stays as it is.
         """
         key = (self.rubric.context.seed, self.step, sample.id, index)
-        caption = Caption(sample, without_thoughts(rollout.text), len(rollout.token_ids), key)
+        text, tokens = without_thoughts(rollout.text), len(rollout.token_ids)
+        caption = Caption(sample, text, tokens, key, media)
         opened = Open(rollout, caption, is_local)
         self._open.append(opened)
         if self.rubric.overlap:

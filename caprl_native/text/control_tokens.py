@@ -50,6 +50,16 @@ def without_control_tokens(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
+def spaced_control_tokens(tokenizer: Any, text: str) -> str:
+    """`< |im_end|>` for every control token that a text spells; those that a blank cannot part
+    become one."""
+    pattern, _ = _special(tokenizer)
+    if pattern is None:
+        return text
+    text = pattern.sub(lambda f: f"{f[0][0]} {f[0][1:]}", text)
+    return pattern.sub(" ", text)
+
+
 def opened_chat(tokenizer: Any, messages: Sequence[Message], opening: str) -> str:
     """A chat as text up to the model's turn, which `opening` opens; no thinking aloud."""
     chat = tokenizer.apply_chat_template(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 from pydantic import Field
@@ -28,7 +28,13 @@ from caprl_native.rewards.outcomes import (
     outcome_of_probabilities,
 )
 from caprl_native.rewards.prompts import CANNOT_ANSWER, reader_messages
-from caprl_native.rewards.questions import ShownQuestion, draw, read_answer, rotations
+from caprl_native.rewards.questions import (
+    ShownQuestion,
+    chosen,
+    draw,
+    read_answer,
+    rotations,
+)
 from caprl_native.rewards.readers.base import Answer, Ask
 from caprl_native.seeds import rng_of, seed_of
 from caprl_native.text.thoughts import CUT_OFF, said
@@ -109,10 +115,10 @@ class Accuracy(RewardTerm[AccuracyOptions]):
         key = caption.key if self.options.questions == "own" else caption.key[:-1]
         rng = rng_of("draw", *key)
         questions = caption.sample.questions
-        chosen = [rng.choice(questions) for _ in range(self.options.draws)] or questions
+        drawn = chosen(questions, self.options.draws, rng)
         return [
             draw(q, rng, cannot_answer=self.options.cannot_answer, text=CANNOT_ANSWER)
-            for q in chosen
+            for q in drawn
         ]
 
     def _ask(self, caption: Caption, question: ShownQuestion, number: int) -> Ask:
@@ -126,8 +132,8 @@ class Accuracy(RewardTerm[AccuracyOptions]):
     def _score(
         self, orders: Sequence[int], shown: Sequence[ShownQuestion], answers: Sequence[Answer]
     ) -> Score:
-        """The mean over a caption's questions, of which `orders` says how many orders each was
-        asked in; missing if any of them got no answer at all."""
+        """The weighted mean over a caption's questions, of which `orders` says how many orders each
+        was asked in; missing if any of them got no answer at all."""
         read: list[_Read] = []
         for question, answer in zip([*shown] * len(self.readers), answers, strict=True):
             if failure := _failure(answer):
@@ -137,7 +143,8 @@ class Accuracy(RewardTerm[AccuracyOptions]):
         by_reader = [
             [mean([next(outcomes) for _ in range(n)]) for n in orders] for _ in self.readers
         ]
-        total = mean([self._together(its) for its in zip(*by_reader, strict=True)])
+        weights = [shown[start].weight for start in accumulate([0, *orders[:-1]])]
+        total = mean([self._together(its) for its in zip(*by_reader, strict=True)], weights)
         parts = {"right": total.right, "misled": total.misled, "abstained": total.abstained}
         if self.options.answers == "expected":
             parts["sampled"] = sum(answer.text is not None for answer in answers) / len(answers)
@@ -179,12 +186,12 @@ def _read(question: ShownQuestion, answer: Answer) -> _Read:
         "right": question.answer,
     }
     if answer.probabilities is not None:
-        chosen = {
+        probable = {
             letter: round(probability, 4)
             for letter, probability in zip(question.letters, answer.probabilities, strict=True)
         }
         outcome = outcome_of_probabilities(question, answer.probabilities)
-        return _Read(outcome, asked | {"probabilities": chosen})
+        return _Read(outcome, asked | {"probabilities": probable})
     letter = read_answer(answer.text or "", question)
     outcome = outcome_of_letter(question, letter)
     return _Read(outcome, asked | {"answer": answer.text, "letter": letter})

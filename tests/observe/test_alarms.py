@@ -108,7 +108,9 @@ def test_lengths_are_compared_with_the_first_steps_also_after_a_resume(tmp_path:
 
 def test_without_a_caption_each_question_is_asked_once_of_terms_that_read() -> None:
     reader = ListeningReader(lambda ask: " A")
-    rewards = rubric(reader, accuracy=AccuracyOptions(questions="own", draws=2), length=LengthOptions())
+    rewards = rubric(
+        reader, accuracy=AccuracyOptions(questions="own", draws=2), length=LengthOptions()
+    )
     blind = Blind(rewards, step=4)
     for name in ("s0", "s1"):
         blind.add(sample(name), is_local=name == "s0")

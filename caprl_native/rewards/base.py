@@ -156,16 +156,16 @@ class TermOptions(Options):
     )
     shaping: bool = Field(False, description=_SHAPING)
 
+    @property
+    def engine_share(self) -> float:
+        """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
+        return 0.0
+
 
 class ShapingOptions(TermOptions):
     """The settings of a term that shapes captions, by itself or with others."""
 
     shaping: bool = Field(True, description=_SHAPING)
-
-    @property
-    def engine_share(self) -> float:
-        """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
-        return 0.0
 
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:

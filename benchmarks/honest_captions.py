@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from common import ROOT, machine  # isort: skip  # makes tools/ importable
 import demo
-from common import ROOT, machine
 
 from caprl_native.testing.demo_world.scenes import Scene, mentions
 

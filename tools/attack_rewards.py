@@ -77,7 +77,7 @@ def stand_in(path: str, reader: ReaderConfig) -> ReaderConfig:
 
 def token_counter(path: str) -> Callable[[str], int]:
     """Counts tokens as the policy's tokenizer does; words and marks where it is not there."""
-    if not Path(path).is_dir():
+    if not (path and Path(path).is_dir()):
         return lambda text: len(re.findall(r"\w+|[^\w\s]", text))
     from transformers import AutoTokenizer
 

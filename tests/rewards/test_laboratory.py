@@ -68,7 +68,7 @@ def test_made_up_details_gain_until_wrong_answers_cost(reader: RememberingReader
         outcomes = attacked(reader, ["image.toml"], *words)
         return next(o.gain or 0.0 for o in outcomes if o.attack == "made-up details")
 
-    assert gain() > BOUND >= gain("--reward.terms.accuracy.misled_weight=0.34")
+    assert gain() > BOUND >= gain("--reward.terms.accuracy.misled_weight=1")
 
 
 def test_none_gains_with_the_gate_on(reader: RememberingReader) -> None:

@@ -1,0 +1,173 @@
+"""What stands before the routes: who may ask, how much, and how long that may take."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from caprl_native.rewards.service.config import ServerConfig
+from caprl_native.rewards.service.counters import Counters
+
+HEADERS_S = 10.0  # for a request's first line and headers
+RETRY_AFTER_S = 1
+_OPEN_PATHS = ("/health",)  # that need no token
+_TO_SEND_S = 30.0  # for a client to take its reply
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Refused(Exception):
+    """A request that is answered with an error; `headers` go along."""
+
+    def __init__(self, status: int, error: str, **headers: str) -> None:
+        super().__init__(error)
+        self.status, self.error = status, error
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Guard:
+    """An ASGI application around another: token, number of requests, an end to all of them."""
+
+    def __init__(self, app: App, server: ServerConfig, token: str, counters: Counters) -> None:
+        self.app, self.server, self.counters = app, server, counters
+        self._expected = f"Bearer {token}".encode() if token else b""
+        self._longest_s = server.body_s + server.timeout_s + _TO_SEND_S
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def counted(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self.counters.requests_open += 1
+        try:
+            if refusal := self._refusal(scope):
+                await _drain(receive, self.server)
+                await respond(counted, refusal)
+            else:
+                with suppress(TimeoutError):  # a client that does not take its reply
+                    async with asyncio.timeout(self._longest_s):
+                        await self.app(scope, receive, counted)
+        finally:
+            self.counters.requests_open -= 1
+            self.counters.requests[status] += 1
+            self.counters.seconds += time.monotonic() - began
+
+    def _refusal(self, scope: Scope) -> Refused | None:
+        headers = dict(scope["headers"])
+        if self._expected and scope["path"] not in _OPEN_PATHS:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                return Refused(401, "a token is needed", WWW_Authenticate="Bearer")
+        if self.counters.requests_open > self.server.max_requests:
+            return Refused(503, "too many requests at a time", Retry_After=str(RETRY_AFTER_S))
+        return None
+
+
+async def respond(send: Send, refusal: Refused) -> None:
+    """Sends a refusal."""
+    body = json.dumps({"error": refusal.error}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= {name.lower(): value for name, value in refusal.headers.items()}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    start = {"type": "http.response.start", "status": refusal.status, "headers": raw}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _drain(receive: Receive, server: ServerConfig) -> None:
+    """Lets a refused client finish what it is sending, so that it reads why; nothing is kept."""
+    left = server.max_body_mib << 20
+    with suppress(TimeoutError):
+        async with asyncio.timeout(server.body_s):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+
+
+async def read_json_bytes(request: Request, server: ServerConfig) -> bytes:
+    """The body of a request that says it is JSON.
+
+    Raises Refused: another type or encoding (415), too long (413), too slow (408); and
+    ClientDisconnect.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or request.headers.get("content-encoding", "identity") not in (
+        "",
+        "identity",
+    ):
+        await _drain(request.receive, server)
+        raise Refused(415, "expected Content-Type: application/json, not packed")
+    most = server.max_body_mib << 20
+    body = bytearray()
+    try:
+        async with asyncio.timeout(server.body_s):
+            async for part in request.stream():
+                if len(body) + len(part) > most:
+                    await _drain(request.receive, server)
+                    raise Refused(413, f"the body is longer than {server.max_body_mib} MiB")
+                body += part
+    except TimeoutError:
+        raise Refused(
+            408, f"the body did not arrive within {server.body_s:g} s", Connection="close"
+        ) from None
+    return bytes(body)
+
+
+async def gone(request: Request) -> None:
+    """Returns when the client has gone; its whole body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Connections that send no whole header in time are closed: slow ones hold nothing for long."""
+
+    _headers_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self._headers_late is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_headers()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._stop_expecting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_expecting()
+        super().connection_lost(exc)
+
+    def _expect_headers(self) -> None:
+        self._headers_late = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _stop_expecting(self) -> None:
+        if self._headers_late is not None:
+            self._headers_late.cancel()
+            self._headers_late = None
+
+
+__all__ = ["BoundedProtocol", "ClientDisconnect", "Guard", "Refused", "gone", "read_json_bytes"]

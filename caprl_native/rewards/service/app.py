@@ -36,6 +36,7 @@ from caprl_native.rewards.service.protocol import (
     JudgeSample,
     Limits,
     Malformed,
+    Mode,
     Outcome,
     Prompt,
     QaBody,
@@ -155,7 +156,7 @@ class Service:
             return JSONResponse({"error": error}, 502)
         names = QA_TERMS if isinstance(body, QaBody) else (JUDGE_TERM,)
         weights = {name: w for name, w in self.weights.items() if name in names}
-        mode = "qa" if isinstance(body, QaBody) else "vl_judge"
+        mode: Mode = "qa" if isinstance(body, QaBody) else "vl_judge"
         reply = reply_of(outcomes, mode, weights, detail=body.detail)
         if unshuffled := sum(len(job.as_given) for job in jobs):
             reply["unshuffled"] = unshuffled
@@ -271,8 +272,10 @@ def _describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         described = plain()
-        models = [(model, "validation") for model in (QaBody, JudgeBody, Prompt)]
-        _, schemas = models_json_schema(models, ref_template=_REFERENCE)
+        _, schemas = models_json_schema(
+            [(QaBody, "validation"), (JudgeBody, "validation"), (Prompt, "validation")],
+            ref_template=_REFERENCE,
+        )
         components = described.setdefault("components", {}).setdefault("schemas", {})
         components |= schemas.get("$defs", {})
         return described

@@ -6,11 +6,11 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from caprl_native.rewards.service.config import ServerConfig
@@ -20,11 +20,6 @@ HEADERS_S = 10.0  # for a request's first line and headers
 RETRY_AFTER_S = 1
 _OPEN_PATHS = ("/health",)  # that need no token
 _TO_SEND_S = 30.0  # for a client to take its reply
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Refused(Exception):
@@ -39,7 +34,7 @@ class Refused(Exception):
 class Guard:
     """An ASGI application around another: token, number of requests, an end to all of them."""
 
-    def __init__(self, app: App, server: ServerConfig, token: str, counters: Counters) -> None:
+    def __init__(self, app: ASGIApp, server: ServerConfig, token: str, counters: Counters) -> None:
         self.app, self.server, self.counters = app, server, counters
         self._expected = f"Bearer {token}".encode() if token else b""
         self._longest_s = server.body_s + server.timeout_s + _TO_SEND_S
@@ -50,7 +45,7 @@ class Guard:
             return
         began, status = time.monotonic(), 500
 
-        async def counted(message: dict[str, Any]) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -168,6 +163,3 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._headers_late is not None:
             self._headers_late.cancel()
             self._headers_late = None
-
-
-__all__ = ["BoundedProtocol", "ClientDisconnect", "Guard", "Refused", "gone", "read_json_bytes"]

@@ -211,12 +211,12 @@ def _qa_job(body: QaBody, i: int, item: list[Any], task: Task, seed: int, limits
         _question(question, f"prompts[{i}][1][{k}]", limits)
         for k, question in enumerate(prompt.questions)
     ]
-    about = tuple(body.tasks or ())[i : i + 1] or (task,)
+    key: tuple[int | str, ...] = (seed, *_key(body.keys, i, prompt.caption, repr(parsed)))
     return Job(
         mode="qa",
         caption=prompt.caption,
-        task=about[0],
-        key=(seed, *_key(body.keys, i, prompt.caption, repr(parsed))),
+        task=body.tasks[i] if body.tasks else task,
+        key=key,
         questions=tuple(q for q in parsed if isinstance(q, Question)),
         as_given=tuple(q for q in parsed if isinstance(q, AsGiven)),
         draws=body.draws,
@@ -231,7 +231,7 @@ def judge_job(body: JudgeBody, i: int, media: MediaRef, seed: int, limits: Limit
     sample = body.samples[i]
     check_caption(sample.caption, f"samples[{i}].caption", limits)
     seed = seed if body.seed is None else body.seed
-    key = (seed, *_key(body.keys, i, sample.caption, str(media.path)))
+    key: tuple[int | str, ...] = (seed, *_key(body.keys, i, sample.caption, str(media.path)))
     return Job("vl_judge", sample.caption, media.kind, key, media=media)
 
 

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -89,14 +89,34 @@ async def respond(send: Send, refusal: Refused) -> None:
 
 async def _drain(receive: Receive, server: ServerConfig) -> None:
     """Lets a refused client finish what it is sending, so that it reads why; nothing is kept."""
-    left = server.max_body_mib << 20
-    with suppress(TimeoutError):
+    with suppress(Refused, ClientDisconnect):
+        await _body(receive, server, keep=False)
+
+
+async def _body(receive: Receive, server: ServerConfig, *, keep: bool) -> bytes:
+    """The body, or nothing of it. Raises Refused: too long (413), too slow (408)."""
+    most, size, body = server.max_body_mib << 20, 0, bytearray()
+    try:
         async with asyncio.timeout(server.body_s):
-            while left > 0:
+            while True:
                 message = await receive()
-                left -= len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part = message.get("body", b"")
+                size += len(part)
+                if size > most:  # read on: a client that is still sending would not see the reply
+                    body.clear()
+                elif keep:
+                    body += part
+                if not message.get("more_body") or size > 2 * most:
+                    break
+    except TimeoutError:
+        slow = f"the body did not arrive within {server.body_s:g} s"
+        raise Refused(408, slow, Connection="close") from None
+    if size > most:
+        long = f"the body is longer than {server.max_body_mib} MiB"
+        raise Refused(413, long, Connection="close")
+    return bytes(body)
 
 
 async def read_json_bytes(request: Request, server: ServerConfig) -> bytes:
@@ -106,26 +126,11 @@ async def read_json_bytes(request: Request, server: ServerConfig) -> bytes:
     ClientDisconnect.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" or request.headers.get("content-encoding", "identity") not in (
-        "",
-        "identity",
-    ):
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if kind != "application/json" or packed not in ("", "identity"):
         await _drain(request.receive, server)
         raise Refused(415, "expected Content-Type: application/json, not packed")
-    most = server.max_body_mib << 20
-    body = bytearray()
-    try:
-        async with asyncio.timeout(server.body_s):
-            async for part in request.stream():
-                if len(body) + len(part) > most:
-                    await _drain(request.receive, server)
-                    raise Refused(413, f"the body is longer than {server.max_body_mib} MiB")
-                body += part
-    except TimeoutError:
-        raise Refused(
-            408, f"the body did not arrive within {server.body_s:g} s", Connection="close"
-        ) from None
-    return bytes(body)
+    return await _body(request.receive, server, keep=True)
 
 
 async def gone(request: Request) -> None:

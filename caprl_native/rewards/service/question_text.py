@@ -69,7 +69,7 @@ def _split(text: str) -> tuple[str, list[str], list[str]]:
             labels.append((found[1] or found[2]).upper())
             choices.append(_without_label(found[3] or "", labels[-1]))
         elif line.strip():
-            choices[-1] = f"{choices[-1]} {line.strip()}"
+            choices[-1] = f"{choices[-1]}\n{line.strip()}"
     return "\n".join(lines[:first]).strip(), labels, [_own_words(choice) for choice in choices]
 
 

@@ -15,6 +15,7 @@ from caprl_native.rewards.service.protocol import KEY_SEPARATOR, MAX_SEED, Mode
 from caprl_native.rewards.service.question_text import question_text
 
 _REASON = 500  # characters of a server's reason
+_HUGE = 10**9  # an integer beyond what a float holds is no reward either
 
 
 class NotAskable(ValueError):
@@ -124,11 +125,11 @@ class Exchange:
             return missing(f"the service: {_line(failure) or 'no reward, and no reason'}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return missing("the service: a reward that is no number")
-        value = scale * value
+        value = scale * float(value) if abs(value) < _HUGE else math.inf
         if not math.isfinite(value) or not self.lowest <= value <= 1:
             return missing(f"the service: a reward of {value}; valid: {self.lowest:g} to 1")
         return Score(
-            float(value),
+            value,
             reading=[r for r in reading if isinstance(r, dict)] if reading else [],
             parts=_parts(parts),
         )

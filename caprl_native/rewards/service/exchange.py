@@ -125,7 +125,7 @@ class Exchange:
             return missing(f"the service: {_line(failure) or 'no reward, and no reason'}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return missing("the service: a reward that is no number")
-        value = scale * float(value) if abs(value) < _HUGE else math.inf
+        value = scale * float(value) if not abs(value) >= _HUGE else math.inf
         if not math.isfinite(value) or not self.lowest <= value <= 1:
             return missing(f"the service: a reward of {value}; valid: {self.lowest:g} to 1")
         return Score(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 TAKEN = 16  # captions that a worker gets in one call
 CALLS = 4  # of each worker at a time; what else waits goes to the first that has room
 TRIES = 5  # workers that may die over a caption before it is given up
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # before a worker that died is started again
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0  # before a worker that died is started again
 
 
 class Handle(Protocol):

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=3.0, help="seconds; 0: never")
     parser.add_argument("--malformed", type=float, default=0.01, help="share of requests")
-    parser.add_argument("--work-ms", type=float, default=4.0, help="that the rule takes a caption")
+    parser.add_argument("--work-ms", type=float, default=10.0, help="that the rule takes a caption")
     parser.add_argument("--reader", default="", help="a model directory; empty: a rule scores")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -290,6 +291,7 @@ def _growth(held: list[int]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     args = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends, too
     with (
         tempfile.TemporaryDirectory() as folder,
         reward_server(settings(args), Path(folder)) as server,

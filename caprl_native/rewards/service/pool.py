@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 TAKEN = 16  # captions that a worker gets in one call
 CALLS = 4  # of each worker at a time; what else waits goes to the first that has room
-TRIES = 5  # workers that may die over a caption before it is given up
+TRIES = 4  # workers that may die over a caption before it is given up
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0  # before a worker that died is started again
 
 
@@ -122,38 +122,47 @@ class Pool:
     async def _serve(self, worker: Handle) -> bool:
         """Gives a worker captions until it is lost; whether it has scored any."""
         calls: set[asyncio.Task[bool]] = set()
-        served = False
+        served = is_suspect = False
         try:
             while True:
-                while len(calls) < CALLS and (tickets := self._take()):
+                while len(calls) < (1 if is_suspect else CALLS) and (
+                    tickets := self._take(is_idle=not calls)
+                ):
+                    is_suspect = tickets[0].tries > 1
                     calls.add(asyncio.create_task(self._call(worker, tickets)))
                 if not self._waiting:
                     self._come.clear()
                 coming = asyncio.create_task(self._come.wait())
-                wanted = {coming} if len(calls) < CALLS else set()
+                has_room = len(calls) < CALLS and not (is_suspect or self._waiting)
+                wanted = {coming} if has_room else set()
                 ended, _ = await asyncio.wait(calls | wanted, return_when=asyncio.FIRST_COMPLETED)
                 coming.cancel()
                 for call in ended & calls:
                     calls.discard(call)
                     if not call.result():
                         return served
-                    served = True
+                    served, is_suspect = True, False
         finally:
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    def _take(self) -> list[_Ticket]:
-        """The next captions; one that a worker has died over goes alone."""
+    def _take(self, *, is_idle: bool) -> list[_Ticket]:
+        """The next captions, for a worker that has others in hand or is idle.
+
+        One that a worker has died over goes alone in its call; one that two have died over, alone
+        on its worker, so that it is known whose death the next one is.
+        """
         taken: list[_Ticket] = []
         while self._waiting and len(taken) < TAKEN:
-            if self._waiting[0].outcome.done():  # nobody waits for it any more
+            ticket = self._waiting[0]
+            if ticket.outcome.done():  # nobody waits for it any more
                 self._waiting.popleft()
                 continue
-            if taken and self._waiting[0].tries:
+            if (taken and ticket.tries) or (ticket.tries > 1 and not is_idle):
                 break
             taken.append(self._waiting.popleft())
-            if taken[-1].tries:
+            if ticket.tries:
                 break
         return taken
 

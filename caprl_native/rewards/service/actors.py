@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from caprl_native.config.cli import ConfigError
-from caprl_native.rewards.service.config import ServiceConfig
+from caprl_native.rewards.service.config import ServiceConfig, has_engine
 from caprl_native.rewards.service.pool import Handle
 from caprl_native.rewards.service.protocol import Job, Outcome
 from caprl_native.rewards.service.worker import Worker
@@ -26,9 +26,10 @@ def workers_of(config: ServiceConfig) -> Callable[[], Handle]:
 
     ray = start_ray("" if server.ray == "local" else server.ray)
     have = ray.cluster_resources()
-    needs_gpu = bool(have.get("GPU")) and config.reward.reads and bool(config.reward.reader.path)
+    is_engine = has_engine(config.reward)
+    needs_gpu = is_engine and bool(have.get("GPU"))
     room = int(have["GPU" if needs_gpu else "CPU"])
-    if server.replicas > room and config.reward.reader.path:
+    if server.replicas > room and is_engine:
         raise ConfigError(f"server.replicas: {server.replicas}, but there is room for {room}")
     cpus = 1 if needs_gpu else have["CPU"] / server.replicas
     actor = ray.remote(

@@ -21,7 +21,7 @@ from caprl_native.redact import redact, without_userinfo
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 _AWAY = (429, 503)  # it says that it will be there later
 _REASON = 300  # characters of a server's text
 
@@ -154,7 +154,7 @@ class _Server:
         return cut(redact(" ".join(text.split()), self._token), _REASON)
 
     async def check(self, mode: str, empty: dict[str, Any], deadline_s: float) -> str:
-        """Waits until it replies. By its health where it tells that, else by an empty request."""
+        """Waits until it replies, by its health where it tells that; then an empty request."""
         deadline = time.monotonic() + deadline_s
         health = urljoin(self.url, "health")
         while True:
@@ -167,8 +167,6 @@ class _Server:
             self._note(answer, began, pause)
             await asyncio.sleep(min(self._pause, deadline_s))
         self._pause, self.until = 0.0, 0.0
-        if isinstance(answer.value, dict) and "ready" in answer.value and not answer.failure:
-            return ""
         answer = await self.post(json.dumps(empty).encode(), self._timeout_s)
         value = answer.value if isinstance(answer.value, dict) else {}
         if answer.failure or value.get("rewards") != []:

@@ -118,6 +118,12 @@ def _check_terms(config: ServiceConfig, fail: Callable[[str, str], NoReturn]) ->
         fail("server.mode", f'"{config.server.mode}" needs reward.terms.{needed}')
 
 
+def has_engine(reward: RewardConfig) -> bool:
+    """Whether a model runs in a worker's own process: a reader, or a term's own (a judge)."""
+    directories = [getattr(o, "path", "") for o in reward.terms.values() if o.weight]
+    return bool(reward.reads and reward.reader.path) or any(directories)
+
+
 def token_of(server: ServerConfig) -> str:
     """The token that clients have to send; empty where there is none. Its text is never shown.
 

@@ -19,7 +19,7 @@ from caprl_native.rewards.letter import parse_letter
 from caprl_native.rewards.prompts import INSTRUCTION, chat
 from caprl_native.rewards.readers.base import Answer, Ask
 from caprl_native.rewards.rubric import Rubric, WeightedTerm, build_rubric
-from caprl_native.rewards.service.config import ServiceConfig
+from caprl_native.rewards.service.config import ServiceConfig, has_engine
 from caprl_native.rewards.service.protocol import JUDGE_TERM, QA_TERMS, Job, Outcome
 from caprl_native.seeds import seed_of
 from caprl_native.types import MediaRef, Sample
@@ -120,8 +120,7 @@ def build(config: ServiceConfig) -> Rubric:
     """The terms of a server, in this process."""
     for name in config.plugins:
         load_plugin(name)
-    reader = config.reward.reader
-    if config.reward.reads and reader.path:
+    if has_engine(config.reward):
         from caprl_native.distributed.world import init_distributed
 
         init_distributed(threads=int(os.environ.get("OMP_NUM_THREADS", 0)))  # Ray sets it

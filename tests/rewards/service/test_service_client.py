@@ -116,6 +116,11 @@ def test_one_of_two_servers_may_be_dead_or_die(server):
     assert len(busy.requests) < 12
 
 
+def test_a_server_without_what_is_asked_for_is_told_at_the_start(server):
+    with pytest.raises(ValueError, match='no term "judge"'), service(server.url, mode="vl_judge"):
+        pass
+
+
 def test_evaluations_say_how_many_questions(server):
     with serve(answering(_ones)) as heard, service(url_of(heard)) as rubric:
         score(rubric.for_evaluation(0), [group(["x"])])

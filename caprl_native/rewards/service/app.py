@@ -19,10 +19,10 @@ from caprl_native.rewards.service.config import ServiceConfig
 from caprl_native.rewards.service.counters import Counters
 from caprl_native.rewards.service.http_guard import (
     RETRY_AFTER_S,
+    Bodies,
     Guard,
     Refused,
     gone,
-    read_json_bytes,
 )
 from caprl_native.rewards.service.json_body import BadBody, parse_body
 from caprl_native.rewards.service.media_paths import NoFile, RefusedPath, media_file
@@ -66,7 +66,7 @@ class Service:
             server.max_question_chars,
         )
         self.is_closing = False
-        self._parsing = asyncio.Semaphore(1)
+        self._bodies, self._parsing = Bodies(server), asyncio.Semaphore(1)
         terms = config.reward.terms
         self.weights = {name: options.weight for name, options in terms.items() if options.weight}
 
@@ -104,14 +104,14 @@ class Service:
         return self._reply(body, list(jobs.values()), outcomes)
 
     async def _read(self, request: Request) -> QaBody | JudgeBody:
-        raw = await read_json_bytes(request, self.config.server)
         depth = self.config.server.max_depth
         try:
-            if len(raw) < _LARGE:
-                value = parse_body(raw, depth)
-            else:
-                async with self._parsing:
-                    value = await asyncio.to_thread(parse_body, raw, depth)
+            async with self._bodies.json(request) as raw:
+                if len(raw) < _LARGE:
+                    value = parse_body(raw, depth)
+                else:
+                    async with self._parsing:
+                        value = await asyncio.to_thread(parse_body, raw, depth)
             return read_body(value, self.config.server.mode, self.limits)
         except (BadBody, Malformed) as error:
             raise Refused(400, str(error)) from None

@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import json
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +19,7 @@ from caprl_native.rewards.service.counters import Counters
 
 HEADERS_S = 10.0  # for a request's first line and headers
 RETRY_AFTER_S = 1
+BODIES = 4  # of the longest kind that are held at a time
 _OPEN_PATHS = ("/health",)  # that need no token
 _TO_SEND_S = 30.0  # for a client to take its reply
 
@@ -37,6 +39,7 @@ class Guard:
     def __init__(self, app: ASGIApp, server: ServerConfig, token: str, counters: Counters) -> None:
         self.app, self.server, self.counters = app, server, counters
         self._expected = f"Bearer {token}".encode() if token else b""
+        self._bodies = Bodies(server)
         self._longest_s = server.body_s + server.timeout_s + _TO_SEND_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +57,7 @@ class Guard:
         self.counters.requests_open += 1
         try:
             if refusal := self._refusal(scope):
-                await _drain(receive, self.server)
+                await self._bodies.drain(receive)
                 await respond(counted, refusal)
             else:
                 with suppress(TimeoutError):  # a client that does not take its reply
@@ -87,50 +90,71 @@ async def respond(send: Send, refusal: Refused) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _drain(receive: Receive, server: ServerConfig) -> None:
-    """Lets a refused client finish what it is sending, so that it reads why; nothing is kept."""
-    with suppress(Refused, ClientDisconnect):
-        await _body(receive, server, keep=False)
+class Bodies:
+    """Reads the bodies of requests, and knows how much of them is held at a time."""
 
+    def __init__(self, server: ServerConfig) -> None:
+        self.server, self.most = server, server.max_body_mib << 20
+        self._held = 0
 
-async def _body(receive: Receive, server: ServerConfig, *, keep: bool) -> bytes:
-    """The body, or nothing of it. Raises Refused: too long (413), too slow (408)."""
-    most, size, body = server.max_body_mib << 20, 0, bytearray()
-    try:
-        async with asyncio.timeout(server.body_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                part = message.get("body", b"")
-                size += len(part)
-                if size > most:  # read on: a client that is still sending would not see the reply
-                    body.clear()
-                elif keep:
-                    body += part
-                if not message.get("more_body") or size > 2 * most:
-                    break
-    except TimeoutError:
-        slow = f"the body did not arrive within {server.body_s:g} s"
-        raise Refused(408, slow, Connection="close") from None
-    if size > most:
-        long = f"the body is longer than {server.max_body_mib} MiB"
-        raise Refused(413, long, Connection="close")
-    return bytes(body)
+    @asynccontextmanager
+    async def json(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request that says it is JSON; it counts as held within the block.
 
+        Raises Refused: another type or encoding (415), too long (413), too slow (408), too much of
+        other requests (503); and ClientDisconnect.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        packed = request.headers.get("content-encoding", "identity").strip().lower()
+        if kind != "application/json" or packed not in ("", "identity"):
+            await self.drain(request.receive)
+            raise Refused(415, "expected Content-Type: application/json, not packed")
+        body = bytearray()
+        try:
+            await self._read(request.receive, body)
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
 
-async def read_json_bytes(request: Request, server: ServerConfig) -> bytes:
-    """The body of a request that says it is JSON.
+    async def drain(self, receive: Receive) -> None:
+        """Lets a refused client finish what it is sending, so that it reads why."""
+        with suppress(Refused, ClientDisconnect):
+            await self._read(receive, None)
 
-    Raises Refused: another type or encoding (415), too long (413), too slow (408); and
-    ClientDisconnect.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    packed = request.headers.get("content-encoding", "identity").strip().lower()
-    if kind != "application/json" or packed not in ("", "identity"):
-        await _drain(request.receive, server)
-        raise Refused(415, "expected Content-Type: application/json, not packed")
-    return await _body(request.receive, server, keep=True)
+    async def _read(self, receive: Receive, body: bytearray | None) -> None:
+        """Reads to the end, into `body` unless it is None."""
+        size = 0
+        try:
+            async with asyncio.timeout(self.server.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if body is not None and size <= self.most:
+                        self._keep(body, part)
+                    # Of a body that is too long the rest is read, and not kept: a client that is
+                    # still sending would not see the reply.
+                    if not message.get("more_body") or size > 2 * self.most:
+                        break
+        except TimeoutError:
+            slow = f"the body did not arrive within {self.server.body_s:g} s"
+            raise Refused(408, slow, Connection="close") from None
+        if size > self.most:
+            long = f"the body is longer than {self.server.max_body_mib} MiB"
+            raise Refused(413, long, Connection="close")
+
+    def _keep(self, body: bytearray, part: bytes) -> None:
+        if self._held + len(part) > BODIES * self.most:
+            raise Refused(
+                503,
+                "too much is being received",
+                Connection="close",
+                Retry_After=str(RETRY_AFTER_S),
+            )
+        body += part
+        self._held += len(part)
 
 
 async def gone(request: Request) -> None:

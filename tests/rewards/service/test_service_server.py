@@ -254,3 +254,16 @@ def test_settings_that_cannot_be_meant_end_it_at_once(config, error, tmp_path, c
         main(["--config", str(file)])
     assert end.value.code == 2
     assert error in capsys.readouterr().err
+
+
+def test_large_bodies_that_arrive_slowly_are_not_held_without_end(server):
+    head = b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 1000000\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(6)]
+    for connection in slow:
+        connection.sendall(head + b"[" * 900_000)
+    statuses = [connection.recv(4096).split()[1] for connection in slow]
+    assert statuses.count(b"503") == 2 and statuses.count(b"408") == 4
+    for connection in slow:
+        connection.close()
+    assert server.post({"prompts": prompts("w3")})[1]["rewards"] == [0.03]

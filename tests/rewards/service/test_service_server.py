@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.testing.reward_server import RewardServer, reward_server
+from caprl_native.testing.reward_server import ROOT, RewardServer, reward_server
 
 RULES = Path(__file__).parent / "rules.py"
 TERM = f"""
@@ -267,3 +267,10 @@ def test_large_bodies_that_arrive_slowly_are_not_held_without_end(server):
     for connection in slow:
         connection.close()
     assert server.post({"prompts": prompts("w3")})[1]["rewards"] == [0.03]
+
+
+def test_the_example_is_a_config_that_starts(capsys):
+    from caprl_native.rewards.service.server import main
+
+    assert main(["--config", str(ROOT / "examples/reward_server.toml"), "--dry-run"]) == 0
+    assert 'path = "demo_models/reader"' in capsys.readouterr().out

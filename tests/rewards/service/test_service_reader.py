@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+import torch.distributed as dist
 
 from caprl_native.config.schema import RewardConfig
+from caprl_native.distributed.world import init_distributed
 from caprl_native.rewards.base import TermContext
 from caprl_native.rewards.rubric import Rubric, build_rubric
 from caprl_native.rewards.terms.service import ServiceOptions
@@ -27,7 +31,19 @@ TEXTS = [
 ]
 
 
-@pytest.mark.usefixtures("dims")
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one, which the engine takes with it when it ends."""
+    before = dict(os.environ)
+    init_distributed()
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("alone")
 def test_the_service_scores_as_the_reader_in_process(tmp_path):
     here = [group(TEXTS, name="s0"), group(TEXTS, name="s1", kind="video")]
     config = RewardConfig(reader=READER, terms={"accuracy": {"draws": 5}})

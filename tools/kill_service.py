@@ -1,6 +1,6 @@
 """Kills and restarts the reward service under a training run; the run must not be able to tell.
 
-    python tools/kill_service.py --steps 4 --kills 4
+    python tools/kill_service.py --steps 3 --kills 2
 
 Trains against a service that nobody disturbs, then again while the service, its models and all, is
 killed whenever it is scoring and is started again. Metrics (times aside), captions with their
@@ -86,8 +86,8 @@ def main() -> int:
     )
     parser.add_argument("--config", nargs="+", default=["train_configs/demo.toml"])
     parser.add_argument("--reader", type=Path, default=ROOT / "demo_models/reader")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--kills", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--in-process", action="store_true")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

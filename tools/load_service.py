@@ -177,14 +177,27 @@ def note(numbers: list[int], reply: dict[str, Any], tally: Tally, told: bool) ->
 
 
 async def kill_workers(server: RewardServer, every_s: float, seed: int, tally: Tally) -> None:
-    """Kills one of the workers, whichever, every so often."""
+    """Kills one of the workers, whichever, every so often, where two or more are at work.
+
+    Killed faster than they can start, none would ever score anything.
+    """
     rng = random.Random(seed)
     while every_s:
         await asyncio.sleep(every_s)
+        while await asyncio.to_thread(at_work, server) < 2:
+            await asyncio.sleep(0.1)
         workers = await asyncio.to_thread(server.workers)
         if workers:
             rng.choice(workers).kill()
             tally.kills += 1
+
+
+def at_work(server: RewardServer) -> int:
+    """How many workers have loaded what they need."""
+    found = [
+        line for line in server.get("/metrics")[1].splitlines() if line[:13] == "caprl_workers"
+    ]
+    return int(found[0].split()[1]) if found else 0
 
 
 async def watch_memory(server: RewardServer, tally: Tally, every_s: float = 1.0) -> None:

@@ -12,7 +12,7 @@ import load_service  # noqa: E402
 
 
 def test_no_caption_is_lost_doubled_or_invented_when_workers_die(capsys):
-    words = ["--captions", "600", "--clients", "16", "--workers", "2", "--kill-every", "2.5"]
+    words = ["--captions", "600", "--clients", "16", "--workers", "2", "--kill-every", "1"]
     assert load_service.main([*words, "--malformed", "0.1", "--work-ms", "10"]) == 0
     table = capsys.readouterr().out
     rows = dict(line.split("  ", 1) for line in table.splitlines() if "  " in line)

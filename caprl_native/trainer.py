@@ -35,6 +35,7 @@ from caprl_native.policy.model import Policy
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.rewards.base import any_needs_questions
 from caprl_native.rewards.blind import Blind
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
@@ -88,7 +89,7 @@ class Trainer(Lifecycle[Config]):
         config, dims = self.config, self.dims
         read = functools.partial(
             read_records,
-            kind="questions" if config.reward.reads else "media",
+            kind="questions" if any_needs_questions(config.reward.terms) else "media",
             media_root=config.data.media_root,
             prompt_override=config.data.prompt,
             max_media=config.media.max_per_prompt,

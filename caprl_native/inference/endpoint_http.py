@@ -23,6 +23,7 @@ _LONGEST_PAUSE = 60.0  # seconds that a server may ask us to wait before the nex
 _HTTP: ModuleType = sys.modules[
     openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0]
 ]
+RequestError: type[Exception] = _HTTP.RequestError  # no whole reply: no connection, too late, ...
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):

@@ -82,7 +82,7 @@ class ReplicatedModel:
 
         Raises ConfigError where there is no room for so many.
         """
-        ray = _started(cluster)
+        ray = start_ray(cluster)
         have = ray.cluster_resources()
         gpus = 1 if have.get("GPU") else 0
         if replicas > (most := int(have["GPU" if gpus else "CPU"])):
@@ -187,7 +187,7 @@ def _parts(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
         yield part
 
 
-def _started(address: str) -> Any:
+def start_ray(address: str) -> Any:
     """Ray, connected to the cluster of that address, or to one of our own on this machine.
 
     Ray's own cluster speaks to nobody else: given a loopback address alone it takes the machine's
@@ -212,5 +212,5 @@ def _started(address: str) -> Any:
     addresses = [node["NodeManagerAddress"] for node in ray.nodes()]
     if not address and addresses != [LOOPBACK["_node_ip_address"]]:
         ray.shutdown()
-        raise NoReplica(f"run.replicas: Ray would listen at {addresses}, not on loopback alone")
+        raise NoReplica(f"Ray would listen at {addresses}, not on loopback alone")
     return ray

@@ -167,10 +167,20 @@ class ShapingOptions(TermOptions):
 
     shaping: bool = Field(True, description=_SHAPING)
 
+    @property
+    def needs_questions(self) -> bool:
+        """Whether it can only score samples that have questions."""
+        return self.reads
+
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:
     """Whether a reader is needed for what these terms compute."""
     return any(options.reads and options.weight for options in terms.values())
+
+
+def any_needs_questions(terms: Mapping[str, TermOptions]) -> bool:
+    """Whether samples without questions are of no use to these terms."""
+    return any(options.needs_questions and options.weight for options in terms.values())
 
 
 O = TypeVar("O", bound=TermOptions)  # noqa: E741

@@ -18,6 +18,7 @@ from caprl_native.inference.endpoint import settings_problem
 from caprl_native.messages import shown
 from caprl_native.redact import redact
 from caprl_native.registry import Options
+from caprl_native.rewards.base import any_needs_questions
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _reward(rules, config)
     _options(rules, config)
     _correction(rules, config)
-    _questions(rules, asked=config.reward.reads, why="no term of the reward asks questions")
+    asked = any_needs_questions(config.reward.terms)
+    _questions(rules, asked=asked, why="no term of the reward asks questions")
     rules.require(
         config.data.batch_size % config.algorithm.updates == 0,
         "algorithm.updates",

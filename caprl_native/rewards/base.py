@@ -161,16 +161,16 @@ class TermOptions(Options):
         """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
         return 0.0
 
+    @property
+    def needs_questions(self) -> bool:
+        """Whether it can only score samples that have questions."""
+        return self.reads
+
 
 class ShapingOptions(TermOptions):
     """The settings of a term that shapes captions, by itself or with others."""
 
     shaping: bool = Field(True, description=_SHAPING)
-
-    @property
-    def needs_questions(self) -> bool:
-        """Whether it can only score samples that have questions."""
-        return self.reads
 
 
 def any_reads(terms: Mapping[str, TermOptions]) -> bool:

@@ -87,6 +87,7 @@ def settings(args: argparse.Namespace) -> str:
     if args.reader:
         return f"""{server}
 [reward.terms.accuracy]
+questions = "own"
 draws = 2
 [reward.reader]
 path = "{Path(args.reader).resolve()}"

@@ -43,7 +43,7 @@ class RewardServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/get_reward"
 
-    def start(self, ready_s: float = 120.0) -> None:
+    def start(self, ready_s: float = 600.0) -> None:
         """Starts it, and waits until it takes requests for `ready_s`; 0: does not wait.
 
         Raises RuntimeError with what it printed where it ended, or is not ready in time.

@@ -113,6 +113,12 @@ def _check_terms(config: ServiceConfig, fail: Callable[[str, str], NoReturn]) ->
             f"is no term of the protocol, which has {', '.join(known)}; what needs the policy's "
             "tokens, such as the length, is the client's to add",
         )
+    stamps = config.reward.terms.get(QA_TERMS[1])
+    if stamps and stamps.weight and getattr(stamps, "rule", "") == "checked":
+        fail(
+            f"reward.terms.{QA_TERMS[1]}.rule",
+            'expected "release" or "density": no request says how long a video is',
+        )
     needed = {"qa": QA_TERMS[0], "vl_judge": JUDGE_TERM}[config.server.mode]
     if needed not in terms:
         fail("server.mode", f'"{config.server.mode}" needs reward.terms.{needed}')

@@ -86,6 +86,7 @@ class Exchange:
             return [[question_text(q), LETTERS[q.answer]] for q in questions]
         return [
             {"question": q.question, "choices": list(q.choices), "answer": q.answer}
+            | ({} if q.weight == 1 else {"weight": q.weight})
             for q in questions
         ]
 

@@ -51,6 +51,9 @@ class StructuredQuestion(_Strict):
     question: str = Field(min_length=1)
     choices: list[str] = Field(min_length=MIN_CHOICES, max_length=MAX_CHOICES)
     answer: int = Field(ge=0, lt=MAX_CHOICES, description="Index of the right choice.")
+    weight: float = Field(
+        1.0, ge=0, le=1e6, description="How often it is drawn, beside the others."
+    )
 
 
 def _form_of(question: Any) -> str:
@@ -270,7 +273,7 @@ def _question(
     if size > limits.question_chars:
         raise Malformed(f"{where}: more than {limits.question_chars} characters")
     if isinstance(given, StructuredQuestion):
-        return Question(given.question, tuple(given.choices), given.answer)
+        return Question(given.question, tuple(given.choices), given.answer, given.weight)
     return parse_question(given[0], given[1])
 
 

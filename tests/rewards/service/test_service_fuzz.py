@@ -92,6 +92,7 @@ body_s = 2.0
 type = "custom"
 import_path = "{RULES}:words"
 [reward.terms.timestamps]
+rule = "release"
 weight = 0.2
 [reward.terms.judge]
 type = "custom"

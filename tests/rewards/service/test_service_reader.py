@@ -46,7 +46,7 @@ def alone() -> Iterator[None]:
 @pytest.mark.usefixtures("alone")
 def test_the_service_scores_as_the_reader_in_process(tmp_path):
     here = [group(TEXTS, name="s0"), group(TEXTS, name="s1", kind="video")]
-    config = RewardConfig(reader=READER, terms={"accuracy": {"draws": 5}})
+    config = RewardConfig(reader=READER, terms={"accuracy": {"questions": "own", "draws": 5}})
     with closing(build_rubric(config, seed=3)) as rubric:
         score(rubric, here, step=7)
         evaluated = group(TEXTS)
@@ -55,7 +55,7 @@ def test_the_service_scores_as_the_reader_in_process(tmp_path):
     reader = "\n".join(
         f'{k} = "{v}"' if isinstance(v, str) else f"{k} = {v}" for k, v in READER.items()
     )
-    toml = f"[reward.terms.accuracy]\ndraws = 5\n[reward.reader]\n{reader}\n"
+    toml = f'[reward.terms.accuracy]\nquestions = "own"\ndraws = 5\n[reward.reader]\n{reader}\n'
     there = [group(TEXTS, name="s0"), group(TEXTS, name="s1", kind="video")]
     with reward_server(toml, tmp_path) as server:
         term = ServiceOptions(endpoint=server.url, batch_size=3, wait_s=0.0)

@@ -17,6 +17,7 @@ from caprl_native.testing.chat_server import Reply, serve
 from caprl_native.testing.reward_server import reward_server
 from tests.rewards.asking import group, score
 
+TERM = {"questions": "own", "draws": 3, "answers": "sampled"}
 TEXTS = ["a red circle", "B", "", "one [00:01] two"]
 
 
@@ -34,12 +35,13 @@ def reader():
 
 def config(url: str) -> RewardConfig:
     reader = {"endpoint": url, "model": "reader", "retries": 0}
-    return RewardConfig(reader=reader, terms={"accuracy": {"draws": 3}})
+    return RewardConfig(reader=reader, terms={"accuracy": TERM})
 
 
 def toml(url: str) -> str:
     reader = f'[reward.reader]\nendpoint = "{url}"\nmodel = "reader"\nretries = 0\n'
-    return f"[reward.terms.accuracy]\ndraws = 3\n{reader}"
+    term = "\n".join(f"{key} = {value!r}" for key, value in TERM.items())
+    return f"[reward.terms.accuracy]\n{term}\n{reader}"
 
 
 def test_scores_and_readings_are_those_of_the_run(reader, tmp_path):

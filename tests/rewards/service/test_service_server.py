@@ -42,6 +42,7 @@ max_body_mib = 1
 max_captions = 64
 {TERM}
 [reward.terms.timestamps]
+rule = "release"
 weight = 0.2
 [reward.terms.judge]
 type = "custom"
@@ -243,6 +244,7 @@ drain_s = 20
         ("[reward.terms.length]\n" + TERM, "reward.terms.length"),
         ("[server]\nhost = '192.0.2.1'\n" + TERM, "server.port: cannot listen"),
         ("", "reward.reader.path"),
+        ("[reward.terms.timestamps]\n" + TERM, "reward.terms.timestamps.rule"),
     ],
 )
 def test_settings_that_cannot_be_meant_end_it_at_once(config, error, tmp_path, capsys):

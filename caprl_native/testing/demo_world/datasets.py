@@ -33,6 +33,18 @@ SEEING = 3  # passes over the scenes that say everything in one fixed order
 CHOOSING = (0.5, 0.75, 0.75)  # further passes; shares that answer the prompt for everything
 SPARSE_BLOCKS = 160  # the last lesson, in blocks; half of it answers the prompt for everything
 BLOCK = 32  # the batch size of the policy's supervised training
+# How many questions of the harder world are on an attribute: 20 a scene, most on what is asked
+# everywhere; what a single one is on is worth 0.05 to a caption that says it.
+RARITY = {
+    "image": {
+        **{"colour": 6, "shape": 5, "size": 3},
+        **{"count": 2, "place": 2, "texture": 1, "background": 1},
+    },
+    "video": {
+        **{"shape": 5, "start": 4, "motion": 3, "turn": 2, "background": 2},
+        **{"turn_time": 1, "event": 1, "event_time": 1, "order": 1},
+    },
+}
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -61,13 +73,21 @@ def _scenes(images: int, videos: int, rng: random.Random) -> list[Scene]:
     return [sample_scene(kind, rng) for kind in kinds]
 
 
-def write_world(folder: Path, name: str, images: int, videos: int, seed: int) -> Path:
-    """Writes `<name>.jsonl` (media, prompt, questions, and the scene, for checks) and media."""
+def write_world(
+    folder: Path, name: str, images: int, videos: int, seed: int, *, hard: bool = False
+) -> Path:
+    """Writes `<name>.jsonl` (media, prompt, questions, and the scene, for checks) and media.
+
+    A question on each attribute; `hard`: as many as `RARITY` says, each with choices of its own.
+    """
     rng = random.Random(f"world-{name}-{seed}")
     rows = []
     for i, scene in enumerate(_scenes(images, videos, rng)):
         file = _write_media(scene, f"{name}-{i:05d}", folder, rng)
-        questions = [_question(scene, a, rng) for a in scene.attributes]
+        counts = RARITY[scene.modality] if hard else {}
+        questions = [
+            _question(scene, a, rng) for a in scene.attributes for _ in range(counts.get(a.name, 1))
+        ]
         rows.append(
             {
                 "id": f"{name}-{i:05d}",

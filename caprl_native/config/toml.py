@@ -236,6 +236,7 @@ _PART = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _DOTTED = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
 _HEADER = re.compile(rf"[ \t]*\[\[?[ \t]*({_DOTTED})[ \t]*\]")
 _KEY = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
+_BLANK = re.compile(r"(?:[ \t\r]*\n)*")
 _TOKEN = re.compile(  # strings, comments and brackets: all that decides where a value ends
     r'"""(?:[^\\]|\\.)*?"""|'
     + r"'''.*?'''|"
@@ -266,6 +267,7 @@ def key_lines(text: str) -> dict[str, int]:
             end = _end_of_value(text, key.end())
         else:
             end = _end_of_line(text, position)
+            end = _BLANK.match(text, end).end()  # type: ignore[union-attr]
         line += text.count("\n", position, end)
         position = end
     return lines

@@ -77,9 +77,9 @@ def test_a_label_is_dropped_at_the_start_of_a_choice_alone():
 
 
 def test_blanks_within_a_choice_take_no_time():
-    began = time.monotonic()
+    began = time.process_time()
     parse_question(f"Who?\nA) x{' ' * 16_000}y\nB) z", "A")
-    assert time.monotonic() - began < 2  # 11 s where each blank begins a search
+    assert time.process_time() - began < 2  # 11 s where each blank begins a search
 
 
 def test_a_cannot_answer_line_becomes_our_own_whatever_its_letter():

@@ -67,7 +67,8 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object, keys that are given twice included."""
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs)
+# Not strict: models break lines within a reason, where JSON wants "\\n".
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, strict=False)
 
 
 def judgements_in(text: str, keys: Sequence[str]) -> Iterator[_Pairs]:

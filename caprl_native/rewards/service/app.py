@@ -49,7 +49,8 @@ from caprl_native.types import MediaRef
 
 log = logging.getLogger(__name__)
 
-_LARGE = 1 << 20  # bytes of a body that is parsed in a thread, one at a time
+_LARGE = 1 << 20  # bytes of a body that is read in a thread, one at a time
+_Understood = tuple[QaBody | JudgeBody, dict[int, Job], dict[int, Outcome]]
 
 
 class Service:
@@ -81,8 +82,7 @@ class Service:
         if not self.pool.is_ready or self.is_closing:
             why = "the server is shutting down" if self.is_closing else "the model is being loaded"
             raise Refused(503, why, Retry_After=str(RETRY_AFTER_S))
-        body = await self._read(request)
-        jobs, refused = self._jobs(body)
+        body, jobs, refused = await self._read(request)
         wanted = body.deadline_s or self.config.server.timeout_s
         scoring = asyncio.create_task(
             self.pool.score(list(jobs.values()), min(wanted, self.config.server.timeout_s))
@@ -103,18 +103,23 @@ class Service:
         outcomes = [found[i] if i in found else refused[i] for i in range(len(jobs) + len(refused))]
         return self._reply(body, list(jobs.values()), outcomes)
 
-    async def _read(self, request: Request) -> QaBody | JudgeBody:
-        depth = self.config.server.max_depth
+    async def _read(self, request: Request) -> _Understood:
+        """What a request asks for. Long bodies, and files to look for, hold nobody else up."""
+        async with self._bodies.json(request) as raw:
+            if len(raw) >= _LARGE:
+                async with self._parsing:
+                    return await asyncio.to_thread(self._understood, raw)
+            if self.roots:
+                return await asyncio.to_thread(self._understood, raw)
+            return self._understood(raw)
+
+    def _understood(self, raw: bytes) -> _Understood:
+        server = self.config.server
         try:
-            async with self._bodies.json(request) as raw:
-                if len(raw) < _LARGE:
-                    value = parse_body(raw, depth)
-                else:
-                    async with self._parsing:
-                        value = await asyncio.to_thread(parse_body, raw, depth)
-            return read_body(value, self.config.server.mode, self.limits)
+            body = read_body(parse_body(raw, server.max_depth), server.mode, self.limits)
         except (BadBody, Malformed) as error:
             raise Refused(400, str(error)) from None
+        return body, *self._jobs(body)
 
     def _jobs(self, body: QaBody | JudgeBody) -> tuple[dict[int, Job], dict[int, Outcome]]:
         """What workers get, and what is missing already, by the captions' places."""

@@ -22,6 +22,7 @@ from caprl_native.redact import redact, without_userinfo
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+LEAST_S = 2 * LONGEST_PAUSE_S  # for a request to servers that have been away for too long
 _AWAY = (429, 503)  # it says that it will be there later
 _REASON = 300  # characters of a server's text
 
@@ -48,11 +49,15 @@ class Servers:
 
     def __init__(self, urls: list[str], token: str, timeout_s: float, retries: int) -> None:
         self._servers = [_Server(url, token, timeout_s) for url in urls]
-        self._retries = retries
+        self._retries, self._lost = retries, 0.0  # since when all of them are away; 0: they are not
 
     async def post(self, body: dict[str, Any], deadline_s: float) -> Answer:
-        """The reply to a request, or why there was none within `deadline_s`."""
-        deadline, failed = time.monotonic() + deadline_s, 0
+        """The reply to a request, or why there was none within `deadline_s`.
+
+        Servers that are away are waited for once, not anew by each request that comes after.
+        """
+        now, failed = time.monotonic(), 0
+        deadline = max((self._lost or now) + deadline_s, now + min(deadline_s, LEAST_S))
         raw = json.dumps(body).encode()
         answer = Answer(failure="no server was asked")
         while True:
@@ -62,9 +67,11 @@ class Servers:
                     None, f"no reply within {deadline_s:g} s; {answer.failure}", answer.status
                 )
             answer = await server.post(raw, deadline - time.monotonic())
+            is_away = answer.status in (0, *_AWAY)
+            self._lost = (self._lost or time.monotonic()) if is_away else 0.0
             if not answer.failure or answer.is_refusal:
                 return answer
-            failed += answer.status not in (0, *_AWAY)
+            failed += not is_away
             if failed > self._retries:
                 return answer
 

@@ -18,6 +18,7 @@ from caprl_native.rewards.service.config import ServerConfig
 from caprl_native.rewards.service.counters import Counters
 
 HEADERS_S = 10.0  # for a request's first line and headers
+MOST_HEADER = 64 << 10  # bytes of them, or between parts of a body; one read of a socket more
 RETRY_AFTER_S = 1
 BODIES = 4  # of the longest kind that are held at a time
 _OPEN_PATHS = ("/health",)  # that need no token
@@ -164,9 +165,13 @@ async def gone(request: Request) -> None:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Connections that send no whole header in time are closed: slow ones hold nothing for long."""
+    """Connections that send no whole header in time, or one without end, are closed.
+
+    So slow ones hold nothing for long, and none holds much: the parser keeps all headers.
+    """
 
     _headers_late: asyncio.TimerHandle | None = None
+    _unbounded = 0  # bytes since something ended: a header, a part of a body, a request
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -175,11 +180,23 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._headers_late is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_headers()
+        self._unbounded += len(data)
         super().data_received(data)
+        if self._unbounded > MOST_HEADER:
+            self.transport.close()
 
     def on_headers_complete(self) -> None:
+        self._unbounded = 0
         self._stop_expecting()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unbounded = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unbounded = 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()

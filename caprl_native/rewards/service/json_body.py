@@ -8,7 +8,7 @@ import re
 from typing import Any, NoReturn
 
 _MOST_VALUES = 4_000_000  # of one body, by its brackets and commas outside of texts
-_MOST_DIGITS = 18  # of a whole number: what fits 64 bits
+_MOST_DIGITS = 19  # of a whole number: with all that fit 64 bits, seeds up to 2**62 among them
 # Texts, escapes included, and everything else that is no bracket. Possessive: nothing is retried.
 _NO_BRACKETS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\[\]{}",]++', re.DOTALL)
 _OPEN, _CLOSE = b"[{", b"]}"

@@ -99,8 +99,9 @@ class Pool:
         """One worker after the other, with growing pauses while they die at once."""
         pause = _FIRST_PAUSE_S
         while True:
-            worker = self._start()
+            worker: Handle | None = None
             try:
+                worker = self._start()
                 await worker.ready()
                 self.is_ready = True
                 self.counters.workers += 1
@@ -114,7 +115,8 @@ class Pool:
             except Exception as error:
                 self._report(error)
             finally:
-                worker.kill()
+                if worker is not None:
+                    worker.kill()
             self.counters.deaths += 1
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

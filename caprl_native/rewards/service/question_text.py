@@ -75,8 +75,9 @@ def _split(text: str) -> tuple[str, list[str], list[str]]:
 
 def _without_label(choice: str, label: str) -> str:
     """ "A. Black" of "A) A. Black": the label would show which letter it had."""
-    repeated = re.compile(rf"\s*(?:\({label}\)|{label}[).:])\s+(?=\S)", re.IGNORECASE)
-    return repeated.sub("", choice, count=1).strip()
+    choice = choice.strip()
+    repeated = re.match(rf"(?:\({label}\)|{label}[).:])\s+(?=\S)", choice, re.IGNORECASE)
+    return choice[repeated.end() :] if repeated else choice
 
 
 def _own_words(choice: str) -> str:

@@ -17,7 +17,13 @@ from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cl
 from caprl_native.redact import redact
 from caprl_native.rewards.service.actors import workers_of
 from caprl_native.rewards.service.app import Service, build_app
-from caprl_native.rewards.service.config import ServiceConfig, check, is_loopback, token_of
+from caprl_native.rewards.service.config import (
+    ServiceConfig,
+    check,
+    check_machine,
+    is_loopback,
+    token_of,
+)
 from caprl_native.rewards.service.counters import Counters
 from caprl_native.rewards.service.http_guard import BoundedProtocol
 from caprl_native.rewards.service.pool import Pool
@@ -45,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(redact(dump(args.config)))
             return 0
+        check_machine(args.config, args.origins)
         return serve(args.config)
     except ConfigError as error:
         exit_with_error(error)

@@ -22,6 +22,7 @@ from caprl_native.rewards.rubric import Rubric, WeightedTerm, build_rubric
 from caprl_native.rewards.service.config import ServiceConfig, has_engine
 from caprl_native.rewards.service.protocol import JUDGE_TERM, QA_TERMS, Job, Outcome
 from caprl_native.seeds import seed_of
+from caprl_native.text.thoughts import CUT_OFF, said
 from caprl_native.types import MediaRef, Sample
 
 _LETTERS = "ABCDEFGHI"  # that a question may be asked with as it is given
@@ -192,6 +193,8 @@ def _joined(
         answer = Answer(None, reason_of(error)) if error else future.result()
         if answer.text is None:
             return missing(answer.failure or "the reader gave no answer")
+        if said(answer.text).cut_off:
+            return missing(f"answer: {CUT_OFF}; raise reward.reader.max_tokens")
         letters = sorted({*_LETTERS, question.letter})
         letter = parse_letter(answer.text, letters)
         right += letter == question.letter

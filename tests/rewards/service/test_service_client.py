@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from caprl_native.config.cli import ConfigError, check, load_with_origins
 from caprl_native.config.schema import Config
 from caprl_native.rewards.base import Caption, TermContext
 from caprl_native.rewards.rubric import Rubric
+from caprl_native.rewards.service import client
 from caprl_native.rewards.terms.service import ServiceOptions
 from caprl_native.testing.chat_server import ChatServer, Reply, serve
 from caprl_native.testing.reward_server import RewardServer, free_port, reward_server
@@ -100,6 +102,23 @@ def test_a_service_that_is_killed_and_started_again_costs_time_and_nothing_else(
         threading.Timer(0.3, lambda: (server.kill(), time.sleep(1), server.start())).start()
         scored = rollouts(rubric, texts)
     assert [r.total for r in scored] == [0.5, *(i % 100 / 100 for i in range(200)), 0.5]
+
+
+def test_servers_that_are_away_are_waited_for_once_and_not_by_each_request(monkeypatch):
+    monkeypatch.setattr(client, "LEAST_S", 0.1)
+    dead = f"http://127.0.0.1:{free_port()}/get_reward"
+
+    async def asked() -> list[float]:
+        servers, seconds = client.Servers([dead], "", 10.0, 0), []
+        for _ in range(3):
+            began = time.monotonic()
+            assert (await servers.post({}, 2.0)).failure.startswith("no reply within 2 s")
+            seconds.append(time.monotonic() - began)
+        await servers.close()
+        return seconds
+
+    first, *others = asyncio.run(asked())
+    assert first > 1.9 and sum(others) < 1.9
 
 
 def test_one_of_two_servers_may_be_dead_or_die(server):

@@ -76,6 +76,25 @@ def test_what_is_not_scored_in_time_is_missing_and_forgotten():
     assert {o.failure for o in outcomes} == {"no score within 0.05 s"} and left == 0
 
 
+def test_a_worker_that_cannot_be_started_is_started_again():
+    starts = iter([OSError("no room"), OSError("no room")])
+
+    def start() -> Fragile:
+        if error := next(starts, None):
+            raise error
+        return Fragile([])
+
+    async def scored():
+        pool = Pool(start, 1, 1000, Counters())
+        pool.open()
+        try:
+            return await pool.score([job("x")], 10.0)
+        finally:
+            await pool.close()
+
+    assert asyncio.run(scored())[0].values == {"accuracy": 0.01}
+
+
 def test_more_than_may_wait_is_turned_away():
     with pytest.raises(Busy):
         run(["x"] * 1001)

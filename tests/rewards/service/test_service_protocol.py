@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from caprl_native.rewards.prompts import CANNOT_ANSWER
 from caprl_native.rewards.service.json_body import BadBody, parse_body
 from caprl_native.rewards.service.media_paths import NoFile, RefusedPath, media_file
 from caprl_native.rewards.service.protocol import (
+    MAX_SEED,
     Job,
     Limits,
     Malformed,
@@ -61,6 +63,23 @@ def test_choices_are_found_by_their_labels(lines):
 def test_a_choice_may_start_with_another_letter_and_go_on_over_lines():
     text = "Who?\nA) B. King\nB) a man\n   in black"
     assert parse_question(text, "A") == Question("Who?", ("B. King", "a man\nin black"), 0)
+
+
+def test_any_seed_that_the_protocol_takes_gets_through_the_parser():
+    raw = json.dumps({"prompts": [["x", [PAIR]]], "seed": MAX_SEED - 1}).encode()
+    assert jobs(parse_body(raw, 16))[0].key[0] == MAX_SEED - 1
+
+
+def test_a_label_is_dropped_at_the_start_of_a_choice_alone():
+    text = "Who?\nA) The USA. It is big\nB) a red club. It is old"
+    choices = ("The USA. It is big", "a red club. It is old")
+    assert parse_question(text, "A") == Question("Who?", choices, 0)
+
+
+def test_blanks_within_a_choice_take_no_time():
+    began = time.process_time()
+    parse_question(f"Who?\nA) x{' ' * 16_000}y\nB) z", "A")
+    assert time.process_time() - began < 2  # 11 s where each blank begins a search
 
 
 def test_a_cannot_answer_line_becomes_our_own_whatever_its_letter():
@@ -123,7 +142,7 @@ def test_the_references_own_texts_keep_their_right_choice():
         (b'{"seed": NaN}', "NaN"),
         (b'{"seed": -Infinity}', "Infinity"),
         (b'{"seed": 1e999}', "too large"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "more than 18 digits"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "more than 19 digits"),
         (b'{"query": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "more than 16 deep"),
         (b'{"query": ' + b"[" * 100_000, "more than 16 deep"),
         (b'{"query": "\\ud800"}', "surrogate"),

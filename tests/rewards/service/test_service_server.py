@@ -20,6 +20,7 @@ import_path = "{RULES}:words"
 timeout_s = 30
 """
 PAIR = ["What colour?\n   - A) red\n   - B) blue", "B"]
+READER = "[reward.reader]\nendpoint = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n"
 TOKEN = "a-token-for-tests-only"
 
 
@@ -157,6 +158,19 @@ def test_slow_clients_are_sent_away(server):
     assert server.post({"prompts": prompts("w3")})[1]["rewards"] == [0.03]
 
 
+@pytest.mark.parametrize("body", ["", "Transfer-Encoding: chunked\r\n\r\n0\r\n"])
+def test_headers_without_end_are_not_held(server, body):
+    """Before a body and, as trailers, behind it; the parser keeps all of them."""
+    head = "POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    lines = b"".join(b"X-%d: %s\r\n" % (i, b"x" * 1000) for i in range(64))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as endless:
+        endless.sendall((head + body).encode())
+        with pytest.raises(ConnectionError):
+            for _ in range(500):  # 32 MB, with room for what sockets hold
+                endless.sendall(lines)
+    assert server.post({"prompts": prompts("w3")})[1]["rewards"] == [0.03]
+
+
 def test_a_client_that_hangs_up_takes_its_captions_with_it(server):
     body = json.dumps({"prompts": prompts(*["slow"] * 32)}).encode()
     head = b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -245,6 +259,13 @@ drain_s = 20
         ("[server]\nhost = '192.0.2.1'\n" + TERM, "server.port: cannot listen"),
         ("", "reward.reader.path"),
         ("[reward.terms.timestamps]\n" + TERM, "reward.terms.timestamps.rule"),
+        ("[reward.terms.accuracy]\nquestions = 'own'\n" + READER, "reward.terms.accuracy.draws"),
+        ("[reward.held_out_reader]\npath = '/m'\n" + TERM, "reward.held_out_reader.path"),
+        ("[[reward.readers]]\n" + READER, "reward.readers.0.path"),
+        ("[reward.reader]\nendpoint = 'http://127.0.0.1:9/v1'\n", "reward.reader.model"),
+        (READER + "api_key_env = 'CAPRL_NO_SUCH_KEY'\n", "reward.reader.api_key_env"),
+        ("[reward.reader]\npath = '/no/such/model'\n", "reward.reader.path"),
+        ("[reward.terms.judge]\n" + TERM, "reward.terms.judge.path"),
     ],
 )
 def test_settings_that_cannot_be_meant_end_it_at_once(config, error, tmp_path, capsys):

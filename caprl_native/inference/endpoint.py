@@ -364,7 +364,8 @@ class Connection:
                 raise
             self.server.took(request)
             if self.server.top_logprobs:
-                return read_top_tokens(reply.content)
+                said = read_top_tokens(reply.content)
+                return replace(said, opened=bool(spoken.prefill and opening))
             return read_reply(reply.content, opening if spoken.prefill else "")
 
     def _count(self, error: Exception | None) -> None:

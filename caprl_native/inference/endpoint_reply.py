@@ -28,6 +28,7 @@ class Said:
     tokens: int | None = None
     finish: str | None = None  # "stop", "length", or what else the server calls it
     top: tuple[tuple[str, float], ...] = ()  # the likeliest first tokens, and their log-probs
+    opened: bool = False  # the model went on with a turn that was opened for it
     failure: str | None = None
     unanswered: bool = False
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from caprl_native.rewards.base import Score, TermContext, reason_of
+from caprl_native.rewards.base import Score, TermContext, finished, missing, reason_of
 from caprl_native.rewards.terms.accuracy import Accuracy, AccuracyOptions
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ class HeldOut:
         if step < 1 or step % self.every:
             return
         asked: list[tuple[Open, Future[Score]]] = [
-            (one, self._term.submit(one.caption))
-            for one in opened
-            if one.is_local or self._term.collective
+            (one, self._submitted(one)) for one in opened if one.is_local or self._term.collective
         ]
         for reader in self.readers:
             reader.finish()
@@ -52,6 +50,16 @@ class HeldOut:
                 len(reasons),
                 reasons[0],
             )
+
+    def _submitted(self, one: Open) -> Future[Score]:
+        """What cannot be asked is a caption without a comparison, as one that is not answered is;
+        where ranks ask together it ends the run, as a reward term does."""
+        try:
+            return self._term.submit(one.caption)
+        except Exception as error:
+            if self._term.collective:
+                raise
+            return finished(missing(reason_of(error)))
 
     def _add(self, one: Open, future: Future[Score]) -> str | None:
         """Why there is nothing to compare; None where there is."""

@@ -279,3 +279,16 @@ def test_a_held_out_reader_that_fails_takes_no_reward_away(caplog) -> None:
     score(ours, [g])
     assert g.rollouts[0].total == 0.75 and "held_out/gap" not in g.rollouts[0].parts
     assert "held-out reader did not answer on 1 caption(s): no reply" in caplog.text
+
+
+def test_what_a_held_out_reader_cannot_be_asked_ends_no_run(caplog) -> None:
+    class Refusing(ListeningReader):
+        collective = False
+
+        def ask(self, asks):
+            raise ValueError("no such chat")
+
+    ours, g = with_held_out(Refusing(), every=1), group(["a red circle"])
+    score(ours, [g])
+    assert g.rollouts[0].total == 0.75 and "held_out/gap" not in g.rollouts[0].parts
+    assert "no such chat" in caplog.text

@@ -57,6 +57,24 @@ def test_texts_that_begin_alike_are_told_apart_by_an_answer() -> None:
     assert hot.text == " the right." and len(server.requests) == 3  # above 1 nothing is listed
 
 
+def test_words_that_open_an_answer_are_no_choice_where_the_turn_was_not_opened() -> None:
+    """ "The answer is C" does not choose "the left" by its first word."""
+
+    def reply(request: Request) -> Reply:
+        return listing({"The": 0.9, "C": 0.1}) if "logprobs" in request else Reply("It is C.")
+
+    choices = ("the left", "right", "up")
+    with serve(reply) as server:
+        (found,) = answer([ask("x", choices=choices)], server.url, prefill=False)
+        (opened,) = answer([ask("x", choices=choices)], server.url, temperature=1.0)
+    assert found.probabilities is None and found.text == "It is C."
+    assert opened.probabilities == pytest.approx([0.9, 0.0, 0.1])
+    with serve(lambda request: listing({"B": 0.8, "The": 0.2})) as server:
+        settings = {"prefill": False, "temperature": 1.0}
+        (short,) = answer([ask("x", choices=choices)], server.url, **settings)
+    assert short.probabilities == pytest.approx([0.0, 0.8, 0.0])
+
+
 def _listed(entry: bytes) -> bytes:
     listed = b'{"content": [{"top_logprobs": [' + entry + b"]}]}"
     return b'{"choices": [{"logprobs": ' + listed + b"}]}"

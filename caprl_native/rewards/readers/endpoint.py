@@ -16,6 +16,8 @@ from caprl_native.rewards.readers.base import Answer, Ask
 from caprl_native.rewards.readers.top_tokens import LISTED, at_temperature, chances
 from caprl_native.text.control_tokens import without_control_tokens
 
+LABELLED = 0.5  # of an answer that was not opened: with less the model opens it in its own words
+
 
 class EndpointReader:
     """OpenAI-compatible chat servers. Failed requests are tried again, with growing pauses.
@@ -69,7 +71,11 @@ class EndpointReader:
         """The probabilities of the choices, if the listed tokens tell them apart."""
         tokens, logprobs = zip(*said.top, strict=True)
         at = at_temperature(logprobs, self.config.temperature, self.config.top_p)
-        return chances(tokens, at, choices)
+        if said.opened:
+            return chances(tokens, at, choices)
+        # "The" then opens "The answer is B" and not the choice "the left": labels alone are meant.
+        found = chances(tokens, at, [""] * len(choices))
+        return found if found and sum(found) >= LABELLED else None
 
     def reset(self) -> None:
         """Tries a server again that was given up; its caches are its own business."""

@@ -144,14 +144,18 @@ class Trainer(Lifecycle[Config]):
             items = next(self.loader)
         return items
 
-    def rollout(self, prompts: Sequence[LoaderItem], step: int) -> Batch:
-        """n captions for each prompt; a tensor-parallel group shares them out among its ranks."""
+    def rollout(self, prompts: Sequence[LoaderItem], step: int, *, extra: bool = False) -> Batch:
+        """n captions for each prompt; a tensor-parallel group shares them out among its ranks.
+
+        `extra`: the step has had a batch already, and its alarms have asked what they ask.
+        """
         is_tp_leader = self.dims.tp_rank == 0
         counts = self.ledger.counts(prompts if is_tp_leader else [])
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         scoring = self.rubric.begin(step)
         groups = self._captions(self.captioner, prompts, step, scoring)
-        return Batch(step, groups, scoring, counts, blind=self._blind(prompts, step))
+        blind = None if extra else self._blind(prompts, step)
+        return Batch(step, groups, scoring, counts, blind=blind)
 
     def _blind(self, prompts: Sequence[LoaderItem], step: int) -> Blind | None:
         """The samples without captions, for `alarms.blind_every`, when this step is due."""
@@ -222,7 +226,7 @@ class Trainer(Lifecycle[Config]):
                     "rollout.n"
                 )
             tries -= 1
-            fresh = self.rollout(self.next_prompts(), batch.step)
+            fresh = self.rollout(self.next_prompts(), batch.step, extra=True)
             self.score(fresh)
             fresh.drop_flat(flat)
             batch.absorb(fresh)

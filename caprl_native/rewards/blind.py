@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 from caprl_native.observe.metrics import Mean, Metric
 from caprl_native.rewards.rubric import Rubric, Scoring
 from caprl_native.types import Rollout, Sample
+
+log = logging.getLogger(__name__)
 
 NO_ROLLOUT = -1  # the rollout's number, in the seeds of draws
 
@@ -26,8 +31,12 @@ class Blind:
             self._rollouts.append(rollout)
 
     def finish(self) -> None:
-        """Asks, and waits for the answers."""
+        """Asks, and waits for the answers; warns of those that are missing."""
         self._scoring.finish()
+        failures = Counter(r.failure for r in self._rollouts if r.failure)
+        for reason, count in failures.items():
+            said = "step %d: %d sample(s) without an answer where no caption is shown: %s"
+            log.warning(said, self._scoring.step, count, reason)
 
     def metrics(self) -> dict[str, Metric]:
         """`reward/TERM/blind`: the mean reward of no caption, over samples that have one."""

@@ -132,6 +132,9 @@ _SPECIAL: dict[str, Callable[[str, str], list[tuple[Any, ...]]]] = {
     "eval.scoring.letters.choice_letter": lambda s, t: [
         (s, COLOURS), (s, "ABCD"), ("B", {"A": s, "B": t}),
     ],
+    "caprl_native.rewards.terms.timestamps.checked_timestamp_reward": lambda s, t: [
+        (s, 30.0), (s, 0.0), (t, 1e9, 1.0),
+    ],
     "caprl_native.data.choices.parse_answer": lambda s, t: [(s, ("red", t)), ("A", (s, t))],
     "caprl_native.data.choices.parse_choices": lambda s, t: [([s, t],), (s,), ({"A": s, "B": t},)],
 }  # fmt: skip

@@ -6,17 +6,18 @@ to a copy of the data; any other column may serve as weights, too.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from caprl_native.data.fields import FieldError, decoded, kind_of
+from caprl_native.messages import cut
 from caprl_native.types import Sample
 
 BLIND = "blind_accuracy"  # the reader's, of an empty caption
 OTHER = "other_accuracy"  # of another sample's caption
 OWN = "accuracy"  # of the sample's own captions: p
 DIFFICULTY = "difficulty"  # p (1 - p)
+MOST_WEIGHT = 1_000_000  # of a question
 LEAK_CHECK = "tools/leak_check.py writes it into a copy of the data"
 
 
@@ -67,6 +68,7 @@ def _column(raw: dict[str, Any], name: str, count: int) -> list[float]:
             missing = "nothing: the reader gave no answer; run the leak check again"
             problem = missing if value is None else kind_of(value)
             raise FieldError(f"{name}[{i}]", f"expected a number of 0 or more, got {problem}")
-        if not (math.isfinite(value) and value >= 0):
-            raise FieldError(f"{name}[{i}]", f"expected a number of 0 or more, got {value}")
+        if not 0 <= value <= MOST_WEIGHT:
+            asked = f"expected a number from 0 to {MOST_WEIGHT:,}"
+            raise FieldError(f"{name}[{i}]", f"{asked}, got {cut(str(value), 40)}")
     return [float(value) for value in values]

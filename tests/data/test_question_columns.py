@@ -96,7 +96,8 @@ def test_the_loader_delivers_what_is_left(tmp_path: Path) -> None:
         ([[0.5, None]] * 4, "blind_accuracy[1]: expected a number of 0 or more, got nothing"),
         ([[0.5, "x"]] * 4, "blind_accuracy[1]: expected a number of 0 or more, got a text"),
         ([[0.5, True]] * 4, "blind_accuracy[1]"),
-        ([[-1, 0]] * 4, "blind_accuracy[0]: expected a number of 0 or more, got -1"),
+        ([[-1, 0]] * 4, "blind_accuracy[0]: expected a number from 0 to 1,000,000, got -1"),
+        ([[0, 10**400]] * 4, "blind_accuracy[1]: expected a number from 0 to 1,000,000, got 1000"),
         ([[1.0, 0.9]] * 4, "data.max_blind_accuracy leaves no question of any record"),
     ],
 )

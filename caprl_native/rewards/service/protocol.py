@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from caprl_native.data.choices import MAX_CHOICES, MIN_CHOICES
+from caprl_native.data.question_columns import MOST_WEIGHT
 from caprl_native.messages import cut
 from caprl_native.rewards.service.question_text import AsGiven, parse_question
 from caprl_native.types import MediaRef, Question
@@ -52,7 +53,7 @@ class StructuredQuestion(_Strict):
     choices: list[str] = Field(min_length=MIN_CHOICES, max_length=MAX_CHOICES)
     answer: int = Field(ge=0, lt=MAX_CHOICES, description="Index of the right choice.")
     weight: float = Field(
-        1.0, ge=0, le=1e6, description="How often it is drawn, beside the others."
+        1.0, ge=0, le=MOST_WEIGHT, description="How often it is drawn, beside the others."
     )
 
 

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from caprl_native.registry import load_plugin
-from caprl_native.rewards.base import Caption, Score, finished, missing, reason_of
+from caprl_native.rewards.base import Caption, Score, finished, gathered, missing, reason_of
 from caprl_native.rewards.letter import parse_letter
 from caprl_native.rewards.prompts import INSTRUCTION, chat
 from caprl_native.rewards.readers.base import Answer, Ask
@@ -97,9 +98,15 @@ class Worker:
 
     def _begin(self, rubric: Rubric, job: Job, outcome: Future[Outcome]) -> None:
         scores = submit(rubric, job)
-        when_done(
-            list(scores.values()), lambda: self._settle(outcome, outcome_of(rubric, job, scores))
-        )
+
+        def settle() -> None:  # what it raised would be swallowed, and nobody answered
+            try:
+                found = outcome_of(rubric, job, scores)
+            except Exception as error:
+                found = Outcome(failure=reason_of(error))
+            self._settle(outcome, found)
+
+        when_done(list(scores.values()), settle)
 
     def _settle(self, future: Future[Outcome], outcome: Outcome) -> None:
         with self._lock:
@@ -107,14 +114,16 @@ class Worker:
             if future not in self._open:
                 return
             self._open.remove(future)
-        future.set_result(outcome)
+        if future.set_running_or_notify_cancel():
+            future.set_result(outcome)
 
     def _break(self, error: BaseException) -> None:
         with self._lock:
             self._lost = reason_of(error)
             lost, self._open = self._open, set()
         for future in lost:
-            future.set_exception(WorkerLost(self._lost))
+            if future.set_running_or_notify_cancel():
+                future.set_exception(WorkerLost(self._lost))
 
 
 def build(config: ServiceConfig) -> Rubric:
@@ -159,13 +168,12 @@ def _accuracy(rubric: Rubric, term: WeightedTerm, caption: Caption, job: Job) ->
     known = term.submit(caption) if job.questions else finished(0.0)
     if not job.as_given:
         return known
-    whole: Future[Score] = Future()
     try:
         asked = _ask_as_given(rubric, job)
     except Exception as error:
         return finished(missing(f"questions as given: {reason_of(error)}"))
-    when_done([known, *asked], lambda: whole.set_result(_joined(term, job, known, asked)))
-    return whole
+    parts: list[Future[Any]] = [known, *asked]
+    return gathered(parts, lambda found: _joined(job, found[0], found[1:]))
 
 
 def _ask_as_given(rubric: Rubric, job: Job) -> list[Future[Answer]]:
@@ -181,16 +189,11 @@ def _ask_as_given(rubric: Rubric, job: Job) -> list[Future[Answer]]:
     return rubric.context.reader.ask(asks)
 
 
-def _joined(
-    term: WeightedTerm, job: Job, known: Future[Score], asked: Sequence[Future[Answer]]
-) -> Score:
-    score = term.outcome(known)
+def _joined(job: Job, score: Score, answers: Sequence[Answer]) -> Score:
     if score.value is None:
         return score
     right, reading = 0, list(score.reading)
-    for question, future in zip(job.as_given, asked, strict=True):
-        error = future.exception()
-        answer = Answer(None, reason_of(error)) if error else future.result()
+    for question, answer in zip(job.as_given, answers, strict=True):
         if answer.text is None:
             return missing(answer.failure or "the reader gave no answer")
         if said(answer.text).cut_off:

@@ -109,6 +109,7 @@ def dims() -> Iterator[ParallelDims]:
 
     before = dict(os.environ)
     yield init_distributed()
-    dist.destroy_process_group()
+    if dist.is_initialized():  # vLLM's engines take it down with them
+        dist.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)

@@ -8,7 +8,6 @@ rank it also reports which statements of `caprl_native/algorithm` were reached o
 from __future__ import annotations
 
 import ast
-import functools
 import math
 import sys
 import threading
@@ -90,9 +89,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def main(path: str, folder: str) -> None:
     dims = init_distributed()
-    config = PolicyConfig(
-        path=path, dtype="float32", lr=1e-2, max_grad_norm=0.0, activation_checkpointing=False
-    )
+    config = PolicyConfig(path=path, dtype="float32", lr=1e-2, max_grad_norm=0.0)
     policy = load_policy(config, dims)
     reference = load_policy(config.replace(freeze=["vision", "projector", "language"]), dims)
     start = [p.detach().clone() for p in policy.hf.parameters()]
@@ -157,14 +154,11 @@ def step(
     }
 
 
-prompt_of = functools.cache(prompt)  # an update leaves it as it is
-
-
 def groups_of(policy: Policy, path: str) -> list[Group]:
     """Four groups with rewards of two terms, one of which some responses lack."""
     made = []
     for i, kind in enumerate(("image", "text", "text", "text")):
-        each = group(prompt_of(path, kind, i), responses(policy.config, policy.banned, 3, i), i)
+        each = group(prompt(path, kind, i), responses(policy.config, policy.banned, 3, i), i)
         rng = np.random.default_rng(i)
         for k, rollout in enumerate(each.rollouts):
             rollout.rewards = {"accuracy": float(rng.random())}

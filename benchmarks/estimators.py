@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy", type=Path, default=ROOT / "demo_models" / "policy")
     parser.add_argument("--reader", type=Path, default=ROOT / "demo_models" / "reader")
+    parser.add_argument("--hard", action="store_true", help="20 questions a scene, not 7 or 9")
     parser.add_argument("--groups", type=int, default=10)
     parser.add_argument("--n", type=int, default=8, help="captions of a group")
     parser.add_argument("--repeats", type=int, default=4)
@@ -181,7 +182,8 @@ def main() -> None:
     args = parser.parse_args()
     init_distributed()
     with tempfile.TemporaryDirectory() as name:
-        file = write_world(Path(name), "train", images=args.groups, videos=args.groups, seed=0)
+        scenes = {"images": args.groups, "videos": args.groups, "seed": 0, "hard": args.hard}
+        file = write_world(Path(name), "train", **scenes)
         groups = captions(args.policy, file, args.groups, args.n)
         config = ReaderConfig(
             path=str(args.reader),
@@ -194,6 +196,7 @@ def main() -> None:
         result: dict[str, Any] = {
             "machine": machine(),
             "policy": args.policy.name,
+            "hard": args.hard,
             "groups": len(groups),
             "captions": args.n,
             "repeats": args.repeats,

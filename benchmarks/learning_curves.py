@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from common import ROOT, machine
 from launch import torchrun
 from tqdm import tqdm
@@ -87,20 +86,25 @@ def curve(folder: Path) -> Curve:
 
 def tokens_of_steps(folder: Path, tokenizer: Any) -> dict[int, int]:
     """What the reader has read and written after each step, evaluations left out."""
-    per_step: dict[int, int] = {}
-    for record in lines(folder / "rollouts.jsonl"):
-        modality = "video" if record["media"][0].endswith(".mp4") else "image"
-        chats = [
-            reader_messages(modality, record["caption"], r["question"], r["choices"])
-            for r in record["reading"]
-        ]
-        count = sum(map(len, tokenized_chats(tokenizer, chats, ANSWER_PREFIX)))
-        for r in record["reading"]:
-            written = tokenizer(r.get("answer") or "", add_special_tokens=False)["input_ids"]
-            count += len(written) + 1
-        per_step[record["step"]] = per_step.get(record["step"], 0) + count
-    steps = sorted(per_step)
-    return dict(zip(steps, np.cumsum([per_step[s] for s in steps]).tolist(), strict=True))
+    after, count = {0: 0}, 0
+    for file in sorted((folder / "rollouts").glob("step_*.jsonl")):
+        count += sum(tokens_of(record, tokenizer) for record in lines(file))
+        after[int(file.stem.removeprefix("step_"))] = count
+    return after
+
+
+def tokens_of(record: dict[str, Any], tokenizer: Any) -> int:
+    """Of the questions on one caption, a record of the rollout log."""
+    modality = "video" if record["media"][0].endswith(".mp4") else "image"
+    asked = record.get("reader") or []
+    chats = [
+        reader_messages(modality, record["caption"], one["question"], one["choices"])
+        for one in asked
+    ]
+    read = sum(map(len, tokenized_chats(tokenizer, chats, ANSWER_PREFIX)))
+    texts = [one.get("answer") or "" for one in asked]
+    written = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) + 1 for t in texts)
+    return read + written
 
 
 def arrival(points: Curve, target: float) -> float | None:
@@ -125,7 +129,7 @@ def compare(out: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
         for row in rows:
             points = curves[row["arm"]]
             target = points[0][1] + ARRIVED * (ends - points[0][1])
-            tokens = {0: 0, **tokens_of_steps(folder_of(out, row["arm"], seed), tokenizer)}
+            tokens = tokens_of_steps(folder_of(out, row["arm"], seed), tokenizer)
             row["final"].append(final(points))
             row["steps"].append(arrival(points, target))
             row["tokens"].append(arrival([(tokens[int(x)], y) for x, y in points], target))

@@ -74,7 +74,8 @@ def assign_advantages(
 
     `everywhere`: by rank, the facts of its groups, so that what needs the whole batch (whitening, a
     deviation over the batch) gets it. `weights` are those of the reward terms. Those of a flat
-    group are exactly 0 (before whitening, which gives all of a flat group the same).
+    group are 0, in GDPO to the last bits (before whitening, which gives all of a flat group the
+    same).
     """
     flat = algorithm.flat
     all_groups = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from caprl_native.rewards.base import TermContext
@@ -125,7 +126,7 @@ def _outcome(attack: Attack, pairs: Sequence[tuple[Rollout, Rollout]], rubric: R
     for t in rubric.terms:
         rewards = [(b.rewards[t.name], a.rewards[t.name]) for b, a in scored if t.name in b.rewards]
         if rewards:
-            before, after = (_mean(column) for column in zip(*rewards, strict=True))
+            before, after = (fmean(column) for column in zip(*rewards, strict=True))
             terms[t.name] = before, after
             gain, kind = (
                 t.weight * (after - before) * len(rewards) / len(scored),
@@ -142,10 +143,6 @@ def _outcome(attack: Attack, pairs: Sequence[tuple[Rollout, Rollout]], rubric: R
         aimed=(gains.get(attack.aims_at, 0.0) if attack.aims_at else whole) if scored else None,
         limit=attack.limit,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def table(outcomes: Sequence[Outcome], bound: float) -> str:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from caprl_native.config.reward import RewardConfig
 from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
@@ -132,9 +133,15 @@ def check_machine(config: Config, origins: Origins | None = None) -> None:
     if kl.weight and kl.reference:
         models[REFERENCE] = kl.reference
     check_models(models, origins)
-    for key, reader in config.reward.asked.items():
+    check_keys(rules, config.reward)
+
+
+def check_keys(rules: Rules, reward: RewardConfig) -> None:
+    """Raises ConfigError where a key of a reader, or what a term needs of this machine, is not
+    here."""
+    for key, reader in reward.asked.items():
         rules.forbid(key, key_problem(reader))
-    for name, options in config.reward.terms.items():
+    for name, options in reward.terms.items():
         for lack in options.lacks() if options.weight else ():
             rules.forbid(f"reward.terms.{name}", lack)
 
@@ -318,7 +325,7 @@ def needs_of(
     policy: ModelSize,
     reader: ModelSize | None,
     world: int,
-    further_readers: Mapping[str, ModelSize | None] = {},  # noqa: B006  # which nobody changes
+    further_readers: Mapping[str, ModelSize | None] | None = None,
 ) -> Needs:
     """What the memory of a run with these models on so many ranks follows from."""
     family = family_of(config.policy.path, or_text=True)
@@ -327,7 +334,7 @@ def needs_of(
         policy,
         _trainable(config, policy),
         activation_bytes(config.policy, policy, family),
-        {"reward.reader": reader, **further_readers},
+        {"reward.reader": reader, **(further_readers or {})},
         world,
     )
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from caprl_native.config.fields import OFF
 from caprl_native.config.models import ReaderConfig
+from caprl_native.config.reward import RewardConfig
 from caprl_native.config.schema import PARTS, Config, RolloutConfig, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.config.tree import choices, types_of, value_at
@@ -66,7 +67,7 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _rollout(rules, config.rollout)
     _lengths(rules, config)
     _reward(rules, config)
-    _options(rules, config)
+    check_options(rules)
     _correction(rules, config)
     asked = any_needs_questions(config.reward.terms)
     _questions(rules, asked=asked, why="no term of the reward asks questions")
@@ -167,15 +168,7 @@ def _lengths(rules: Rules, config: Config) -> None:
 
 def _reward(rules: Rules, config: Config) -> None:
     reward = config.reward
-    for key, reader in reward.asked.items():
-        rules.require(
-            bool(reader.path) != bool(reader.endpoint),
-            f"{key}.path",
-            f"either a model directory here or a server in {key}.endpoint, not both or neither",
-            f"{key}.endpoint",
-        )
-    for key, reader in ({"reward.reader": reward.reader} | reward.asked).items():
-        _reader(rules, key, reader)
+    check_readers(rules, reward)
     _beside(rules, config)
     held_out = reward.held_out_reader
     rules.require(
@@ -197,6 +190,19 @@ def _reward(rules: Rules, config: Config) -> None:
     rules.require(some, weights[0], "more than 0 for at least one term", *weights[1:])
 
 
+def check_readers(rules: Rules, reward: RewardConfig) -> None:
+    """Every reader is in process or at an endpoint, and its settings are those of its kind."""
+    for key, reader in reward.asked.items():
+        rules.require(
+            bool(reader.path) != bool(reader.endpoint),
+            f"{key}.path",
+            f"either a model directory here or a server in {key}.endpoint, not both or neither",
+            f"{key}.endpoint",
+        )
+    for key, reader in ({"reward.reader": reward.reader} | reward.asked).items():
+        _reader(rules, key, reader)
+
+
 def _beside(rules: Rules, config: Config) -> None:
     """The engines of one GPU share its memory."""
     share, others = config.rollout.gpu_memory_utilization, ["rollout.gpu_memory_utilization"]
@@ -213,9 +219,9 @@ def _beside(rules: Rules, config: Config) -> None:
             others.append(name)
 
 
-def _options(rules: Rules, config: Config) -> None:
+def check_options(rules: Rules) -> None:
     """What the options of chosen types say of themselves."""
-    for its in choices(type(config)):
+    for its in choices(type(rules.config)):
         found = rules.value(its.key)
         by_key = (
             {its.key: found}

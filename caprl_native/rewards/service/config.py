@@ -14,10 +14,9 @@ from pydantic import Field
 from caprl_native.bounds import UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
-from caprl_native.config.rules import Rules
+from caprl_native.config.rules import Rules, check_options, check_readers
 from caprl_native.config.schema import Program, RewardConfig
-from caprl_native.dry_run import check_models
-from caprl_native.inference.endpoint import key_problem, settings_problem
+from caprl_native.dry_run import check_keys, check_models
 from caprl_native.rewards.service.protocol import JUDGE_TERM, QA_TERMS
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -99,8 +98,13 @@ def check(config: ServiceConfig, origins: Origins) -> None:
     for name in server.media_roots:
         if not Path(name).is_dir():
             fail("server.media_roots", f"{name} is no folder")
-    _check_readers(config.reward, fail)
-    _check_options(Rules(config, origins), config.reward)
+    held_out = config.reward.held_out_reader
+    if held_out.is_given:
+        key = f"reward.held_out_reader.{'path' if held_out.path else 'endpoint'}"
+        fail(key, "none: it is a run's, which compares captions by it")
+    rules = Rules(config, origins)
+    check_readers(rules, config.reward)
+    check_options(rules)
 
 
 def check_machine(config: ServiceConfig, origins: Origins) -> None:
@@ -110,40 +114,9 @@ def check_machine(config: ServiceConfig, origins: Origins) -> None:
     """
     if config.server.ray not in ("", "local"):
         return
-    rules, reward = Rules(config, origins), config.reward
+    reward = config.reward
     check_models({f"{key}.path": its.path for key, its in reward.in_process.items()}, origins)
-    for key, reader in reward.asked.items():
-        rules.forbid(key, key_problem(reader))
-    for name, options in reward.terms.items():
-        for lack in options.lacks() if options.weight else ():
-            rules.forbid(f"reward.terms.{name}", lack)
-
-
-def _check_readers(reward: RewardConfig, fail: Callable[[str, str], NoReturn]) -> None:
-    held_out = reward.held_out_reader
-    if held_out.is_given:
-        field = "path" if held_out.path else "endpoint"
-        fail(
-            f"reward.held_out_reader.{field}", "none: it is a run's, which compares captions by it"
-        )
-    for key, reader in ({"reward.reader": reward.reader} | reward.asked).items():
-        if problem := settings_problem(reader):
-            fail(f"{key}.{problem[0]}", problem[1])
-        if reader.endpoint and not reader.model:
-            fail(f"{key}.model", "expected the model's name at the endpoint")
-    for key, reader in reward.asked.items():
-        if bool(reader.path) == bool(reader.endpoint):
-            fail(f"{key}.path", f"give either it or {key}.endpoint: a term reads")
-
-
-def _check_options(rules: Rules, reward: RewardConfig) -> None:
-    """What terms say of their own settings."""
-    for name, options in reward.terms.items():
-        key = f"reward.terms.{name}"
-        for problem in options.problems():
-            rules.forbid(key, problem)
-        for field, expected, *others in options.conflicts():
-            rules.require(False, f"{key}.{field}", expected, *(f"{key}.{o}" for o in others))
+    check_keys(Rules(config, origins), reward)
 
 
 def _check_terms(config: ServiceConfig, fail: Callable[[str, str], NoReturn]) -> None:

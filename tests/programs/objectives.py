@@ -8,6 +8,7 @@ rank it also reports which statements of `caprl_native/algorithm` were reached o
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import sys
 import threading
@@ -89,7 +90,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def main(path: str, folder: str) -> None:
     dims = init_distributed()
-    config = PolicyConfig(path=path, dtype="float32", lr=1e-2, max_grad_norm=0.0)
+    config = PolicyConfig(
+        path=path, dtype="float32", lr=1e-2, max_grad_norm=0.0, activation_checkpointing=False
+    )
     policy = load_policy(config, dims)
     reference = load_policy(config.replace(freeze=["vision", "projector", "language"]), dims)
     start = [p.detach().clone() for p in policy.hf.parameters()]
@@ -154,11 +157,14 @@ def step(
     }
 
 
+prompt_of = functools.cache(prompt)  # an update leaves it as it is
+
+
 def groups_of(policy: Policy, path: str) -> list[Group]:
     """Four groups with rewards of two terms, one of which some responses lack."""
     made = []
     for i, kind in enumerate(("image", "text", "text", "text")):
-        each = group(prompt(path, kind, i), responses(policy.config, policy.banned, 3, i), i)
+        each = group(prompt_of(path, kind, i), responses(policy.config, policy.banned, 3, i), i)
         rng = np.random.default_rng(i)
         for k, rollout in enumerate(each.rollouts):
             rollout.rewards = {"accuracy": float(rng.random())}

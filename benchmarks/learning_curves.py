@@ -41,8 +41,7 @@ ARMS = {
     "each + expected": ("questions=each", "answers=expected"),
 }
 SETTINGS = {
-    **{"rollout.n": 4, "run.save_every": 0, "run.export": "false", "eval.every": 5},
-    **{"log.progress": "false", "data.batch_size": 16},
+    **{"rollout.n": 4, "run.save_every": 0, "run.export": "false", "log.progress": "false"},
 }
 READER = ROOT / "demo_models" / "reader"
 METRIC = "eval/reward/accuracy/mean"
@@ -56,7 +55,8 @@ def train(arm: str, folder: Path, world: Path, args: argparse.Namespace, seed: i
     settings = SETTINGS | {
         **{"run.dir": folder, "run.seed": seed, "run.steps": args.steps, "policy.lr": args.lr},
         **{"data.files": [str(world / "train.jsonl")], "eval.samples": args.held_out},
-        "data.eval_files": [str(world / "heldout.jsonl")],
+        **{"data.eval_files": [str(world / "heldout.jsonl")], "eval.every": args.every},
+        "data.batch_size": args.batch,
     }
     options = [f"--{key}={value}" for key, value in settings.items()]
     options += [f"--reward.terms.accuracy.{setting}" for setting in ARMS[arm]]
@@ -166,8 +166,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "curves")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=80, help="a multiple of 5")
-    parser.add_argument("--lr", type=float, default=4e-5)
+    parser.add_argument("--steps", type=int, default=120, help="a multiple of --every")
+    parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
+    parser.add_argument("--batch", type=int, default=4, help="prompts of a step")
+    parser.add_argument("--lr", type=float, default=2e-5)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=96)
     parser.add_argument("--only", default="", help="run the arms with this in their names alone")

@@ -10,6 +10,7 @@ what else torchrun does is missing: signals are not passed on, and rank 0 keeps 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -33,6 +34,7 @@ import caprl_native.trainer  # noqa: E402, F401
 
 
 def main() -> None:
+    keep_what_forks_share()
     for line in sys.stdin:
         request = json.loads(line)
         if "reap" in request:
@@ -43,6 +45,17 @@ def main() -> None:
         else:
             os.setsid()
             os._exit(serve(request))
+
+
+def keep_what_forks_share() -> None:
+    """Takes what is there from the garbage collector, in this process and in its forks.
+
+    A collection writes to each object that it looks at: in a fork that copies all of them, for
+    seconds, at each of vLLM's many collections. vLLM thaws all objects where an engine ends.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None
 
 
 def serve(request: dict[str, Any]) -> int:

@@ -38,6 +38,12 @@ class AlarmsConfig(Table):
         ge=0,
         description="Warn where it then reaches this share of the accuracy with captions.",
     )
+    no_choice: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Warn where this share of the reader's answers is none of the choices.",
+    )
     quiet_steps: int = Field(
         50, ge=1, description="After a warning the same one is not given again for so many steps."
     )

@@ -2,7 +2,8 @@
 
 `caption/stamps_per_100_words`, `caption/repetition`: means over the step's captions;
 `caption/length_ratio`: their mean tokens over those of the first steps; `reward/TERM/blind`: what
-the reader gets right without any caption. docs/attacks.md says what each may mean.
+the reader gets right without any caption; and answers that choose nothing. docs/attacks.md says
+what each may mean.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ STAMPS = "caption/stamps_per_100_words"
 REPETITION = "caption/repetition"
 LENGTH_RATIO = "caption/length_ratio"
 BLIND = "/blind"  # ends the metric's name
+OUTCOMES = ("right", "misled", "abstained")  # of an answer that is one of the choices
 
 _NGRAM = 4
 _STAMP = re.compile(r"\[[0-9]{1,3}:[0-9]{2}(?:\s*-\s*[0-9]{1,3}:[0-9]{2})?\]")
@@ -133,4 +135,12 @@ class Alarms:
                     name,
                     f"{name} is {blind:.2f}, with captions it is {told:.2f}: alarms.blind_share "
                     "or more of what is rewarded is not in the captions",
+                )
+        for term in [name.removesuffix("/right") for name in metrics if name.endswith("/right")]:
+            none = 1 - sum(metrics.get(f"{term}/{outcome}", 0.0) for outcome in OUTCOMES)
+            if config.no_choice and none >= config.no_choice:
+                yield (
+                    f"{term}/right",
+                    f"{none:.0%} of the answers of the reader of {term} are none of the choices, "
+                    "alarms.no_choice or more: look at what it says in the rollout log",
                 )

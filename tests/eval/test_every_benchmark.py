@@ -83,7 +83,7 @@ def test_engines_caption_and_read_them_all(
     files: dict[str, Files], tiny_policy: Path, tiny_reader: Path, tmp_path: Path
 ) -> None:
     """Clips, folders of frames, several images: real media through a real engine."""
-    sizes = ["max_model_len=1024", "max_num_seqs=16", "kv_cache_gib=0.25", "max_tokens=8"]
+    sizes = ["max_model_len=1024", "max_num_seqs=16", "kv_cache_gib=0.05", "max_tokens=8"]
     engines = [f"--{table}.{setting}" for table in ("captioner", "reader") for setting in sizes]
     engines += [f"--captioner.path={tiny_policy}", f"--reader.path={tiny_reader}"]
     with serve(lambda request: Reply("Well, that depends.")) as judges:
@@ -109,8 +109,8 @@ def test_what_is_too_long_for_an_engine_is_missing(
     words = [*given({"mmstar": files["mmstar"]}), "--out", str(tmp_path / "run"), *MEDIA]
     words += ["--captioner.n=1", "--captioner.max_tokens=8", "--run.progress=false"]
     words += [f"--captioner.path={tiny_policy}", f"--reader.path={tiny_reader}"]
-    words += ["--captioner.max_model_len=1024", "--captioner.kv_cache_gib=0.25"]
-    short = ["--reader.max_model_len=64", "--reader.max_tokens=8", "--reader.kv_cache_gib=0.25"]
+    words += ["--captioner.max_model_len=1024", "--captioner.kv_cache_gib=0.05"]
+    short = ["--reader.max_model_len=64", "--reader.max_tokens=8", "--reader.kv_cache_gib=0.05"]
     code, output = run_module("eval.prism", 1, *words, *short, timeout=300)
     assert code == INCOMPLETE, output[-6000:]
     part = summaries(tmp_path / "run")["mmstar"]

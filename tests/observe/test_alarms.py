@@ -77,14 +77,16 @@ def test_a_warning_is_given_once_in_a_while(caplog: pytest.LogCaptureFixture) ->
         ({LENGTH_RATIO: 2.1}, "alarms.length_ratio"),
         ({LENGTH_RATIO: 0.4}, "alarms.length_ratio"),
         ({"reward/accuracy/blind": 0.3, "reward/accuracy/mean": 0.5}, "alarms.blind_share"),
+        ({"reward/accuracy/right": 0.1, "reward/accuracy/misled": 0.3}, "alarms.no_choice"),
     ],
 )
 def test_each_bound_has_its_warning(
     metrics: dict[str, float], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     quiet = {STAMPS: 5.0, REPETITION: 0.2, LENGTH_RATIO: 1.5, "reward/accuracy/blind": 0.1}
-    quiet["reward/accuracy/mean"] = 0.6
-    off = AlarmsConfig(stamps=0, repetition=0, length_ratio=0, blind_share=0)
+    quiet |= {"reward/accuracy/mean": 0.6, "reward/accuracy/abstained": 0.05}
+    quiet |= {"reward/accuracy/right": 0.3, "reward/accuracy/misled": 0.5}
+    off = AlarmsConfig(stamps=0, repetition=0, length_ratio=0, blind_share=0, no_choice=0)
     with caplog.at_level(logging.WARNING):
         Alarms(AlarmsConfig()).check(1, quiet)
         Alarms(off).check(1, quiet | metrics)

@@ -81,7 +81,7 @@ def engine_gaps(policy, exported: Path) -> list[float]:
             EngineConfig(
                 max_model_len=1024,
                 max_num_seqs=16,
-                kv_cache_gib=0.25,
+                kv_cache_gib=0.05,
                 gpu_memory_utilization=0.3,
             ),
             path=str(exported),

@@ -53,7 +53,7 @@ class Checks:
                 EngineConfig(
                     max_model_len=1024,
                     max_num_seqs=64,
-                    kv_cache_gib=0.25,
+                    kv_cache_gib=0.05,
                     gpu_memory_utilization=0.3,
                 ),
                 path=path,

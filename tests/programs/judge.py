@@ -23,7 +23,7 @@ init_distributed(ranks)
 judge = str(folder / "judge")
 settings = options(
     path=judge, model="", dtype="float32", max_tokens=1, max_model_len=1024, max_num_seqs=3,
-    kv_cache_gib=0.25, video_max_frames=4, image_max_pixels=128 * 128, video_frame_pixels=64 * 64,
+    kv_cache_gib=0.05, video_max_frames=4, image_max_pixels=128 * 128, video_frame_pixels=64 * 64,
 )  # fmt: skip
 term = JudgeTerm(settings, TermContext(lambda: None, tp_size=ranks))
 image, video, bad = (

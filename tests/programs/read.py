@@ -19,7 +19,7 @@ from tests.ranks import report
 from tests.rewards.asking import ask
 
 init_distributed()
-config = ReaderConfig(path=sys.argv[1], max_model_len=256, max_num_seqs=4, kv_cache_gib=0.25)
+config = ReaderConfig(path=sys.argv[1], max_model_len=256, max_num_seqs=4, kv_cache_gib=0.05)
 reader = EngineReader(config)
 asks = [ask(text, seed) for seed, text in enumerate(["the image", "a video", "the picture", ""])]
 

@@ -23,7 +23,7 @@ def test_captions_are_judged_by_what_the_policy_saw(
     config.run.save_every, config.run.export, config.data.batch_size = 0, False, 4
     config.rollout.n = 2
     file = tmp_path / "servers.json"
-    limits = {"max_tokens": 1, "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.25}
+    limits = {"max_tokens": 1, "max_model_len": 1024, "max_num_seqs": 4, "kv_cache_gib": 0.05}
     judge = write_judge(tmp_path / "judge", REPLY)
     with serve(honest) as server:
         file.write_text(json.dumps({"judge": [{"base_url": server.url, "api_key": KEY}]}))

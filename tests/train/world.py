@@ -49,7 +49,7 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
     config.policy.path, config.policy.lr = str(policy), 1e-3
     config.policy.micro_batch_tokens = 4096
     rollout = config.rollout
-    rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.25
+    rollout.n, rollout.max_tokens, rollout.max_model_len, rollout.kv_cache_gib = 4, 24, 512, 0.05
     # As published: a random reader's accuracy is mostly flat, and length must have a gradient.
     config.algorithm.flat, config.reward.gate = FlatConfig(by="total", spread=0.0), False
     reward = config.reward
@@ -62,7 +62,7 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
         reward.reader.endpoint, reward.reader.model = str(reader), "reader"
     else:
         reward.reader.path = str(reader)
-    reward.reader.max_model_len, reward.reader.kv_cache_gib = 512, 0.25
+    reward.reader.max_model_len, reward.reader.kv_cache_gib = 512, 0.05
     config.eval.every = 0
     config.log.wandb = "disabled"
     return config

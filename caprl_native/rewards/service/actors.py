@@ -46,6 +46,8 @@ def workers_of(config: ServiceConfig) -> Callable[[], Handle]:
 class LocalWorker:
     """A worker in this process."""
 
+    ends_when_killed = False
+
     def __init__(self, config: ServiceConfig) -> None:
         self.worker = Worker(config)
 
@@ -76,6 +78,8 @@ class _Actor:
 
 class RayWorker:
     """A worker that Ray runs somewhere."""
+
+    ends_when_killed = True
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor

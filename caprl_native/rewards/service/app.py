@@ -79,7 +79,7 @@ class Service:
 
     async def answer(self, request: Request) -> Response:
         """The reply to a request for rewards. Raises Refused, ClientDisconnect."""
-        if not self.pool.is_ready or self.is_closing:
+        if not self.pool.has_started or self.is_closing:
             why = "the server is shutting down" if self.is_closing else "the model is being loaded"
             raise Refused(503, why, Retry_After=str(RETRY_AFTER_S))
         body, jobs, refused = await self._read(request)
@@ -168,7 +168,10 @@ class Service:
         return JSONResponse(reply)
 
     def health(self) -> dict[str, Any]:
-        """Whether it takes requests, and what it is; `in_flight` counts captions."""
+        """Whether it scores, and what it is; `in_flight` counts captions.
+
+        While the last worker is being replaced it is not ready, and requests wait.
+        """
         return {
             "ready": self.pool.is_ready and not self.is_closing,
             "model": self.model,

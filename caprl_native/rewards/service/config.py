@@ -71,6 +71,12 @@ class ServerConfig(Table):
     timeout_s: float = Field(
         600.0, gt=0, description="Seconds until what is not scored is answered as missing."
     )
+    hung_s: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds that a worker in a process of its own may take over some captions; "
+        "then it is replaced, and another one scores them. 0: any time.",
+    )
     drain_s: float = Field(30.0, gt=0, description="Seconds to finish in after a signal.")
 
 

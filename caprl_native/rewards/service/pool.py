@@ -25,6 +25,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0  # before a worker that died is star
 class Handle(Protocol):
     """A worker, here or elsewhere. Whatever it raises means that it is lost."""
 
+    ends_when_killed: bool  # one that does not, a thread, is never given up while it works
+
     async def ready(self) -> None: ...
     async def score(self, jobs: Sequence[Job]) -> list[Outcome]: ...
     def kill(self) -> None: ...
@@ -47,15 +49,25 @@ class Pool:
     """Workers of one event loop, each started again when it dies."""
 
     def __init__(
-        self, start: Callable[[], Handle], count: int, max_waiting: int, counters: Counters
+        self,
+        start: Callable[[], Handle],
+        count: int,
+        max_waiting: int,
+        counters: Counters,
+        hung_s: float = 0.0,
     ) -> None:
         self._start, self.count, self.max_waiting = start, count, max_waiting
-        self.counters = counters
-        self.is_ready = False
+        self.counters, self._hung_s = counters, hung_s
+        self.has_started = False  # a worker has: captions wait for the next one where it dies
         self._waiting: deque[_Ticket] = deque()
         self._unanswered: set[_Ticket] = set()
         self._come = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker lives."""
+        return self.counters.workers > 0
 
     @property
     def in_flight(self) -> int:
@@ -63,7 +75,7 @@ class Pool:
         return len(self._unanswered)
 
     def open(self) -> None:
-        """Starts the workers; `is_ready` once one of them is."""
+        """Starts the workers."""
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self.count)]
 
     async def close(self) -> None:
@@ -103,7 +115,7 @@ class Pool:
             try:
                 worker = self._start()
                 await worker.ready()
-                self.is_ready = True
+                self.has_started = True
                 self.counters.workers += 1
                 try:
                     if await self._serve(worker):
@@ -170,13 +182,17 @@ class Pool:
 
     async def _call(self, worker: Handle, tickets: list[_Ticket]) -> bool:
         """Whether the worker answered; what it did not is put back, to the front."""
+        limit = self._hung_s if self._hung_s and worker.ends_when_killed else None
         try:
-            outcomes = await worker.score([t.job for t in tickets])
+            async with asyncio.timeout(limit):
+                outcomes = await worker.score([t.job for t in tickets])
             pairs = list(zip(tickets, outcomes, strict=True))
         except asyncio.CancelledError:
             self._put_back(tickets, "it was ended")
             raise
         except Exception as error:
+            if isinstance(error, TimeoutError) and limit:
+                error = TimeoutError(f"no score within server.hung_s = {limit:g}")
             self._report(error)
             self._put_back(tickets, _text(error))
             return False

@@ -70,7 +70,7 @@ def serve(config: ServiceConfig) -> int:
         )
     listening = _listening(server.host, server.port)
     counters = Counters()
-    pool = Pool(workers_of(config), server.replicas, server.max_waiting, counters)
+    pool = Pool(workers_of(config), server.replicas, server.max_waiting, counters, server.hung_s)
     service = Service(config, pool, counters)
     settings = uvicorn.Config(
         build_app(service, token),

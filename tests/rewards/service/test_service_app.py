@@ -21,7 +21,8 @@ PAIR = ["What colour?\n   - A) red\n   - B) blue", "B"]
 class Ready:
     """A pool that scores all alike."""
 
-    is_ready, in_flight = True, 0
+    is_ready = has_started = True
+    in_flight = 0
 
     async def score(self, jobs: Sequence[Job], timeout_s: float) -> list[Outcome]:
         return [Outcome({"accuracy": 0.5}) for _ in jobs]

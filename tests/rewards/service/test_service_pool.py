@@ -17,7 +17,9 @@ def job(name: str) -> Job:
 
 
 class Fragile:
-    """Scores captions by their length, and dies over "deadly"; `log` keeps its calls."""
+    """Scores captions by their length; "deadly" kills it. `log` keeps its calls."""
+
+    ends_when_killed = True
 
     def __init__(self, log: list[list[str]], seconds: float = 0.0) -> None:
         self.log, self.seconds, self.is_dead = log, seconds, False
@@ -93,6 +95,64 @@ def test_a_worker_that_cannot_be_started_is_started_again():
             await pool.close()
 
     assert asyncio.run(scored())[0].values == {"accuracy": 0.01}
+
+
+@pytest.mark.parametrize("ends_when_killed", [True, False])
+def test_a_worker_that_hangs_is_replaced_if_that_ends_it(ends_when_killed: bool):
+    started: list[Fragile] = []
+
+    def start() -> Fragile:
+        worker = Fragile([], seconds=0.0 if started else 0.5)
+        worker.ends_when_killed = ends_when_killed
+        started.append(worker)
+        return worker
+
+    async def scored():
+        counters = Counters()
+        pool = Pool(start, 1, 1000, counters, hung_s=0.1)
+        pool.open()
+        try:
+            return await pool.score([job(f"x{i}") for i in range(40)], 10.0), counters
+        finally:
+            await pool.close()
+
+    outcomes, counters = asyncio.run(scored())
+    assert not any(o.failure for o in outcomes)
+    assert counters.deaths == len(started) - 1 == int(ends_when_killed)
+    assert started[0].is_dead
+
+
+def test_it_is_not_ready_while_no_worker_lives_and_captions_wait():
+    gate = asyncio.Event()
+    started: list[Fragile] = []
+
+    class Slow(Fragile):
+        async def ready(self) -> None:
+            if len(started) > 1:  # the second one takes its time
+                await gate.wait()
+
+    def start() -> Fragile:
+        started.append(Slow([]))
+        return started[-1]
+
+    async def watched():
+        pool = Pool(start, 1, 1000, Counters())
+        assert not pool.has_started
+        pool.open()
+        try:
+            await pool.score([job("x")], 10.0)
+            assert pool.is_ready
+            waiting = asyncio.create_task(pool.score([job("deadly"), job("x")], 10.0))
+            while pool.is_ready:
+                await asyncio.sleep(0.001)
+            assert pool.has_started and not waiting.done()
+            gate.set()
+            return await waiting
+        finally:
+            await pool.close()
+
+    deadly, other = asyncio.run(watched())
+    assert deadly.failure and other.values == {"accuracy": 0.01}
 
 
 def test_more_than_may_wait_is_turned_away():

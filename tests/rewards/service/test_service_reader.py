@@ -21,7 +21,7 @@ READER = {
     "path": str(ROOT / "demo_models/reader"),
     "dtype": "float32",
     "max_model_len": 256,
-    "kv_cache_gib": 0.25,
+    "kv_cache_gib": 0.05,
 }
 TEXTS = [
     "The picture shows a big red circle on the left.",

@@ -11,6 +11,7 @@ import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
+from caprl_native.data.hold_out import hold_out
 from caprl_native.data.loader import (
     LoadedSample,
     LoaderItem,
@@ -95,7 +96,9 @@ class Trainer(Lifecycle[Config]):
             max_media=config.media.max_per_prompt,
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
-        records = read(config.data.files, columns=columns)
+        records, self.held_out = read(config.data.files, columns=columns), None
+        if config.data.hold_out:
+            records, self.held_out = hold_out(records, config.data.hold_out, config.run.seed)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )
@@ -109,7 +112,7 @@ class Trainer(Lifecycle[Config]):
             prepare=self.prepare,
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
-        self.held_out, self.held_out_ledger = None, SkipLedger(1.0)  # which ends no run
+        self.held_out_ledger = SkipLedger(1.0)  # which ends no run
         if config.eval.every and config.data.eval_files:
             self.held_out = read(config.data.eval_files)
 
@@ -300,7 +303,7 @@ class Trainer(Lifecycle[Config]):
     def evaluate(self, step: int) -> None:
         """Greedy captions of held-out samples, when this step is due."""
         every = self.config.eval.every
-        if self.held_out is None or (step % every and step != self.total_steps):
+        if self.held_out is None or not every or (step % every and step != self.total_steps):
             return
         groups, skipped = self._held_out_groups(self.held_out, step)
         local = group_metrics(groups, self.rubric.names, self.config.algorithm.flat)

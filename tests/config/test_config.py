@@ -304,7 +304,17 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
             ["algorithm.kl.import_path", "expected package.module:name"],
         ),
         (["--algorithm.updates=3"], ["algorithm.updates", "data.batch_size = 128"]),
-        (["--eval.every=5"], ["eval.every", "eval_files"]),
+        (["--eval.every=5"], ["eval.every", "eval_files", "data.hold_out"]),
+        (
+            ["--data.hold_out=0.1", "--data.eval_files=['e.jsonl']"],
+            ["data.hold_out", "data.eval_files = ['e.jsonl']"],
+        ),
+        (["--data.hold_out=1"], ["data.hold_out", "less than 1"]),
+        (["--policy.schedule_steps=9"], ["policy.schedule_steps", "schedule = 'constant'"]),
+        (
+            ["--policy.schedule_steps=9", "--policy.schedule=cosine", "--policy.warmup_steps=9"],
+            ["policy.schedule_steps", "warmup_steps = 9"],
+        ),
         (["--log.rollouts=-2"], ["log.rollouts", "-1 or more"]),
     ],
 )

@@ -22,6 +22,7 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
@@ -96,9 +97,10 @@ class Trainer(Lifecycle[Config]):
             max_media=config.media.max_per_prompt,
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
-        records, self.held_out = read(config.data.files, columns=columns), None
-        if config.data.hold_out:
-            records, self.held_out = hold_out(records, config.data.hold_out, config.run.seed)
+        share, shared = config.data.hold_out, SharedMedia() if config.data.hold_out else None
+        records, self.held_out = read(config.data.files, columns=columns, shared=shared), None
+        if shared is not None:
+            records, self.held_out = hold_out(records, shared, share, config.run.seed)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )

@@ -2,9 +2,9 @@
 
     python tools/reference_logs.py outputs/video --out outputs/video/reference_logs
 
-`captions_NAME.jsonl` is that of data.caption_log_dir, `zero_reward.jsonl` of ZERO_REWARD_LOG_PATH (captions
-with no question answered rightly), `longest_response.jsonl` the longest captions of each step. Time
-stamps are those at which a step's log was written. Logs are replaced.
+`captions_NAME.jsonl` is that of data.caption_log_dir, `zero_reward.jsonl` of ZERO_REWARD_LOG_PATH
+(captions with no question answered rightly), `longest_response.jsonl` the longest captions of each
+step. Time stamps are those at which a step's log was written. Logs are replaced.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from caprl_native.data.hold_out import hold_out
 from caprl_native.data.loader import build_loader
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, read_records
+from caprl_native.data.shared_media import SharedMedia
 from tests.data.test_records import RED_OR_BLUE, jsonl
 
 
@@ -22,6 +23,12 @@ def record(i: int, *media: str, **extra):
 
 def written(folder, records, name="d.jsonl"):
     return jsonl(folder / name, records)
+
+
+def opened(files, media_root="/media", **options):
+    """Records, and which media they share."""
+    shared = SharedMedia()
+    return read_records(files, media_root, shared=shared, **options), shared
 
 
 def ids(records):
@@ -36,11 +43,11 @@ def test_every_record_is_in_one_part_and_no_medium_in_both(tmp_path):
     """Records 2 k and 2 k + 1 share an image; every seventh record has a second one of others."""
     second = {i: [f"x{i % 3}.png"] for i in range(0, 90, 7)}
     rows = [record(i, f"{i // 2}.png", *second.get(i, [])) for i in range(90)]
-    records = read_records([written(tmp_path, rows)], "/media")
+    records, shared = opened([written(tmp_path, rows)])
     held = {}
     for share in (0.05, 0.1, 0.3):
         for seed in range(5):
-            train, out = hold_out(records, share, seed)
+            train, out = hold_out(records, shared, share, seed)
             assert sorted(ids(train) + ids(out)) == sorted(ids(records))
             assert not media(train) & media(out)
             assert 0 < len(out) <= round(share * 90) and len(out) > 0.5 * share * 90
@@ -48,28 +55,30 @@ def test_every_record_is_in_one_part_and_no_medium_in_both(tmp_path):
                 out
             )
             held[share, seed] = ids(out)
-            assert ids(hold_out(records, share, seed)[1]) == ids(out), "a function of the seed"
+            assert ids(hold_out(records, shared, share, seed)[1]) == ids(out), (
+                "a function of the seed"
+            )
     assert len({tuple(held[0.1, seed]) for seed in range(5)}) == 5
     assert set(held[0.1, 0]) & set(held[0.3, 0])
 
 
 def test_the_order_of_the_records_does_not_matter(tmp_path):
     rows = [record(i, f"{i // 2}.png") for i in range(40)]
-    one = read_records([written(tmp_path, rows)], "/media")
-    two = read_records([written(tmp_path, rows[::-1], "e.jsonl")], "/elsewhere")
-    assert sorted(ids(hold_out(one, 0.2, 3)[1])) == sorted(ids(hold_out(two, 0.2, 3)[1]))
+    one = opened([written(tmp_path, rows)])
+    two = opened([written(tmp_path, rows[::-1], "e.jsonl")], "/elsewhere")
+    assert sorted(ids(hold_out(*one, 0.2, 3)[1])) == sorted(ids(hold_out(*two, 0.2, 3)[1]))
 
 
 def test_spellings_of_a_path_are_one_medium_and_unnamed_files_one_record_s_own(tmp_path):
     rows = [record(i, "a.png" if i % 2 else "./b/../a.png") for i in range(10)]
     with pytest.raises(DataError, match="is 1, but the smallest set .* has 10"):
-        hold_out(read_records([written(tmp_path, rows)], "/media"), 0.1, 0)
+        hold_out(*opened([written(tmp_path, rows)]), 0.1, 0)
     table = {
         "image": [{"bytes": b"same", "path": None}] * 10,
         "questions": [[RED_OR_BLUE]] * 10,
     }
     pq.write_table(pa.table(table), tmp_path / "d.parquet")
-    train, out = hold_out(read_records([tmp_path / "d.parquet"]), 0.3, 0)
+    train, out = hold_out(*opened([tmp_path / "d.parquet"]), 0.3, 0)
     assert (len(train), len(out)) == (7, 3)
     assert not {s.source for s in train} & {s.source for s in out}
     assert all(sample.media[0].data == b"same" for sample in out)
@@ -78,8 +87,8 @@ def test_spellings_of_a_path_are_one_medium_and_unnamed_files_one_record_s_own(t
 def test_ids_that_were_given_twice_keep_their_names(tmp_path):
     files = [written(tmp_path, [record(i, f"{k}{i}.png") for i in range(10)], f"{k}.jsonl")
              for k in "ab"]  # fmt: skip
-    records = read_records(files, "/media")
-    train, out = hold_out(records, 0.5, 1)
+    records, shared = opened(files)
+    train, out = hold_out(records, shared, 0.5, 1)
     assert sorted(ids(train) + ids(out)) == sorted(ids(records)) and len({*ids(records)}) == 20
 
 
@@ -89,8 +98,8 @@ def test_held_out_questions_are_taken_as_they_are(tmp_path):
     rows = [record(i, f"{i}.png", **two, blind_accuracy=[0.9, 0.1]) for i in range(19)]
     rows.append(record(19, "19.png", **two, blind_accuracy=[0.9, 0.9]))
     columns = QuestionColumns(0.5, "w")
-    records = read_records([written(tmp_path, rows)], "/media", columns=columns)
-    train, out = hold_out(records, 0.5, 0)
+    records, shared = opened([written(tmp_path, rows)], columns=columns)
+    train, out = hold_out(records, shared, 0.5, 0)
     assert len(train) + len(out) == 19 and "r19" not in ids(train) + ids(out)
     assert {len(sample.questions) for sample in train} == {1}
     assert {len(sample.questions) for sample in out} == {2}
@@ -100,10 +109,10 @@ def test_held_out_questions_are_taken_as_they_are(tmp_path):
 
 def test_a_run_does_not_go_on_with_another_share_or_seed(tmp_path):
     rows = [record(i, f"{i}.png") for i in range(20)]
-    records = read_records([written(tmp_path, rows)], "/media")
+    records, shared = opened([written(tmp_path, rows)])
 
     def loader(share: float, seed: int):
-        train, _ = hold_out(records, share, seed)
+        train, _ = hold_out(records, shared, share, seed)
         config, media = DataConfig(batch_size=2, workers=0), MediaConfig()
         return build_loader(train, config, media, seed=0, shard=0, num_shards=1)
 

@@ -132,7 +132,7 @@ def locate(name: str | Path, folder: Path = Path()) -> Path:
 
     `folder`: where relative names start; by default the current one.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path's, also of a user who is not there
     bare = not path.is_absolute() and len(path.parts) < 2
     places = [folder / path, RECIPES / path] if bare else [folder / path]
     for place in places:

@@ -62,6 +62,7 @@ def test_a_base_may_be_named_more_than_once(write):
             {"a.toml": '# x\nbase = "vidoe.toml"\n'},
             ["a.toml:2: base: vidoe.toml: expected a config file", "train_configs/vidoe.toml"],
         ),
+        ({"a.toml": 'base = "~nobody-here/x.toml"\n'}, ["a.toml:1: base: ~nobody-here/x.toml"]),
         ({"a.toml": "base = 3\n"}, ["a.toml:1: base: expected a config file's name", "found 3"]),
         ({"a.toml": 'base = ["b.toml", 1]\n'}, ["a.toml:1: base", "a list of such names"]),
         ({"a.toml": "[base]\nlr = 1\n"}, ["a.toml:1: base", "a list of such names"]),

@@ -248,7 +248,13 @@ def _steps(config: Config, origins: Origins | None) -> list[str]:
         for file, rows in counts.items()
     ]
     known = [rows for rows in counts.values() if rows is not None]
-    text = _step_count(config, sum(known) if len(known) == len(counts) else None, origins)
+    rows = sum(known) if len(known) == len(counts) else None
+    share = config.data.hold_out
+    if share:
+        told = f" ({round(share * rows):,} records)" if rows is not None else ""
+        lines.append(_row("held out", f"{share:.2%}{told}, by media; not trained on"))
+        rows = None if rows is None else rows - round(share * rows)
+    text = _step_count(config, rows, origins)
     every = config.run.save_every
     saves = f"every {every} steps and at the end" if every else "at the end"
     evals = f"every {config.eval.every} steps" if config.eval.every else "never"

@@ -11,6 +11,7 @@ import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
+from caprl_native.data.hold_out import hold_out
 from caprl_native.data.loader import (
     LoadedSample,
     LoaderItem,
@@ -21,6 +22,7 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
@@ -95,7 +97,10 @@ class Trainer(Lifecycle[Config]):
             max_media=config.media.max_per_prompt,
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
-        records = read(config.data.files, columns=columns)
+        share, shared = config.data.hold_out, SharedMedia() if config.data.hold_out else None
+        records, self.held_out = read(config.data.files, columns=columns, shared=shared), None
+        if shared is not None:
+            records, self.held_out = hold_out(records, shared, share, config.run.seed)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )
@@ -109,7 +114,7 @@ class Trainer(Lifecycle[Config]):
             prepare=self.prepare,
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
-        self.held_out, self.held_out_ledger = None, SkipLedger(1.0)  # which ends no run
+        self.held_out_ledger = SkipLedger(1.0)  # which ends no run
         if config.eval.every and config.data.eval_files:
             self.held_out = read(config.data.eval_files)
 
@@ -300,7 +305,7 @@ class Trainer(Lifecycle[Config]):
     def evaluate(self, step: int) -> None:
         """Greedy captions of held-out samples, when this step is due."""
         every = self.config.eval.every
-        if self.held_out is None or (step % every and step != self.total_steps):
+        if self.held_out is None or not every or (step % every and step != self.total_steps):
             return
         groups, skipped = self._held_out_groups(self.held_out, step)
         local = group_metrics(groups, self.rubric.names, self.config.algorithm.flat)

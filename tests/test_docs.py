@@ -26,7 +26,7 @@ FOLDERS = {p.name for root in PACKAGES for p in root.iterdir() if p.is_dir()} - 
 # Settings whose table's type decides on them; CapRL++'s own; names that only look like settings.
 FREE = re.compile(
     r"(reward\.terms|algorithm\.(loss|advantage|kl|corrections))\..*"
-    r"|data\.(input_type|prompt_key|record_formats)"
+    r"|data\.(input_type|prompt_key|val_files|caption_log_dir|record_formats)"
     r"|.*\.(py|toml|jsonl?|parquet)"
 )
 

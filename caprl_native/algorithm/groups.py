@@ -88,11 +88,12 @@ def _group_extreme(values: Tensor, index: Tensor, how: str) -> Tensor:
     return start.scatter_reduce(0, index, values, reduce=how, include_self=False)[index]
 
 
-def whitened(advantages: Tensor, lengths: Tensor, eps: float = 1e-8) -> Tensor:
+def whitened(advantages: Tensor, lengths: Tensor, floor: float = 1e-8) -> Tensor:
     """Advantages `[B]` with mean 0 and variance 1 over the batch's tokens, `[B]`, float64.
 
-    A response of `lengths` `[B]` tokens counts so many times: (a - mean) / sqrt(var + eps), with
-    the unbiased variance (REINFORCE++, Hu et al. 2025). Equal advantages give exactly 0.
+    (a - m) / sqrt(max(v, floor)), with the mean m and the population variance v of all tokens: a
+    response of `lengths` `[B]` tokens counts so many times (OpenRLHF, CapRL 1.0). Equal advantages
+    give exactly 0.
     """
     values, weights = advantages.double(), lengths.double()
     present = values[weights > 0]
@@ -100,5 +101,5 @@ def whitened(advantages: Tensor, lengths: Tensor, eps: float = 1e-8) -> Tensor:
         return torch.zeros_like(values)
     tokens = weights.sum()
     mean = (weights * values).sum() / tokens
-    variance = (weights * (values - mean).square()).sum() / (tokens - 1)
-    return torch.where(weights > 0, (values - mean) / (variance + eps).sqrt(), 0.0)
+    variance = (weights * (values - mean).square()).sum() / tokens
+    return torch.where(weights > 0, (values - mean) / variance.clamp(min=floor).sqrt(), 0.0)

@@ -23,10 +23,9 @@ from caprl_native.config.toml import (
     COMMAND_LINE,
     CommandLine,
     ConfigError,
-    File,
     Origins,
     Source,
-    locate,
+    files_of,
 )
 from caprl_native.messages import shown
 from caprl_native.redact import redact
@@ -54,7 +53,8 @@ _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config FILE ... [--table.key value ...]
 
   --config FILE ...   TOML files, overlaid left to right; a bare name is looked up in the current
-                      folder, then in train_configs/
+                      folder, then in train_configs/; a file is laid over those that it names in
+                      `base = "FILE"`
   --plugins NAME ...  modules or Python files that add types (same as the setting `plugins`)
   --resume [STEP]     go on from the latest checkpoint, or from that step (same as --run.resume)
   --dry-run           print the resolved config and the plan, and stop
@@ -113,7 +113,7 @@ def parse_cli(
 def _help(schema: type[BaseModel], argv: Sequence[str], usage: str) -> NoReturn:
     """Prints every setting, those included that plugins of the command line's files bring."""
     files, overrides, _ = _split(argv)
-    sources: list[Source] = [*(File(locate(name)) for name in files), CommandLine(overrides)]
+    sources: list[Source] = [*files_of(files), CommandLine(overrides)]
     schema = load_plugins(schema, sources)
     if _speaks():
         sys.stdout.write(usage + help_text(schema))

@@ -2,8 +2,9 @@
 
     load(Config, ["video.toml", "mine.toml"], ["--policy.lr", "1e-6"])
 
-Files overlay left to right, then the command line. A source that gives a table another type starts
-that table over: what an earlier one set there was meant for the other type.
+Files overlay left to right, each over its bases, then the command line. A source that gives a
+table another type starts that table over: what an earlier one set there was meant for the other
+type.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from caprl_native.config.fields import OFF, Named, OneOf, choice, tables
 from caprl_native.config.toml import (
     CommandLine,
     ConfigError,
-    File,
     Known,
     Origins,
     Source,
-    locate,
+    files_of,
 )
 from caprl_native.config.tree import Choice, Leaf, choices, expected, leaves, types_of, value_at
 from caprl_native.messages import shown
@@ -50,7 +50,7 @@ def load_with_origins(
     schema: type[T], files: Sequence[str | Path], overrides: Sequence[str] = ()
 ) -> tuple[T, Origins]:
     """Like `load`, with the place where each value was set."""
-    sources: list[Source] = [*(File(locate(name)) for name in files), CommandLine(overrides)]
+    sources: list[Source] = [*files_of(files), CommandLine(overrides)]
     schema = load_plugins(schema, sources)
     merged = _Merged(schema)
     for source in sources:

@@ -77,10 +77,22 @@ def check(config: Config, origins: Origins | None = None) -> None:
         "a divisor of data.batch_size",
         "data.batch_size",
     )
+    _held_out(rules, config)
+
+
+def _held_out(rules: Rules, config: Config) -> None:
+    data = config.data
     rules.require(
-        config.eval.every == 0 or bool(config.data.eval_files),
+        not (data.hold_out and data.eval_files),
+        "data.hold_out",
+        "0 where there are data.eval_files",
+        "data.eval_files",
+    )
+    rules.require(data.hold_out < 1, "data.hold_out", "less than 1: the rest is trained on")
+    rules.require(
+        config.eval.every == 0 or bool(data.eval_files or data.hold_out),
         "eval.every",
-        "0 where there are no data.eval_files",
+        "0 where there are neither data.eval_files nor data.hold_out",
         "data.eval_files",
     )
 
@@ -92,6 +104,7 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     rules.require(
         not config.run.shuffle_rewards, "run.shuffle_rewards", "false: there are no rewards"
     )
+    rules.require(not config.data.hold_out, "data.hold_out", "0: supervised runs evaluate nothing")
     _questions(rules, asked=False, why="supervised training asks no questions")
 
 
@@ -120,8 +133,26 @@ def _common(rules: Rules) -> None:
         '"float32" with a decay rate above 0.99: moments in bfloat16 would not decay',
         "policy.betas",
     )
+    _schedule(rules)
     frozen = rules.value("policy.freeze")
     rules.require(len(frozen) < len(PARTS), "policy.freeze", "at least one part left to be trained")
+
+
+def _schedule(rules: Rules) -> None:
+    """A horizon is that of a schedule which decays after the warm-up."""
+    steps = rules.value("policy.schedule_steps")
+    rules.require(
+        not steps or rules.value("policy.schedule") != "constant",
+        "policy.schedule_steps",
+        "0 with a constant learning rate",
+        "policy.schedule",
+    )
+    rules.require(
+        not steps or steps > rules.value("policy.warmup_steps"),
+        "policy.schedule_steps",
+        "0, or more than policy.warmup_steps",
+        "policy.warmup_steps",
+    )
 
 
 def _rollout(rules: Rules, rollout: RolloutConfig) -> None:

@@ -114,6 +114,11 @@ class DataConfig(Table):
     media_root: UserPath = Field(
         "", description="Folder that relative media paths start from; empty: the data file's own."
     )
+    hold_out: Share = Field(
+        0.0,
+        description="In place of eval_files: this share of the training records is held out by "
+        "run.seed, no medium of which is trained on; 0: none.",
+    )
     prompt: str = Field(
         "", description="Replaces the user turn's text of every record; empty: the record's own."
     )
@@ -189,7 +194,15 @@ class PolicyConfig(OptimizerStateConfig):
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up."
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: int = Field(
+        0, ge=0, description="Optimizer steps of linear warm-up; the first has peak / warmup_steps."
+    )
+    schedule_steps: int = Field(
+        0,
+        ge=0,
+        description="Optimizer steps, warm-up included, over which a decaying schedule reaches its "
+        "end; a longer run stays there. 0: as many as the run has.",
+    )
     min_lr_ratio: Share = Field(
         0.0, description="The decaying schedules end at this share of the peak."
     )
@@ -268,8 +281,8 @@ class AlgorithmConfig(Table):
     flat: FlatConfig = Field(default_factory=FlatConfig)
     whiten: bool = Field(
         False,
-        description="Advantages get mean 0 and deviation 1 over the batch's tokens; groups of "
-        "equal rewards then carry a gradient, too.",
+        description="Advantages get mean 0 and deviation 1 over the response tokens of the whole "
+        "batch; groups of equal rewards then carry a gradient, too.",
     )
     loss: Annotated[Options, OneOf(LOSSES)] = Field(PPO, description="The loss of each token.")
     aggregation: Aggregation = Field(
@@ -302,8 +315,8 @@ class EvalConfig(Table):
     every: int = Field(
         50,
         ge=0,
-        description="Evaluate on data.eval_files every this many steps, at step 0 and at the end; "
-        "0: never.",
+        description="Evaluate on data.eval_files, or what data.hold_out keeps, every this many "
+        "steps, at step 0 and at the end; 0: never.",
     )
     samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")
     draws: int = Field(0, ge=0, description="Questions drawn per caption; 0: each question once.")

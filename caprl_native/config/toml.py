@@ -23,6 +23,7 @@ _LONGEST_MESSAGE = 2000  # characters; what it quotes is cut before
 
 RECIPES = Path(__file__).resolve().parents[2] / "train_configs"
 COMMAND_LINE = "command line"
+_BASE = "base"  # the key of the files that a file is laid over
 
 
 class ConfigError(Exception):
@@ -126,10 +127,14 @@ class Source(Protocol):
 # --- files ------------------------------------------------------------------------------------
 
 
-def locate(name: str | Path) -> Path:
-    """The config file of that name; a bare name is looked up here, then among the recipes."""
-    path = Path(name).expanduser()
-    places = [path] if path.is_absolute() or len(path.parts) > 1 else [path, RECIPES / path]
+def locate(name: str | Path, folder: Path = Path()) -> Path:
+    """The config file of that name; a bare name is looked up in `folder`, then among the recipes.
+
+    `folder`: where relative names start; by default the current one.
+    """
+    path = Path(os.path.expanduser(name))  # unlike Path's, also of a user who is not there
+    bare = not path.is_absolute() and len(path.parts) < 2
+    places = [folder / path, RECIPES / path] if bare else [folder / path]
     for place in places:
         if os.path.isfile(place):  # unlike Path.is_file, also where the name is too long
             return place
@@ -139,16 +144,52 @@ def locate(name: str | Path) -> Path:
     )
 
 
+def files_of(names: Sequence[str | Path]) -> list[File]:
+    """The files of these names, each after those that it names as its `base`.
+
+    Raises ConfigError: a file is missing, cannot be read, or is a base of itself.
+    """
+    return [file for name in names for file in _on_its_bases(locate(name), ())]
+
+
+def _on_its_bases(path: Path, above: tuple[Path, ...]) -> Iterator[File]:
+    """`above`: the files, resolved, that this one is a base of."""
+    file = File(path)
+    for name in file.bases:
+        try:
+            base = locate(name, path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{file.where(_BASE)}: {_BASE}: {error}") from error
+        chain = (*above, path.resolve())
+        if base.resolve() in chain:
+            round_trip = " -> ".join(p.name for p in (*chain, base.resolve()))
+            raise ConfigError(
+                f"{file.where(_BASE)}: {_BASE}: expected another file, found {shown(name)}, which "
+                f"is based on this one ({round_trip})"
+            )
+        yield from _on_its_bases(base, chain)
+    yield file
+
+
 class File:
     """The settings of one TOML file, and the line of each.
 
-    Raises ConfigError: it cannot be read, or is no TOML.
+    `bases`: the files that it is laid over, as it names them in `base`. Raises ConfigError: it
+    cannot be read, or is no TOML.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         text, self._document = _read(path)
         self._lines = key_lines(text)
+        found = self._document.pop(_BASE, [])
+        try:
+            self.bases: list[str] = typed(list[str], [found] if isinstance(found, str) else found)
+        except ValueError:
+            raise ConfigError(
+                f"{self.where(_BASE)}: {_BASE}: expected a config file's name, or a list of such "
+                f"names, found {shown(found)}"
+            ) from None
 
     def where(self, key: str) -> str:
         return f"{self.path}:{_line_of(key, self._lines)}"

@@ -27,6 +27,7 @@ from caprl_native.data.fields import FieldError, loads
 from caprl_native.data.formats import Kind, added_formats, parse_record
 from caprl_native.data.parquet import UNREADABLE, ParquetRows
 from caprl_native.data.question_columns import QuestionColumns
+from caprl_native.data.shared_media import SharedMedia
 from caprl_native.files import LFS_POINTER, PULL_IT, matching, user_path
 from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.types import MediaRef, Question, Sample
@@ -227,13 +228,15 @@ def read_records(
     prompt_override: str = "",
     max_media: int = 0,
     columns: QuestionColumns | None = None,
+    shared: SharedMedia | None = None,
 ) -> Records:
     """Opens data files (JSONL, JSON lists or Parquet, told apart by content).
 
     In their names `~` and `*` are expanded. Relative media paths start from `media_root`, or from
     the data file's own folder if it is empty. More than `max_media` of them in a record are wrong
-    (0: any number). Records of which `columns` leave no question are left out. Raises `DataError`
-    with the first 20 of all problems found in any file.
+    (0: any number). Records of which `columns` leave no question are left out. `shared` is told
+    which media each record has. Raises `DataError` with the first 20 of all problems found in any
+    file.
     """
     paths = [path for name in files for path in _expanded(os.fspath(name))]
     if not paths:
@@ -252,7 +255,7 @@ def read_records(
     ]
     plugins = tuple(PLUGINS) if added_formats() else ()
     records = Records([open_file(path) for path in paths], parsers, paths, plugins=plugins)
-    _check(records, may_lack_questions=kind != "questions" or not columns)
+    _check(records, kind != "questions" or not columns, shared)
     return records
 
 
@@ -333,7 +336,7 @@ def _size(medium: MediaRef) -> int:
         return -1
 
 
-def _check(records: Records, may_lack_questions: bool) -> None:
+def _check(records: Records, may_lack_questions: bool, shared: SharedMedia | None) -> None:
     """Parses every record once; sets what follows from it, or raises `DataError`."""
     problems: list[str] = []
     kept = array("q")
@@ -364,6 +367,8 @@ def _check(records: Records, may_lack_questions: bool) -> None:
                     seen.add(identity)
                     digest.update(identity.encode() + b"\0")
                     contents.add(sample)
+                    if shared is not None:
+                        shared.add(identity, sample.media)
             index += 1
     if wrong:
         rest = f"\n... and {wrong - _SHOWN} more" if wrong > _SHOWN else ""

@@ -137,6 +137,7 @@ def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str
             "source": group.sample.source,
             "media": [m.name for m in group.sample.media],
             "prompt": _prompt_text(group.sample),
+            "prompt_tokens": len(group.prompt),
             "rollout": i,
             "caption": r.text,
             "tokens": len(r.token_ids),

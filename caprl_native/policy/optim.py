@@ -65,9 +65,13 @@ def _zeros(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def learning_rate(config: PolicyConfig, step: int, steps: int) -> float:
-    """The learning rate of update `step` (from 0) of `steps`: warm-up, then the schedule."""
+    """The learning rate of update `step` (from 0) of `steps`: warm-up, then the schedule.
+
+    The schedule ends at `config.schedule_steps`, or where 0 with the run.
+    """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
+    steps = config.schedule_steps or steps
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     shape = {
         "constant": 1.0,

@@ -52,14 +52,17 @@ def draw(
     rng: random.Random,
     cannot_answer: bool = True,
     text: str = CANNOT_ANSWER,
+    shuffle: bool = True,
 ) -> ShownQuestion:
     """Shuffle the choices with `rng` and put the cannot-answer choice last, on the next letter.
 
+    Without `shuffle` they stay in the record's order.
     A choice that already says `text` takes its place instead of being doubled, and may be the right
     one. With 26 choices no letter is left, and the cannot-answer choice is left out.
     """
     order = list(range(len(question.choices)))
-    rng.shuffle(order)
+    if shuffle:
+        rng.shuffle(order)
     cannot: str | None = None
     if cannot_answer:
         own = [i for i in order if squeezed(question.choices[i]) == squeezed(text)]

@@ -81,10 +81,10 @@ def check_whitened(centred: torch.Tensor, case: dict) -> None:
     mask = case["inputs"]["mask"]
     lengths = mask.sum(1)
     got = whitened(centred, lengths)[:, None] * mask
-    if case["reference"].startswith("openrlhf"):  # divides by n, ours by n - 1; a floor, no eps
+    if case["reference"].startswith("verl"):  # divides by n - 1, ours by n; an epsilon, no floor
         tokens = centred.repeat_interleave(lengths.long())
-        theirs = tokens.var(unbiased=False).clamp(min=case["epsilon"])
-        got = whitened(centred, lengths, eps=0.0)[:, None] * mask * (tokens.var() / theirs).sqrt()
+        theirs = tokens.var() + case["epsilon"]
+        got = got * (tokens.var(unbiased=False).clamp(min=1e-8) / theirs).sqrt()
     want = case["output"]["advantage_per_token"]
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
 
@@ -161,8 +161,11 @@ def test_whitening_counts_every_token() -> None:
     values, lengths = torch.randn(9).double(), torch.tensor([3, 1, 0, 7, 2, 2, 5, 1, 4])
     got = whitened(values, lengths)
     tokens = got.repeat_interleave(lengths)
-    assert tokens.mean().abs() < 1e-12 and tokens.var() == pytest.approx(1.0)
+    assert tokens.mean().abs() < 1e-12 and tokens.var(unbiased=False) == pytest.approx(1.0)
     assert got[2] == 0
+    tiny = whitened(1e-6 * values, lengths)  # a variance below the floor is not blown up
+    torch.testing.assert_close(tiny, got * 1e-6 * values.repeat_interleave(lengths).std(
+        unbiased=False) / 1e-4)  # fmt: skip
     assert (whitened(torch.full((3,), -3.1), torch.ones(3)) == 0).all()
     assert (whitened(values, torch.zeros(9)) == 0).all()
 

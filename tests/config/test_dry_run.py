@@ -109,6 +109,16 @@ def test_the_number_of_steps(config):
         plan(config, 1)
 
 
+def test_what_is_held_out_is_no_part_of_an_epoch(config):
+    config.data.hold_out = 0.1
+    text = plan(config, 1)
+    assert "10.00% (7 records), by media; not trained on" in text
+    assert _steps_of(text) == "24:", "8 per epoch of 64 records"
+    config.data.batch_size = 65
+    with pytest.raises(ConfigError, match="data.batch_size: expected at most the 64 records"):
+        plan(config, 1)
+
+
 def _steps_of(text: str) -> str:
     return next(line.split()[1] for line in text.splitlines() if line.split()[:1] == ["steps"])
 

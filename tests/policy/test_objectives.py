@@ -3,6 +3,8 @@
 Run by itself with -s it prints how much of `caprl_native/algorithm` configs reach.
 """
 
+import math
+import statistics
 from collections import defaultdict
 from typing import Literal, get_args, get_origin
 
@@ -93,6 +95,34 @@ def test_ranks_agree_on_metrics_and_share_the_advantages(runs) -> None:
         one, two = (runs[ranks][1][name]["whole"]["advantages"] for ranks in (1, 2))
         local = one[:3] + one[6:9]  # rank 0 has the first and the third group
         assert two == pytest.approx(local, rel=1e-12), name
+
+
+@pytest.mark.parametrize("cut", ["whole", "pieces"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_published_objectives_are_their_formulas(runs, ranks, cut) -> None:
+    """In plain Python, from the log-probs and rewards of all responses."""
+    plus = runs[ranks][1]["published video"][cut]
+    assert plus["metrics"]["policy/loss"] == pytest.approx(
+        statistics.mean(_caprl_plus_plus(row) for row in plus["rows"]), rel=1e-5
+    )
+    assert plus["metrics"]["policy/clip_frac"] > 0
+    first = runs[ranks][1]["published caprl_image"][cut]
+    tokens = [row["advantage"][0] for row in first["rows"] for _ in row["trainer"]]
+    assert statistics.mean(tokens) == pytest.approx(0, abs=1e-6)
+    assert statistics.pvariance(tokens) == pytest.approx(1, rel=1e-5)
+    assert first["metrics"]["policy/loss"] == pytest.approx(0, abs=1e-6)
+    assert first["metrics"]["policy/clip_frac"] == 0
+
+
+def _caprl_plus_plus(row: dict[str, list[float]]) -> float:
+    """The mean over a response's tokens: the ratio to the engine clipped, twice."""
+    (a,) = row["advantage"]
+    losses = []
+    for trainer, engine in zip(row["trainer"], row["engine"], strict=True):
+        ratio = math.exp(trainer - engine)
+        loss = max(-a * ratio, -a * min(max(ratio, 0.8), 1.2))
+        losses.append(min(loss, -3.0 * a) if a < 0 else loss)
+    return statistics.mean(losses)
 
 
 def test_entries_differ(runs) -> None:

@@ -213,6 +213,11 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[7] == pytest.approx(0.1 + 0.9 * 0.5)
     assert rates[2:] == sorted(rates[2:], reverse=True) and rates[12] == pytest.approx(0.1)
+    shorter = config.replace(schedule_steps=12)  # whatever the run's length
+    assert [learning_rate(shorter, step, 99) for step in range(13)] == rates
+    assert learning_rate(shorter, 50, 99) == pytest.approx(0.1)
+    longer = config.replace(schedule_steps=22)  # a run that stops before the end of the schedule
+    assert learning_rate(longer, 12, 12) == pytest.approx(0.1 + 0.9 * 0.5)
 
 
 def test_biases_and_norms_have_no_weight_decay():

@@ -25,12 +25,15 @@ import caprl_native.algorithm
 from caprl_native.algorithm.aggregation import Aggregation
 from caprl_native.algorithm.ratios import RatioLevel
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
-from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.config.load import load
+from caprl_native.config.schema import AlgorithmConfig, Config, PolicyConfig
 from caprl_native.distributed.world import ParallelDims, gather_objects, init_distributed
+from caprl_native.policy import learner as learner_module
 from caprl_native.policy.advantages import assign_advantages, facts_of
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model import Policy
+from caprl_native.policy.objective import TokenTables, objective
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.testing.samples import group, prompt, responses
 from caprl_native.types import Group
@@ -81,6 +84,8 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"correction {name} {level}", {"corrections": {"tis": options}}
     both = {"tis": {"type": "tis", "cap": 5.0}, "icepop": {"type": "mask", "high": 5.0}}
     yield "icepop", {"corrections": both}
+    for recipe in ("caprl_image", "video"):
+        yield f"published {recipe}", dict(load(Config, [f"{recipe}.toml"]).algorithm)
     for name in ("ppo", "gspo"):
         for old in ("trainer", "engine"):
             yield f"two updates {name} {old}", {
@@ -131,7 +136,14 @@ def step(
         grads = [full_tensor(p.grad) for p in policy.hf.parameters() if p.grad is not None]
         gradients.append(torch.cat([g.flatten() for g in grads]))
 
+    rows: list[dict[str, list[float]]] = []
+
+    def looked_into(tables: TokenTables, *rest: Any) -> Any:
+        rows.extend(rows_of(tables))
+        return objective(tables, *rest)
+
     optimizer.register_step_pre_hook(look)
+    learner_module.objective = looked_into
     learner = Learner(
         policy=policy,
         reference=reference if algorithm.kl.weight else None,
@@ -154,7 +166,19 @@ def step(
         "gradients": gradients[0][::EVERY].clone(),
         "norm": float(gradients[0].norm()),
         "advantages": [r.advantage for g in groups for r in g.rollouts],
+        "rows": [row for part in gather_objects(rows) for row in part],
     }
+
+
+def rows_of(tables: TokenTables) -> Iterator[dict[str, list[float]]]:
+    """Each response's log-probs of trainer and engine, and its advantage."""
+    columns = (tables.logprobs.detach(), tables.engine, tables.advantages, tables.mask)
+    for trainer, engine, advantage, mask in zip(*columns, strict=True):
+        yield {
+            "trainer": trainer[mask].tolist(),
+            "engine": engine[mask].tolist(),
+            "advantage": advantage.tolist(),
+        }
 
 
 prompt_of = functools.cache(prompt)  # an update leaves it as it is

@@ -120,6 +120,20 @@ def test_a_group_shares_its_draw_and_the_order_of_choices() -> None:
             assert [text for text, _ in other] != [text for text, _ in first]
 
 
+def test_unshuffled_choices_stand_in_the_record_s_order() -> None:
+    """The way out comes after them; further orders are that one turned on."""
+    reader = ListeningReader(knowing)
+    for shuffle, orders in ((False, 1), (True, 1)):
+        (score,) = scores(reader, caption(), draws=0, shuffle=shuffle, shuffles=orders)
+        in_order = [r["choices"][:-1] == list(q.choices) for r, q in zip(
+            score.reading, QUESTIONS, strict=True)]  # fmt: skip
+        assert all(in_order) is not shuffle and score.value == 1.0
+    (score,) = scores(reader, caption(), draws=0, shuffle=False, shuffles=2)
+    assert [r["choices"][:-1] == list(QUESTIONS[0].choices) for r in score.reading[:2]] == [
+        True, False
+    ]  # fmt: skip
+
+
 def test_settings_that_say_nothing_together_are_named() -> None:
     assert not list(AccuracyOptions().conflicts())
     assert not list(AccuracyOptions(questions="own", draws=8).conflicts())

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kill_resume import (
@@ -242,3 +243,19 @@ def test_moments_are_spread_over_the_whole_life(seed: int) -> None:
             at = m.delay + (times[m.step - 1] if m.step else 0.0)
             assert 40.0 * i / 12 <= at <= 40.0 * (i + 1) / 12
             assert m.step == 4 or at < times[m.step]
+
+
+def test_a_run_never_trains_on_what_it_holds_out(world, tiny_policy, tmp_path) -> None:
+    from caprl_native.trainer import Trainer
+
+    config = tiny_config(world, tiny_policy, "http://127.0.0.1:1/v1", tmp_path)
+    config.data.hold_out = 0.2
+    trainer = Trainer.__new__(Trainer)  # its data alone: no engine
+    trainer.config, trainer.dims = config, SimpleNamespace(data_rank=0, data_size=1)
+    trainer._load_data()
+    held_out = {sample.id for sample in trainer.held_out}
+    epochs = 4 * trainer.loader.batches_per_epoch
+    seen = {item.sample.id for _ in range(epochs) for item in next(trainer.loader)}
+    trainer.loader.close()
+    assert len(held_out) == 6 and not seen & held_out
+    assert seen | held_out == {row["id"] for row in rows(world / "train.jsonl")}

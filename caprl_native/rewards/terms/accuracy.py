@@ -60,6 +60,11 @@ class AccuracyOptions(TermOptions):
         description='"sampled": the reader draws one answer; "expected": the probability of its '
         "answers, from one pass.",
     )
+    shuffle: bool = Field(
+        True,
+        description="Shuffle the choices of each question; false: the record's order, as in "
+        "CapRL 1.0.",
+    )
     shuffles: int = Field(
         1,
         ge=1,
@@ -112,12 +117,13 @@ class Accuracy(RewardTerm[AccuracyOptions]):
 
     def _draw(self, caption: Caption) -> list[ShownQuestion]:
         """The questions of one caption, the same whenever it is scored again."""
-        key = caption.key if self.options.questions == "own" else caption.key[:-1]
+        options = self.options
+        key = caption.key if options.questions == "own" else caption.key[:-1]
         rng = rng_of("draw", *key)
         questions = caption.sample.questions
-        drawn = chosen(questions, self.options.draws, rng)
+        drawn = chosen(questions, options.draws, rng)
         return [
-            draw(q, rng, cannot_answer=self.options.cannot_answer, text=CANNOT_ANSWER)
+            draw(q, rng, options.cannot_answer, CANNOT_ANSWER, shuffle=options.shuffle)
             for q in drawn
         ]
 

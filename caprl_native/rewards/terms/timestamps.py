@@ -51,7 +51,7 @@ class TimestampsOptions(ShapingOptions):
         3, ge=1, description="density: brackets that a caption should have at least."
     )
     max_minute: int = Field(
-        999, ge=0, description="density: a larger minute makes a bracket invalid."
+        599, ge=0, description="release, density: a larger minute makes a bracket invalid."
     )
 
 
@@ -139,7 +139,7 @@ def timestamp_reward(
     text: str | None,
     rule: Literal["release", "density"] = "release",
     min_brackets: int = 3,
-    max_minute: int = 999,
+    max_minute: int = 599,
     digits: Literal["ascii", "any"] = "ascii",
 ) -> TimestampScore:
     """Score the time brackets of a caption.

@@ -93,6 +93,8 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
         not config.run.shuffle_rewards, "run.shuffle_rewards", "false: there are no rewards"
     )
     _questions(rules, asked=False, why="supervised training asks no questions")
+    key = "data.invalid_questions"
+    rules.require(rules.value(key) == "error", key, '"error": supervised training asks none')
 
 
 def _questions(rules: Rules, *, asked: bool, why: str) -> None:

@@ -6,10 +6,12 @@ the released ones are (`record_formats/plain.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
 from caprl_native.data.fields import FieldError, check_texts, kind_of
+from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
 from caprl_native.types import Sample
@@ -30,10 +32,13 @@ def parse_record(
     prompt_override: str = "",
     max_media: int = 0,
     columns: QuestionColumns | None = None,
+    dropped: list[WrongQuestion] | None = None,
+    no_answer: Callable[[str], bool] = never,
 ) -> Sample:
     """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
 
-    With `columns` it may have no questions left.
+    With `columns` it may have no questions left, and so with a list `dropped`, into which those go
+    that are wrong; without one they are errors.
 
     Every text in the record is looked at, also in fields that are not used: half of a surrogate
     pair says that the file was damaged.
@@ -41,9 +46,13 @@ def parse_record(
     if not isinstance(raw, dict):
         raise FieldError("record", f"expected an object, got {kind_of(raw)}")
     check_texts(raw)
-    reading = Reading(kind, source, default_id, media_root, prompt_override, max_media)
+    reading = Reading(
+        kind, source, default_id, media_root, prompt_override, max_media, dropped, no_answer
+    )
     sample = _in_some_format(raw, reading)
-    return columns.apply(sample, raw) if columns and sample.questions else sample
+    if not columns or not sample.questions:
+        return sample
+    return columns.apply(sample, raw, [wrong.number for wrong in dropped or ()])
 
 
 def _in_some_format(raw: dict[str, Any], reading: Reading) -> Sample:
@@ -71,7 +80,7 @@ def _parsed(name: str, raw: dict[str, Any], reading: Reading) -> Sample | None:
         raise FieldError("record", problem) from error
     reading.check_some_media(list(sample.media))
     reading.check_not_too_many(list(sample.media))
-    if reading.kind == "questions" and not sample.questions:
+    if reading.kind == "questions" and not sample.questions and not reading.dropped:
         raise FieldError("questions", f"the format {name!r} found none")
     if reading.kind == "response" and not sample.response:
         raise FieldError("response", f"the format {name!r} found none")

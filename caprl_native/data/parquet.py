@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caprl_native.data.fields import FieldError
+from caprl_native.data.fields import FieldError, UnreadableFile
 from caprl_native.messages import cut
 
 CACHE_BYTES = 256 * 2**20  # of decoded columns, texts and embedded files each
@@ -238,9 +238,9 @@ def _top(chunk: pq.ColumnChunkMetaData) -> str:
     return chunk.path_in_schema.split(".")[0]
 
 
-def _unreadable(error: BaseException) -> FieldError:
+def _unreadable(error: BaseException) -> UnreadableFile:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return FieldError(
+    return UnreadableFile(
         "record",
         f"damaged Parquet data: {cut(lines[0], 160)}",
         "download the file again, or remove it",

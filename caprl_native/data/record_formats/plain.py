@@ -20,8 +20,9 @@ from functools import partial
 from typing import Any, Literal
 
 from caprl_native.data.chats import PROMPT_FIELDS, prompt_of
-from caprl_native.data.choices import parse_answer, parse_choices
+from caprl_native.data.choices import CANNOT_BE_ANSWERED, ChoiceError, marked, parse_choices
 from caprl_native.data.fields import FieldError, decoded, kind_of
+from caprl_native.data.invalid import WrongQuestion
 from caprl_native.data.record_formats.base import FORMATS, Reading, RecordFormat
 from caprl_native.types import MediaRef, Question, Sample
 
@@ -65,7 +66,7 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
         id=_identity(raw.get("id"), reading.default_id),
         media=tuple(media),
         messages=tuple(messages),
-        questions=() if kind == "response" else _questions(raw, optional=kind == "media"),
+        questions=() if kind == "response" else _questions(raw, reading),
         response=(reply or _response(raw)) if kind == "response" else None,
         source=reading.source,
     )
@@ -125,45 +126,63 @@ def _nothing_in(item: Any) -> str:
 # What the reward or the supervised loss needs
 
 
-def _questions(raw: dict[str, Any], *, optional: bool) -> tuple[Question, ...]:
-    """The questions on the media; none, if they are `optional` and the record has none."""
+def _questions(raw: dict[str, Any], reading: Reading) -> tuple[Question, ...]:
+    """The questions on the media; none, if they may be missing and the record has none.
+
+    With `reading.dropped` the wrong ones go there.
+    """
     value, where = raw.get("questions"), "questions"
     if value is None and raw.get("reward_model") is not None:
         outer = decoded(raw["reward_model"], "reward_model")
         value = outer.get("ground_truth") if isinstance(outer, dict) else None
         where = "reward_model.ground_truth"
     value = decoded(value, where)
-    if optional and value in (None, []):
+    if reading.kind == "media" and value in (None, []):
         return ()
     if not isinstance(value, list):
         raise FieldError(
             where,
             f"expected a list of questions, got {kind_of(value)}",
             "give question, choices, answer",
+            "no questions",
         )
     if not value:
-        raise FieldError(where, "the list is empty", "give a question, or remove the record")
-    return tuple(_question(item, f"{where}[{i}]") for i, item in enumerate(value))
+        fix = "give a question, or remove the record"
+        raise FieldError(where, "the list is empty", fix, "no questions")
+    found = []
+    for i, item in enumerate(value):
+        try:
+            found.append(_question(item, f"{where}[{i}]", reading.no_answer))
+        except FieldError as error:
+            if reading.dropped is None:
+                raise
+            reading.dropped.append(WrongQuestion(i, error))
+    return tuple(found)
 
 
-def _question(item: Any, where: str) -> Question:
+def _question(item: Any, where: str, no_answer: Callable[[str], bool]) -> Question:
     if not isinstance(item, dict):
-        raise FieldError(where, f"expected an object, got {kind_of(item)}")
+        problem = f"expected an object, got {kind_of(item)}"
+        raise FieldError(where, problem, reason="not an object")
     text = item.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise FieldError(f"{where}.question", "missing or empty", "give the question's text")
+        fix = "give the question's text"
+        raise FieldError(f"{where}.question", "missing or empty", fix, "empty text")
     raw = item.get("choices")
     if isinstance(raw, dict):  # Parquet gives every record the keys of all
         raw = {label: choice for label, choice in raw.items() if choice is not None}
     if not isinstance(raw, list | dict | str):
-        raise FieldError(f"{where}.choices", "missing", "give 2 to 26 choices")
+        raise FieldError(f"{where}.choices", "missing", "give 2 to 26 choices", "no choices")
     field = "choices"
     try:
         choices = parse_choices(raw)
         field = "answer"
-        answer = parse_answer(item.get("answer"), choices)
-    except ValueError as error:
-        raise FieldError(f"{where}.{field}", str(error)) from error
+        choices, answer = marked(item.get("answer"), choices)
+    except ChoiceError as error:
+        raise FieldError(f"{where}.{field}", str(error), reason=error.reason) from error
+    if no_answer(choices[answer]):
+        problem = f"{choices[answer]!r:.100} is the right choice: it would reward an empty caption"
+        raise FieldError(f"{where}.answer", problem, "remove the question", CANNOT_BE_ANSWERED)
     return Question(text.strip(), choices, answer)
 
 

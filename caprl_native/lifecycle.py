@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -66,6 +67,12 @@ class Lifecycle(Generic[C]):
             if report.items:
                 log.warning("%s: %s; all: %s", name, report.summary(), file)
                 log.warning("the first of them:\n%s", report.listing())
+
+    def keep_decoded(self, records: Records) -> None:
+        """Embedded files of training data that is shuffled are kept on disk, as the config says."""
+        data = self.config.data
+        if data.shuffle and data.cache_dir != "none":
+            records.keep_decoded(Path(data.cache_dir) if data.cache_dir else self.folder / "cache")
 
     def open_log(self) -> None:
         """Writes the resolved config into the run's folder, and opens the log."""

@@ -56,6 +56,7 @@ class SftTrainer(Lifecycle[SftConfig]):
             invalid=Invalid.of(data),
         )
         self.report_dropped(records)
+        self.keep_decoded(records)
         prompts = PromptBuilder(path, config.media, data.max_prompt_tokens)
         self.loader = build_loader(
             records,

@@ -99,6 +99,7 @@ class Trainer(Lifecycle[Config]):
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
         records = read(config.data.files, columns=columns)
+        self.keep_decoded(records)
         self.prepare = PromptBuilder(
             config.policy.path, config.media, config.data.max_prompt_tokens
         )

@@ -31,6 +31,7 @@ from caprl_native.data.invalid import (
     WrongQuestion,
     listed,
 )
+from caprl_native.data.parquet import ParquetRows
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_files import Rows, open_file
 from caprl_native.files import matching, user_path
@@ -87,6 +88,12 @@ class Records(Sequence[Sample]):
         except (FieldError, OSError) as error:  # it was right at start-up
             raise DataError(f"{self.where(f, i)}: {error}; did the file change?") from error
         return replace(sample, id=self.renamed[index]) if index in self.renamed else sample
+
+    def keep_decoded(self, folder: Path) -> None:
+        """Records will be read at random: what is embedded in Parquet is kept there, decoded."""
+        for rows in self.files:
+            if isinstance(rows, ParquetRows):
+                rows.keep_decoded(folder)
 
     def place(self, index: int) -> str:
         """File and line of a record, for messages."""

@@ -37,6 +37,10 @@ class UnreadableFile(FieldError):
     """The rest of the file cannot be read either: no record of it may be left out silently."""
 
 
+class QuestionError(FieldError):
+    """One question of a record cannot be asked."""
+
+
 def kind_of(value: Any) -> str:
     """A value that was not expected, in words."""
     names = {dict: "an object", list: "a list", str: "a text", type(None): "nothing"}

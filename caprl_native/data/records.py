@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.data.contents import Contents
-from caprl_native.data.fields import DataError, FieldError, UnreadableFile
+from caprl_native.data.fields import DataError, FieldError, QuestionError, UnreadableFile
 from caprl_native.data.formats import Kind, added_formats, parse_record
 from caprl_native.data.invalid import (
     NO_QUESTION_LEFT,
@@ -236,7 +236,8 @@ class _Check:
                 raise raw
             sample = self.records.parse(f, i, raw, wrong)
         except FieldError as error:
-            if self.records.invalid.records == "error" or isinstance(error, UnreadableFile):
+            never_dropped = isinstance(error, UnreadableFile | QuestionError)
+            if self.records.invalid.records == "error" or never_dropped:
                 self._fail(f"{self.records.where(f, i)}: {error}")
             else:
                 self._drop(f, i, None, error.reason, str(error))

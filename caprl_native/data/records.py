@@ -289,8 +289,12 @@ class _Check:
         if len(self.kept) == count:
             return
         if not self.kept:
-            why = "data.max_blind_accuracy" if self.unasked else 'data.invalid_questions = "drop"'
-            raise DataError(f"{records.names[0]}: {why} leaves no question of any record")
+            problem = (
+                "data.max_blind_accuracy leaves no question of any record"
+                if self.unasked
+                else f"no record is left: {records.dropped.summary()}"
+            )
+            raise DataError(f"{records.names[0]}: {problem}")
         if self.unasked:
             log.warning(
                 "data.max_blind_accuracy leaves out %d of %d records, which have no other "

@@ -170,6 +170,13 @@ def test_too_much_is_an_error_that_counts_and_lists(folder: Path) -> None:
     assert said.count(": row ") == 20 and "... and 54 more" in said
 
 
+def test_data_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
+    row = {"image": "a.png", "prompt": "Go.", "questions": [question(0) | {"answer": "Z"}]}
+    (tmp_path / "train-0.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match="no record is left: left out 1 of 1 questions and 1 of 1"):
+        read(tmp_path, max_share=1)
+
+
 @pytest.mark.parametrize("kind", ["questions", "records"])
 def test_one_of_the_two_stays_an_error(folder: Path, kind: str) -> None:
     with pytest.raises(DataError) as raised:

@@ -76,6 +76,9 @@ class Records(Sequence[Sample]):
     def __post_init__(self) -> None:
         self._ends = list(accumulate(len(rows) for rows in self.files))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"dropped": DropReport()}  # a worker has no use for the list
+
     def __len__(self) -> int:
         if self.kept is not None:
             return len(self.kept)

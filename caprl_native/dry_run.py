@@ -17,7 +17,8 @@ from caprl_native.config.reward import RewardConfig
 from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
-from caprl_native.data.records import DataError, open_file
+from caprl_native.data.fields import DataError
+from caprl_native.data.record_files import open_file
 from caprl_native.distributed.launcher import replicas
 from caprl_native.files import check_writable, matching
 from caprl_native.inference.endpoint import key_problem, urls

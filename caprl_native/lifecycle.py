@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,8 +14,10 @@ from torch.distributed.checkpoint.stateful import Stateful
 from caprl_native import checkpoint
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, SftConfig
+from caprl_native.data.invalid import write_dropped
 from caprl_native.data.loader import Loader, SkipLedger
-from caprl_native.distributed.errors import report_failure_once
+from caprl_native.data.records import Records
+from caprl_native.distributed.errors import report_failure_once, writing
 from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.log import RunLog
@@ -22,6 +26,9 @@ from caprl_native.redact import redact
 from caprl_native.run_folder import RunFolder
 
 C = TypeVar("C", Config, SftConfig)
+DROPPED = "dropped.jsonl"  # in the run's folder: what was left out of the data
+
+log = logging.getLogger(__name__)
 
 
 class Lifecycle(Generic[C]):
@@ -42,6 +49,30 @@ class Lifecycle(Generic[C]):
         self.interrupts, self.stopping = Interrupts(), 0
         self.place = RunFolder(config.run, main=dims.is_main)
         self.folder, self.step = self.place.path, self.place.step
+        self.first_metrics: dict[str, float] = {}
+
+    def report_dropped(self, *read: Records) -> None:
+        """Says what was left out of the data, and lists it in the run's folder."""
+        if not self.dims.is_main or not read[0].invalid:
+            return
+        reports = [records.dropped for records in read]
+        self.first_metrics = {
+            "data/dropped_questions": sum(report.dropped_questions for report in reports),
+            "data/dropped_records": sum(report.dropped_records for report in reports),
+        }
+        file = self.folder / DROPPED
+        with writing(file):
+            write_dropped(file, reports)
+        for report, name in zip(reports, ("data.files", "data.eval_files"), strict=False):
+            if report.items:
+                log.warning("%s: %s; all: %s", name, report.summary(), file)
+                log.warning("the first of them:\n%s", report.listing())
+
+    def keep_decoded(self, records: Records) -> None:
+        """Embedded files of training data that is shuffled are kept on disk, as the config says."""
+        data = self.config.data
+        if data.shuffle and data.cache_dir != "none":
+            records.keep_decoded(Path(data.cache_dir) if data.cache_dir else self.folder / "cache")
 
     def open_log(self) -> None:
         """Writes the resolved config into the run's folder, and opens the log."""
@@ -61,7 +92,7 @@ class Lifecycle(Generic[C]):
         """Resumes where asked."""
         parts: dict[str, Stateful] = {"loader": self.loader, "ledger": self.ledger}
         checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
-        self.log.start(self.step, self.total_steps)
+        self.log.start(self.step, self.total_steps, self.first_metrics)
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to come, until the last one or an interrupt."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from caprl_native.config.schema import SftConfig
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.records import DataError, read_records
 from caprl_native.distributed.errors import RunError
@@ -52,7 +53,10 @@ class SftTrainer(Lifecycle[SftConfig]):
             kind="response",
             prompt_override=data.prompt,
             max_media=config.media.max_per_prompt,
+            invalid=Invalid.of(data),
         )
+        self.report_dropped(records)
+        self.keep_decoded(records)
         prompts = PromptBuilder(path, config.media, data.max_prompt_tokens)
         self.loader = build_loader(
             records,

@@ -12,6 +12,7 @@ import torch
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.hold_out import hold_out
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import (
     LoadedSample,
     LoaderItem,
@@ -39,6 +40,7 @@ from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rewards.base import any_needs_questions
 from caprl_native.rewards.blind import Blind
+from caprl_native.rewards.prompts import says_cannot_answer
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
@@ -95,10 +97,13 @@ class Trainer(Lifecycle[Config]):
             media_root=config.data.media_root,
             prompt_override=config.data.prompt,
             max_media=config.media.max_per_prompt,
+            invalid=Invalid.of(config.data, says_cannot_answer),
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
         share, shared = config.data.hold_out, SharedMedia() if config.data.hold_out else None
         records, self.held_out = read(config.data.files, columns=columns, shared=shared), None
+        self.keep_decoded(records)
+        opened = [records]
         if shared is not None:
             records, self.held_out = hold_out(records, shared, share, config.run.seed)
         self.prepare = PromptBuilder(
@@ -117,6 +122,8 @@ class Trainer(Lifecycle[Config]):
         self.held_out_ledger = SkipLedger(1.0)  # which ends no run
         if config.eval.every and config.data.eval_files:
             self.held_out = read(config.data.eval_files)
+            opened.append(self.held_out)
+        self.report_dropped(*opened)
 
     def _build_captioners(self) -> None:
         rollout, banned = self.config.rollout, tuple(self.policy.banned)

@@ -149,13 +149,24 @@ def pictured(folder: Path) -> list[dict]:
 def test_a_captioner_learns_the_same_on_one_rank_and_on_two(
     tiny_policy: Path, tmp_path: Path
 ) -> None:
-    """From records of pictures and of text, so that a rank may have only the ones or the others."""
+    """From records of pictures and of text, so that a rank may have only the ones or the others.
+
+    Two are LLaVA's and OpenAI's; one is wrong, and left out.
+    """
     rows = pictured(tmp_path)
-    rows += [{"prompt": "What is it?", "response": text} for text in ("it is", "a", "the", "of")]
-    losses = []
+    rows += [{"prompt": "What is it?", "response": text} for text in ("it is", "a")]
+    asked = {"from": "human", "value": "What is it?"}
+    rows += [{"conversations": [asked, {"from": "gpt", "value": "the"}]}]
+    said = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "of"}]
+    rows += [{"messages": said}, {"messages": said[1:]}]
+    losses, wish = [], ["--data.invalid_records=drop", "--data.max_dropped_share=0.2"]
     for ranks in (1, 2):
-        (tmp_path / str(ranks)).mkdir()
-        lines = train(tmp_path / str(ranks), tiny_policy, rows, 4, ranks, "--data.batch_size=2")
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        lines = train(folder, tiny_policy, rows, 4, ranks, "--data.batch_size=2", *wish)
+        assert [line.get("data/dropped_records") for line in lines] == [1, None, None, None]
+        (dropped,) = (folder / "run/dropped.jsonl").read_text().splitlines()
+        assert json.loads(dropped)["reason"] == "first turn the assistant's"
         losses.append([line["policy/loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][-1] < losses[0][0]

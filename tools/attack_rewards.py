@@ -27,6 +27,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from caprl_native.config.cli import ConfigError, exit_with_error, load  # noqa: E402
 from caprl_native.config.models import ReaderConfig  # noqa: E402
 from caprl_native.config.schema import Config  # noqa: E402
+from caprl_native.data.invalid import Invalid  # noqa: E402
 from caprl_native.data.records import DataError, read_records  # noqa: E402
 from caprl_native.rewards.laboratory.subjects import Subject, read_subjects  # noqa: E402
 from caprl_native.rewards.laboratory.trial import (  # noqa: E402
@@ -35,6 +36,7 @@ from caprl_native.rewards.laboratory.trial import (  # noqa: E402
     table,
     try_attacks,
 )
+from caprl_native.rewards.prompts import says_cannot_answer  # noqa: E402
 from caprl_native.rewards.readers import build_reader  # noqa: E402
 from caprl_native.rewards.readers.base import Reader  # noqa: E402
 from caprl_native.testing.demo_world.subjects import demo_subjects  # noqa: E402
@@ -63,7 +65,8 @@ def subjects_of(config: Config, args: argparse.Namespace) -> list[Subject]:
         return demo_subjects(args.count - args.count // 2, args.count // 2, args.seed)
     files = config.data.eval_files or config.data.files
     kind = "questions" if config.reward.reads else "media"
-    records = read_records(files, config.data.media_root, kind=kind)
+    invalid = Invalid.of(config.data, says_cannot_answer)
+    records = read_records(files, config.data.media_root, kind=kind, invalid=invalid)
     return read_subjects(records, args.captions, config.media, args.count)
 
 

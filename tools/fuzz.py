@@ -128,7 +128,10 @@ def valid_records() -> list[dict[str, Any]]:
     turn = [{"role": "user", "content": "<image>Describe."}]
     parts = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "Go."}]
     llava = [{"from": "human", "value": "<image>\nGo."}, {"from": "gpt", "value": "A cat."}]
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
+    embedded = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}]
     return [
+        {"messages": [{"role": "user", "content": embedded}, answer], "questions": [question]},
         {"id": "1", "images": ["a.png"], "prompt": turn, "reward_model": truth},
         {"video": "b.mp4", "reward_model": json.dumps(truth), "data_source": "x"},
         {"image": "a.png", "prompt": "Describe.", "questions": [question]},
@@ -183,12 +186,17 @@ def _write_parquet(rng: random.Random, file: Path, records: list[Any]) -> None:
 
 def read_one(rng: random.Random, folder: Path) -> str:
     """Reads a spoilt data file and each of its samples; returns what came of it."""
+    from caprl_native.data.invalid import Invalid
     from caprl_native.data.records import DataError, read_records
 
     file = record_file(rng, folder)
     kind = rng.choice(["questions", "questions", "response"])
+    invalid = Invalid("drop", "drop", 1) if rng.random() < 0.3 else None
+    prompt = rng.choice(["", "", "Go."])
     try:
-        records = read_records([file], kind=kind, prompt_override=rng.choice(["", "", "Go."]))
+        records = read_records([file], kind=kind, prompt_override=prompt, invalid=invalid)
+        if rng.random() < 0.3:
+            records.keep_decoded(folder / "cache")
         for i in range(len(records)):
             records[i]
     except DataError as error:

@@ -106,6 +106,8 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     )
     rules.require(not config.data.hold_out, "data.hold_out", "0: supervised runs evaluate nothing")
     _questions(rules, asked=False, why="supervised training asks no questions")
+    key = "data.invalid_questions"
+    rules.require(rules.value(key) == "error", key, '"error": supervised training asks none')
 
 
 def _questions(rules: Rules, *, asked: bool, why: str) -> None:

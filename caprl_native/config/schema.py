@@ -17,6 +17,7 @@ from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.alarms import AlarmsConfig
+from caprl_native.config.data import DataConfig, SftDataConfig
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.flat import FlatConfig
 from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
@@ -48,9 +49,6 @@ def _are_parts(names: list[str]) -> bool:
 
 def _are_backends(names: list[str]) -> bool:
     return set(names) <= {"wandb", "tensorboard"} and len(set(names)) == len(names)
-
-
-Files = Annotated[list[UserPath], Must(all, "file names that are not empty")]
 
 
 class RunConfig(Table):
@@ -104,48 +102,6 @@ class RunConfig(Table):
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.dir or f"outputs/{self.name}")
-
-
-class DataConfig(Table):
-    files: Annotated[Files, Lists("Record formats", "caprl_native.data.record_formats:FORMATS")] = (
-        Field([], description="Training files: JSONL, JSON lists or Parquet.")
-    )
-    eval_files: Files = Field([], description="Held-out files in the same formats.")
-    media_root: UserPath = Field(
-        "", description="Folder that relative media paths start from; empty: the data file's own."
-    )
-    hold_out: Share = Field(
-        0.0,
-        description="In place of eval_files: this share of the training records is held out by "
-        "run.seed, no medium of which is trained on; 0: none.",
-    )
-    prompt: str = Field(
-        "", description="Replaces the user turn's text of every record; empty: the record's own."
-    )
-    batch_size: int = Field(128, ge=1, description="Prompts per step, over all ranks.")
-    max_prompt_tokens: int = Field(
-        13000, ge=1, description="Longer prompts (media tokens counted) are left out, never cut."
-    )
-    shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
-    workers: int = Field(
-        2,
-        ge=0,
-        description="Loader processes per rank that decode media; 0: decode in the training "
-        "process.",
-    )
-    prefetch: int = Field(2, ge=1, description="Batches that each loader process prepares ahead.")
-    prefetch_gib: float = Field(
-        4.0, gt=0, description="They pause while so much waits, GiB per rank; never at a first one."
-    )
-    max_blind_accuracy: Share = Field(
-        1.0, description="Questions answered more often without a caption are left out; 1: none."
-    )
-    question_weights: str = Field("", description="Column with a weight per question; empty: none.")
-    max_skipped_share: Share = Field(
-        0.05,
-        description="The run fails when more than this share of the samples seen could not be "
-        "used.",
-    )
 
 
 class MediaConfig(Table):
@@ -380,12 +336,6 @@ class Config(Program):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     alarms: AlarmsConfig = Field(default_factory=AlarmsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
-
-
-class SftDataConfig(DataConfig):
-    loss_on: Literal["response", "all"] = Field(
-        "response", description="Train on the response's tokens, or on all text."
-    )
 
 
 class SftConfig(Program):

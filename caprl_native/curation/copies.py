@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from caprl_native.data.fields import DataError, FieldError
 from caprl_native.data.parquet import UNREADABLE
-from caprl_native.data.records import DataError, JsonArray, Rows
+from caprl_native.data.record_files import JsonArray, Rows
 from caprl_native.files import atomic_write
 
 Column = list[float | None]  # of a record: a number for each of its questions
@@ -40,7 +41,11 @@ def write_copy(rows: Rows, source: str, target: Path, names: list[str], columns:
         is_list = isinstance(rows, JsonArray)
         file.write("[\n" if is_list else "")
         for i in range(len(rows)):
-            text = json.dumps(rows.read(i) | columns(i), ensure_ascii=False)
+            try:
+                raw = rows.read(i)
+            except FieldError as error:
+                raise DataError(f"{source}: {rows.unit} {rows.number(i)}: {error}") from error
+            text = json.dumps(raw | columns(i), ensure_ascii=False)
             ends = i == len(rows) - 1
             file.write(text + (",\n" if is_list and not ends else "\n"))
         file.write("]\n" if is_list else "")

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from caprl_native.config.models import ReaderConfig
 from caprl_native.curation.copies import Column, write_copy
-from caprl_native.data.fields import FieldError
 from caprl_native.data.question_columns import BLIND, DIFFICULTY, OTHER, OWN
 from caprl_native.data.records import DataError, Records
 from caprl_native.files import matching
@@ -146,27 +145,12 @@ class Captions:
         return next((self._texts[name][0] for name in lenders if name != sample.id), None)
 
 
-def samples_of(records: Records) -> Iterator[tuple[int, int, dict[str, Any], Sample]]:
-    """File, place in it, record and sample of all records, without embedded files' bytes."""
-    index = 0
-    for f, rows in enumerate(records.files):
-        for i, raw in enumerate(rows.scan()):
-            if isinstance(raw, FieldError):
-                raise DataError(f"{records.where(f, i)}: {raw}")
-            sample = records.parse(f, i, raw)
-            yield f, i, raw, _named(sample, records.renamed.get(index))
-            index += 1
-
-
-def _named(sample: Sample, name: str | None) -> Sample:
-    return sample if name is None else replace(sample, id=name)
-
-
 def checks_of(records: Records, captions: Captions, settings: Settings) -> Iterator[Check]:
     """Every question under every condition that there are captions for."""
-    for f, i, _, sample in samples_of(records):
-        for number, question in enumerate(sample.questions):
-            place = Place(f, i, number)
+    for record in records.listing():
+        sample = record.sample
+        for number, question in zip(record.numbers, sample.questions, strict=True):
+            place = Place(record.file, record.index, number)
             rounds = range(settings.rounds)
             texts: dict[str, list[str | None]] = {BLIND: ["" for _ in rounds]}
             if captions.some:
@@ -290,8 +274,8 @@ def write_copies(records: Records, found: Found, captions: Captions, out: Path) 
     if len(set(targets)) < len(targets):
         raise DataError("two data files have one name; check them one by one, into two folders")
     counts = [[0] * len(rows) for rows in records.files]
-    for f, i, _, sample in samples_of(records):
-        counts[f][i] = len(sample.questions)
+    for record in records.listing():
+        counts[record.file][record.index] = record.count
     names = [BLIND, *([OTHER, OWN, DIFFICULTY] if captions.some else [])]
     for f, (rows, source) in enumerate(zip(records.files, records.names, strict=True)):
 

@@ -11,9 +11,11 @@ from caprl_native.config.cli import ConfigError, exit_with_error, parse_cli
 from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config
 from caprl_native.config.toml import Origins
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.records import DataError, read_records
 from caprl_native.dry_run import check_models
 from caprl_native.inference.endpoint import key_problem, settings_problem
+from caprl_native.rewards.prompts import says_cannot_answer
 
 UNANSWERED = 3  # the exit code where the reader left questions without an answer
 
@@ -64,11 +66,14 @@ def _run(config: Config, origins: Origins, given: argparse.Namespace) -> int:
 
     reader_config = config.reward.reader
     _check_reader(config, origins)
-    records = read_records(config.data.files, config.data.media_root)
+    invalid = Invalid.of(config.data, says_cannot_answer)
+    records = read_records(config.data.files, config.data.media_root, invalid=invalid)
+    if records.dropped.items:
+        print(records.dropped.summary(), file=sys.stderr)
     captions = leak_check.Captions()
     captions.read(given.captions)
-    for _, _, raw, sample in leak_check.samples_of(records):
-        captions.know(sample, raw)
+    for record in records.listing():
+        captions.know(record.sample, record.raw)
     settings = leak_check.Settings(given.rounds, config.run.seed, not given.forced)
     out = Path(given.out)
     checks = leak_check.checks_of(records, captions, settings)

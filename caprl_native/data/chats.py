@@ -2,7 +2,7 @@
 
 - `prompt`: a chat, a JSON text of one, or a plain text;
 - `messages`: an OpenAI-style chat; its parts may name their files themselves;
-- `conversations`: the same, or LLaVA's turns, `{"from": "human" | "gpt", "value": ...}`;
+- `conversations`: the same (LLaVA's turns are made into it, `record_formats/llava.py`);
 - `problem`: a plain text, as TRL's and R1-V's sets have it.
 
 A record has one of them or none; then it gets the default prompt of its medium.
@@ -34,7 +34,6 @@ DEFAULT_PROMPTS = {
 }
 _PLACEHOLDER = re.compile(r"<(image|video)>")
 _ROLES = ("system", "user", "assistant")
-_ROLE_OF = {"human": "user", "gpt": "assistant"} | {role: role for role in _ROLES}
 _MEDIA_PARTS: dict[str, MediaKind] = {
     "image": "image",
     "image_url": "image",
@@ -112,6 +111,7 @@ def _placed(
                 name,
                 f"{named.count(kind)} <{kind}> placeholder(s) for {len(queue)} {kind}(s)",
                 f"write one <{kind}> for each {kind}, or none at all",
+                "placeholders and media differ" if media else "no media",
             )
     return turns, [queues[kind].pop(0) for kind in named]
 
@@ -123,9 +123,7 @@ def _chat(raw: dict[str, Any], media: list[MediaRef], overridden: bool, medium: 
     if not given:
         return Chat("prompt", [_turn("user", _parts(_default(raw, media, overridden)))])
     name = given[0]
-    value = raw[name]
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = decoded(value, name)
+    value = chat_in(raw[name], name)
     if isinstance(value, str) and value.strip() and name != "conversations":
         return Chat(name, [_turn("user", _parts(value))])
     if not isinstance(value, list) or not value:
@@ -134,6 +132,13 @@ def _chat(raw: dict[str, Any], media: list[MediaRef], overridden: bool, medium: 
     for i, message in enumerate(value):
         _message(message, f"{name}[{i}]", chat, medium)
     return chat
+
+
+def chat_in(value: Any, name: str) -> Any:
+    """The value of a field, or the chat that it is a JSON text of. Raises `FieldError`."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        return decoded(value, name)
+    return value
 
 
 def _default(raw: dict[str, Any], media: list[MediaRef], overridden: bool) -> str:
@@ -151,25 +156,21 @@ def _default(raw: dict[str, Any], media: list[MediaRef], overridden: bool) -> st
 
 
 def _message(message: Any, where: str, chat: Chat, medium: Medium) -> None:
-    """One turn: `role` and `content`, or LLaVA's `from` and `value`."""
+    """One turn: `role` and `content`."""
     if not isinstance(message, dict):
         raise FieldError(where, f"expected a message, got {kind_of(message)}", "give role, content")
-    llava = message.get("role") is None and message.get("from") is not None
-    speaker, content = ("from", "value") if llava else ("role", "content")
-    named, value = message.get(speaker), message.get(content)
-    role = _ROLE_OF.get(named) if isinstance(named, str) else None
-    if role is None:
-        said = f"{named!r:.60}" if isinstance(named, str) else kind_of(named)
-        known = "human, gpt, system" if llava else ", ".join(_ROLES)
-        raise FieldError(f"{where}.{speaker}", f"{said} is no role", f"one of {known}")
+    role, value = message.get("role"), message.get("content")
+    if not isinstance(role, str) or role not in _ROLES:
+        said = f"{role!r:.60}" if isinstance(role, str) else kind_of(role)
+        raise FieldError(f"{where}.role", f"{said} is no role", f"one of {', '.join(_ROLES)}")
     parts: list[Part] = []
     if isinstance(value, str):
         parts = _parts(value)
     elif isinstance(value, list):
         for i, part in enumerate(value):
-            parts += _part(part, f"{where}.{content}[{i}]", chat, medium)
+            parts += _part(part, f"{where}.content[{i}]", chat, medium)
     if not parts:
-        raise FieldError(f"{where}.{content}", "missing or empty", "give a text or a list of parts")
+        raise FieldError(f"{where}.content", "missing or empty", "give a text or a list of parts")
     chat.turns.append(_turn(role, parts))
 
 

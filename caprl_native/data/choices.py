@@ -10,15 +10,26 @@ from typing import Any
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
 
+
+class ChoiceError(ValueError):
+    """Choices or an answer are wrong; `reason`: the few words that such faults are counted by."""
+
+    def __init__(self, problem: str, reason: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
+
 # "A) x", "A. x", "A: x", "(A) x", "A - x", with or without the space; not "A.M.". Those in `sure`
 # open nothing but a label; "A. Lincoln" may be a name.
 _A = r"[A-Za-z\uff21-\uff3a\uff41-\uff5a]"
 _LABEL = re.compile(
-    rf"\s*(?:(?P<sure>[(\uff08\[]\s?(?P<inner>{_A})\s?[)\uff09\]]"
+    rf"\s*(?:(?P<sure>[(\uff08\[\u3010]\s?(?P<inner>{_A})\s?[)\uff09\]\u3011]"
     rf"|(?P<outer>{_A})\s?[):\uff09\uff1a])"
-    rf"|(?P<dotted>{_A})(?:[\uff0e\u3001]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)"
+    rf"|(?P<dotted>{_A})(?:[\uff0e\u3001\u3002]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)"
     r"(?!\s*(?:and|or|only|&|,)(?:\s|$))\s*"  # "(A) and (B)" is a text
 )
+CANNOT_BE_ANSWERED = "the right answer is that it cannot be answered"
+_LABELS = "labels repeated or out of order"
 _NUMBER = re.compile(r"\s*(?:\(([0-9]{1,2})\)|([0-9]{1,2})\))\s*")
 
 
@@ -39,27 +50,38 @@ def parse_choices(raw: Sequence[str | None] | str | Mapping[str, str | None]) ->
         texts = [_text(item) for item in lines]
         texts = _without_labels(texts) if MIN_CHOICES <= len(texts) <= MAX_CHOICES else texts
     if not MIN_CHOICES <= len(texts) <= MAX_CHOICES:
-        raise ValueError(f"{len(texts)} choices; valid: {MIN_CHOICES} to {MAX_CHOICES}")
+        problem = f"{len(texts)} choices; valid: {MIN_CHOICES} to {MAX_CHOICES}"
+        raise ChoiceError(problem, _few(texts))
     return tuple(texts)
+
+
+def _few(texts: Sequence[str]) -> str:
+    return {0: "no choices", 1: "one choice"}.get(len(texts), f"more than {MAX_CHOICES} choices")
 
 
 def _text(item: object) -> str:
     if item is None:
         return ""
     if isinstance(item, bool) or not isinstance(item, str | int | float):
-        raise ValueError(f"a choice must be a text, not {type(item).__name__}")
+        raise ChoiceError(f"a choice must be a text, not {type(item).__name__}", "no texts")
     return str(item).strip()
 
 
 def _from_mapping(raw: Mapping[str, str | None]) -> list[str]:
-    by_letter = {str(key).strip(" ().:").upper(): _text(value) for key, value in raw.items()}
+    by_letter = {_key(key): _text(value) for key, value in raw.items()}
     expected = list(LETTERS[: len(raw)])
     if sorted(by_letter) != expected:
-        raise ValueError(f"choices are keyed {list(raw)}; valid: the letters {', '.join(expected)}")
+        raise ChoiceError(
+            f"choices are keyed {list(raw)}; valid: the letters {', '.join(expected)}", _LABELS
+        )
     texts = [by_letter[letter] for letter in expected]
     labels = _labels(texts)
     sure = all(label and label["sure"] for label in labels)
     return _stripped(texts, labels) if sure or _in_place(labels) else texts
+
+
+def _key(key: object) -> str:
+    return unicodedata.normalize("NFKC", str(key)).strip(" ().:").upper()
 
 
 def _labels(texts: Sequence[str]) -> list[re.Match[str] | None]:
@@ -80,15 +102,15 @@ def _without_labels(texts: list[str]) -> list[str]:
     letters = [_letter(label) for label in found]
     valid = set(LETTERS[: len(texts)])
     whole = len(found) == len(texts)
-    sure = all(label["sure"] for label in found)
-    if set(letters) <= valid and (whole or sure):
+    sure = [bool(label["sure"]) for label in found]
+    if set(letters) <= valid and (whole or any(sure)):
         if len(set(letters)) < len(letters):
             # "A) x, A) y, B) z": which one an answer letter means cannot be known.
             raise _not_in_order(letters, len(texts))
         return _ordered(_stripped(texts, labels), labels)
     # Labels beyond the number of choices are initials ("J. Smith", "T. Hardy"), thus text; but
     # "A) x, C) y" leaves out a choice, and an answer "C" is not the third one.
-    if whole and sure and letters[0] == "A":
+    if all(sure) and "A" in letters:
         raise _not_in_order(letters, len(texts))
     return texts
 
@@ -127,10 +149,11 @@ def _without_numbers(texts: list[str]) -> list[str]:
     return behind if counted and all(behind) else texts
 
 
-def _not_in_order(letters: Sequence[str], count: int) -> ValueError:
-    return ValueError(
+def _not_in_order(letters: Sequence[str], count: int) -> ChoiceError:
+    return ChoiceError(
         f"choices are labelled {', '.join(letters)}; valid: A to {LETTERS[count - 1]} "
-        "once each, or no labels"
+        "once each, or no labels",
+        _LABELS,
     )
 
 
@@ -139,28 +162,58 @@ def _letter(match: re.Match[str]) -> str:
     return unicodedata.normalize("NFKC", letter).upper()
 
 
+def marked(raw: Any, choices: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """The choices and the index of the right one, which `raw` means as in `parse_answer`.
+
+    Where the right text stands more than once either letter is right: its first copy is kept.
+    Raises `ChoiceError`; "E" behind A to D is the published prompt's "cannot be answered".
+    """
+    index = _meant(raw, choices)
+    right = squeezed(choices[index])
+    if not right:
+        raise ChoiceError("the right choice is empty", "empty text")
+    copies = [i for i, choice in enumerate(choices) if squeezed(choice) == right]
+    kept = tuple(c for i, c in enumerate(choices) if i not in copies[1:])
+    if len(kept) < MIN_CHOICES:
+        raise ChoiceError(f"all {len(choices)} choices say {right!r}", _few(kept))
+    return kept, copies[0]
+
+
 def parse_answer(raw: Any, choices: Sequence[str]) -> int:
     """Index of the right choice, from its letter ("B", "b.", "(B)"), its text, or both ("B) x").
 
     Raises ValueError when nothing or more than one choice is meant, and when the right text stands
     twice among the choices, since the reader could then be right with either letter.
     """
+    index = _meant(raw, choices)
+    if [squeezed(c) for c in choices].count(squeezed(choices[index])) > 1:
+        raise ChoiceError(
+            f"the right choice {choices[index]!r} stands more than once in the choices",
+            "right choice twice",
+        )
+    return index
+
+
+def _meant(raw: Any, choices: Sequence[str]) -> int:
+    """The first choice that an answer means."""
     valid = f"valid: a letter from A to {LETTERS[len(choices) - 1]}, or the text of a choice"
     if not isinstance(raw, str) or not raw.strip():
-        raise ValueError(f"the answer is {raw!r}; {valid}")
+        raise ChoiceError(f"the answer is {raw!r}; {valid}", "no answer")
     answer = raw.strip()
     ways = (_by_letter, _by_number, _by_text)
     found = {i for way in ways if (i := way(answer, choices)) is not None}
     if not found:
-        raise ValueError(f"the answer {raw!r} is not among the choices {list(choices)}; {valid}")
-    if len(found) > 1:
-        raise ValueError(f"the answer {raw!r} is the letter of one choice and the text of another")
-    index = found.pop()
-    if [squeezed(c) for c in choices].count(squeezed(choices[index])) > 1:
-        raise ValueError(
-            f"the right choice {choices[index]!r} stands more than once in the choices"
+        unanswerable = len(choices) == 4 and answer.strip("()[]. ").upper() == "E"
+        raise ChoiceError(
+            f"the answer {raw!r} is not among the choices {list(choices)}; {valid}",
+            CANNOT_BE_ANSWERED if unanswerable else "answer outside the choices",
         )
-    return index
+    if len({squeezed(choices[i]) for i in found}) > 1:
+        raise ChoiceError(
+            f"the answer {raw!r} is the letter of one choice and the text of another",
+            "answer of two meanings",
+        )
+    return min(found)
 
 
 def squeezed(text: str) -> str:
@@ -170,7 +223,7 @@ def squeezed(text: str) -> str:
 
 def _by_letter(answer: str, choices: Sequence[str]) -> int | None:
     answer = unicodedata.normalize("NFKC", answer)
-    match = re.fullmatch(r"[(\[]?\s?([A-Za-z])\s*[).:\]]{0,2}", answer)
+    match = re.fullmatch(r"[(\[\u3010]?\s?([A-Za-z])\s*[).:\]\u3001\u3002\u3011]{0,2}", answer)
     letter, rest = (match[1].upper(), None) if match else ("", None)
     if match is None and (match := _LABEL.match(answer)):
         letter, rest = _letter(match), squeezed(answer[match.end() :]).casefold()

@@ -13,16 +13,32 @@ _MAX_DEPTH = 100  # of nested lists and objects; a real record has five levels
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
-class FieldError(ValueError):
-    """A field of a record is wrong: which one, what is wrong, and how it is put right."""
+class DataError(ValueError):
+    """Data files are wrong; the message names file, line (or row), field, and the fix."""
 
-    def __init__(self, field: str, problem: str, fix: str = "") -> None:
-        super().__init__(field, problem, fix)
+
+class FieldError(ValueError):
+    """A field of a record is wrong: which one, what is wrong, and how it is put right.
+
+    `reason`: the few words that such faults are counted by, without what this record holds.
+    """
+
+    def __init__(self, field: str, problem: str, fix: str = "", reason: str = "") -> None:
+        super().__init__(field, problem, fix, reason)
         self.field, self.problem, self.fix = field, problem, fix
+        self.reason = reason or f"{re.split(r'[.[]', field)[0]}: cannot be used"
 
     def __str__(self) -> str:
         field, problem = cut(self.field, 120), cut(self.problem, 300)
         return f"{field}: {problem}" + (f"; {self.fix}" if self.fix else "")
+
+
+class UnreadableFile(FieldError):
+    """The rest of the file cannot be read either: no record of it may be left out silently."""
+
+
+class QuestionError(FieldError):
+    """One question of a record cannot be asked."""
 
 
 def kind_of(value: Any) -> str:

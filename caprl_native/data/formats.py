@@ -1,19 +1,24 @@
 """One record of a data file -> a `Sample`, in whichever format it is written.
 
-The formats that plugins register are asked first; a record that is in none of them is read as
-the released ones are (`record_formats/plain.py`).
+The formats that plugins register are asked first, then LLaVA's and OpenAI's; a record that is in
+none of them is read as the released ones are (`record_formats/plain.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
 from caprl_native.data.fields import FieldError, check_texts, kind_of
+from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
+from caprl_native.data.record_formats.llava import LLAVA
+from caprl_native.data.record_formats.openai import OPENAI
 from caprl_native.types import Sample
 
+_CHATS = (LLAVA, OPENAI)
 __all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "added_formats", "parse_record"]
 
 # What a format raises on a record that it did not expect.
@@ -30,10 +35,13 @@ def parse_record(
     prompt_override: str = "",
     max_media: int = 0,
     columns: QuestionColumns | None = None,
+    dropped: list[WrongQuestion] | None = None,
+    no_answer: Callable[[str], bool] = never,
 ) -> Sample:
     """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
 
-    With `columns` it may have no questions left.
+    With `columns` it may have no questions left, and so with a list `dropped`, into which those go
+    that are wrong; without one they are errors.
 
     Every text in the record is looked at, also in fields that are not used: half of a surrogate
     pair says that the file was damaged.
@@ -41,21 +49,25 @@ def parse_record(
     if not isinstance(raw, dict):
         raise FieldError("record", f"expected an object, got {kind_of(raw)}")
     check_texts(raw)
-    reading = Reading(kind, source, default_id, media_root, prompt_override, max_media)
+    reading = Reading(
+        kind, source, default_id, media_root, prompt_override, max_media, dropped, no_answer
+    )
     sample = _in_some_format(raw, reading)
-    return columns.apply(sample, raw) if columns and sample.questions else sample
+    if not columns or not sample.questions:
+        return sample
+    return columns.apply(sample, raw, [wrong.number for wrong in dropped or ()])
 
 
 def _in_some_format(raw: dict[str, Any], reading: Reading) -> Sample:
-    for name in added_formats():
+    for name in (*added_formats(), *_CHATS):
         if (sample := _parsed(name, raw, reading)) is not None:
             return sample
     return parse_plain(raw, reading)
 
 
 def added_formats() -> tuple[str, ...]:
-    """The names of the formats beside the released ones, in the order in which they are tried."""
-    return tuple(name for name in FORMATS if name != PLAIN)
+    """The names of the formats that plugins add, in the order in which they are tried."""
+    return tuple(name for name in FORMATS if name not in (PLAIN, *_CHATS))
 
 
 def _parsed(name: str, raw: dict[str, Any], reading: Reading) -> Sample | None:
@@ -71,7 +83,7 @@ def _parsed(name: str, raw: dict[str, Any], reading: Reading) -> Sample | None:
         raise FieldError("record", problem) from error
     reading.check_some_media(list(sample.media))
     reading.check_not_too_many(list(sample.media))
-    if reading.kind == "questions" and not sample.questions:
+    if reading.kind == "questions" and not sample.questions and not reading.dropped:
         raise FieldError("questions", f"the format {name!r} found none")
     if reading.kind == "response" and not sample.response:
         raise FieldError("response", f"the format {name!r} found none")

@@ -4,7 +4,8 @@ Random access to a row costs the decoding of its row group's columns. Those with
 stay in a small cache, whole row groups of them; of columns with embedded files the last row group
 does, if it is not large. Of a large row group (a file written in one piece has them of gigabytes)
 a few rows at a time are decoded, from its first row to the one that is asked for: memory stays
-bounded, and reading in order stays fast.
+bounded, and reading in order stays fast. For rows at random a folder keeps what was decoded
+(`media_cache.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import logging
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate, repeat
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from caprl_native.data.fields import FieldError
+from caprl_native.data.fields import FieldError, UnreadableFile
+from caprl_native.data.media_cache import MediaCache
 from caprl_native.messages import cut
 
 CACHE_BYTES = 256 * 2**20  # of decoded columns, texts and embedded files each
@@ -38,6 +42,7 @@ class ParquetRows:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._cache: MediaCache | None = None
         self._open()
         metadata = self._file.metadata
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
@@ -49,7 +54,16 @@ class ParquetRows:
         self._fields = list(self._file.schema_arrow)
         texts = [f.name for f in self._fields if not _holds_binary(f.type)]
         media = [f.name for f in self._fields if _holds_binary(f.type)]
-        self._columns = (_Columns(self._file, texts), _Columns(self._file, media, groups=1))
+        self._columns = (_Columns(self._file, texts), _Columns(self._file, media, 1, self._cache))
+
+    def keep_decoded(self, folder: Path) -> None:
+        """Rows will be read at random: embedded files are kept there once they are decoded.
+
+        A file with one row group that stays in memory needs no such folder.
+        """
+        _, media = self._columns
+        if media.names and (len(self._ends) > 1 or media.size(0) > CACHE_BYTES):
+            self._cache = media.cache = MediaCache(folder, self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_file", "_fields", "_columns")  # a worker opens the file itself
@@ -121,8 +135,9 @@ class ParquetRows:
         sizes = [media.size(group) for group in range(len(self._ends))]
         if max(sizes, default=0) > CACHE_BYTES:
             log.warning(
-                "%s: a row group has %.1f GiB of embedded files; a row drawn at random costs the "
-                "decoding of half of it. Rewrite the file with row groups of 100 rows",
+                "%s: a row group has %.1f GiB of embedded files; unless data.cache_dir keeps them, "
+                "a row drawn at random costs the decoding of half of it. Rewrite the file with row "
+                "groups of 100 rows",
                 self.path,
                 max(sizes) / 2**30,
             )
@@ -131,8 +146,14 @@ class ParquetRows:
 class _Columns:
     """Some columns of a file, by row: small row groups are kept whole, large ones are passed."""
 
-    def __init__(self, file: pq.ParquetFile, names: list[str], groups: int = 0) -> None:
-        self._file, self._names, self._groups = file, names, groups
+    def __init__(
+        self,
+        file: pq.ParquetFile,
+        names: list[str],
+        groups: int = 0,
+        cache: MediaCache | None = None,
+    ) -> None:
+        self._file, self.names, self._groups, self.cache = file, names, groups, cache
         self._whole: OrderedDict[int, pa.Table] = OrderedDict()
         self._large: set[int] = set()
         self._cursor: _Cursor | None = None
@@ -141,11 +162,11 @@ class _Columns:
         """Bytes of these columns in a row group, decompressed, as the file has it."""
         metadata = self._file.metadata.row_group(group)
         chunks = (metadata.column(i) for i in range(metadata.num_columns))
-        wanted = set(self._names)
+        wanted = set(self.names)
         return sum(c.total_uncompressed_size for c in chunks if _top(c) in wanted)
 
     def row(self, group: int, offset: int) -> dict[str, Any]:
-        if not self._names:
+        if not self.names:
             return {}
         table = self._table(group)
         if table is not None:
@@ -153,13 +174,17 @@ class _Columns:
         cursor, self._cursor = self._cursor, None  # it is of no use after an error
         if cursor is None or cursor.group != group or offset < cursor.first:
             cursor = None  # the memory of two would be needed
-            cursor = _Cursor(self._file, group, self._names)
+            cursor = _Cursor(self._file, group, self.names)
         row = cursor.row(offset)
         self._cursor = cursor
         return row
 
     def _table(self, group: int) -> pa.Table | None:
         """The row group's columns; None where they are large, or damaged at some place."""
+        if self.cache is not None:
+            read = partial(_batches, self._file, group, self.names)
+            if (table := self.cache.table(group, self.size(group), read)) is not None:
+                return table
         if group in self._large:
             return None
         if group not in self._whole:
@@ -183,7 +208,7 @@ class _Columns:
             return None
         batches, size = [], 0
         try:
-            for batch in _batches(self._file, group, self._names):
+            for batch in _batches(self._file, group, self.names):
                 batches.append(batch)
                 size += batch.nbytes
                 if size > CACHE_BYTES:  # a dictionary makes little of much
@@ -238,9 +263,9 @@ def _top(chunk: pq.ColumnChunkMetaData) -> str:
     return chunk.path_in_schema.split(".")[0]
 
 
-def _unreadable(error: BaseException) -> FieldError:
+def _unreadable(error: BaseException) -> UnreadableFile:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return FieldError(
+    return UnreadableFile(
         "record",
         f"damaged Parquet data: {cut(lines[0], 160)}",
         "download the file again, or remove it",

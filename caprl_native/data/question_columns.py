@@ -6,6 +6,7 @@ to a copy of the data; any other column may serve as weights, too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,26 +36,32 @@ class QuestionColumns:
     def __bool__(self) -> bool:
         return self.max_blind_accuracy < 1 or bool(self.weights)
 
-    def apply(self, sample: Sample, raw: dict[str, Any]) -> Sample:
+    def apply(self, sample: Sample, raw: dict[str, Any], without: Sequence[int] = ()) -> Sample:
         """The sample with the questions that are left, weighted; maybe none.
+
+        `without`: the places of wrong questions, which only the column has an entry for.
 
         Raises:
             FieldError: the record lacks the column, or it does not fit its questions.
         """
         questions = sample.questions
         if self.weights:
-            weights = _column(raw, self.weights, len(questions))
+            weights = _column(raw, self.weights, len(questions), without)
             pairs = zip(questions, weights, strict=True)
             questions = tuple(replace(q, weight=weight) for q, weight in pairs)
         if self.max_blind_accuracy < 1:
-            blind = _column(raw, BLIND, len(questions))
+            blind = _column(raw, BLIND, len(questions), without)
             pairs = zip(questions, blind, strict=True)
             questions = tuple(q for q, share in pairs if share <= self.max_blind_accuracy)
         return replace(sample, questions=questions)
 
 
-def _column(raw: dict[str, Any], name: str, count: int) -> list[float]:
-    """A number for each question. Raises `FieldError`."""
+def _column(raw: dict[str, Any], name: str, count: int, without: Sequence[int]) -> list[float]:
+    """A number for each of `count` questions; those `without` one are not looked at.
+
+    Raises `FieldError`.
+    """
+    count += len(without)
     if raw.get(name) is None:
         raise FieldError(name, "the record has no such column", LEAK_CHECK)
     values = decoded(raw[name], name)
@@ -63,7 +70,9 @@ def _column(raw: dict[str, Any], name: str, count: int) -> list[float]:
         raise FieldError(
             name, f"expected a list of {count} numbers, one per question, got {found}", LEAK_CHECK
         )
-    for i, value in enumerate(values):
+    asked_of = [i for i in range(count) if i not in without]
+    for i in asked_of:
+        value = values[i]
         if isinstance(value, bool) or not isinstance(value, int | float):
             missing = "nothing: the reader gave no answer; run the leak check again"
             problem = missing if value is None else kind_of(value)
@@ -71,4 +80,4 @@ def _column(raw: dict[str, Any], name: str, count: int) -> list[float]:
         if not 0 <= value <= MOST_WEIGHT:
             asked = f"expected a number from 0 to {MOST_WEIGHT:,}"
             raise FieldError(f"{name}[{i}]", f"{asked}, got {cut(str(value), 40)}")
-    return [float(value) for value in values]
+    return [float(values[i]) for i in asked_of]

@@ -30,14 +30,19 @@ class RunLog:
     ) -> None:
         self.folder, self.config, self.main = folder, config, main
         self.times: dict[str, float] = {}
+        self._first: dict[str, float] = {}
         self._since = time.perf_counter()
         self._bar: tqdm | None = None
         self._backends = open_backends(config, name, folder, resolved) if main else []
 
-    def start(self, step: int, steps: int) -> None:
-        """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped."""
+    def start(self, step: int, steps: int, first: Mapping[str, float] | None = None) -> None:
+        """Begins after `step` of `steps`: later lines of an earlier, killed process are dropped.
+
+        `first`: what goes into the run's first line.
+        """
         if not self.main:
             return
+        self._first = {} if step else dict(first or {})
         file = self.folder / "metrics.jsonl"
         if file.exists():
             text = file.read_text(errors="replace")  # a kill may have cut a character in two
@@ -57,6 +62,7 @@ class RunLog:
         """One JSON line; also to the backends."""
         if not self.main:
             return
+        metrics, self._first = metrics | self._first, {}
         name = self.folder / "metrics.jsonl"
         with writing(name), name.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from caprl_native.data.choices import LETTERS
+from caprl_native.text.plain_text import normal_form
 from caprl_native.types import Modality
 
 PROMPT_VERSION = 2
@@ -20,6 +21,55 @@ SYSTEM = (
 CAPTION_OF = {"image": "Caption of an image:", "video": "Caption of a video:"}
 INSTRUCTION = "Answer with the letter of one choice, from the caption alone."
 CANNOT_ANSWER = "It cannot be answered from the caption."
+# What data sets write for it; case, spaces, a full stop and "can not" or "can't" do not matter.
+CANNOT_ANSWER_TEXTS = [
+    CANNOT_ANSWER,
+    "Cannot answer",
+    "Cannot answer based on the caption",
+    "Cannot answer based on the given caption",
+    "Cannot answer based on the provided caption",
+    "Cannot answer based on this caption",
+    "Cannot answer based on the caption alone",
+    "Cannot answer based on the description",
+    "Cannot answer from the caption",
+    "Cannot answer from the description",
+    "Cannot answer the question based on the caption",
+    "Cannot answer the question from the caption",
+    "Cannot answer this question based on the caption",
+    "Cannot be answered",
+    "Cannot be answered based on the caption",
+    "Cannot be answered based on the given caption",
+    "Cannot be answered based on the provided caption",
+    "Cannot be answered based on the description",
+    "Cannot be answered by the caption",
+    "Cannot be answered from the caption",
+    "Cannot be answered from the description",
+    "Cannot be determined based on the caption",
+    "Cannot be determined from the caption",
+    "Cannot determine based on the caption",
+    "Cannot determine from the caption",
+    "It cannot be answered based on the caption",
+    "It cannot be determined from the caption",
+    "The question cannot be answered based on the caption",
+    "The question cannot be answered from the caption",
+    "This question cannot be answered based on the caption",
+    "\u65e0\u6cd5\u56de\u7b54",  # cannot be answered
+    "\u4e0d\u80fd\u56de\u7b54",
+    "\u65e0\u6cd5\u6839\u636e\u63cf\u8ff0\u56de\u7b54",  # cannot be answered from the description
+    "\u65e0\u6cd5\u6839\u636e\u8be5\u63cf\u8ff0\u56de\u7b54",
+    "\u65e0\u6cd5\u6839\u636e\u56fe\u7247\u63cf\u8ff0\u56de\u7b54",  # of the picture
+    "\u65e0\u6cd5\u6839\u636e\u89c6\u9891\u63cf\u8ff0\u56de\u7b54",  # of the video
+    "\u6839\u636e\u63cf\u8ff0\u65e0\u6cd5\u56de\u7b54",
+    "\u6839\u636e\u56fe\u7247\u63cf\u8ff0\u65e0\u6cd5\u56de\u7b54",
+    "\u6839\u636e\u89c6\u9891\u63cf\u8ff0\u65e0\u6cd5\u56de\u7b54",
+    "\u4e0d\u80fd\u6839\u636e\u63cf\u8ff0\u56de\u7b54",
+    "\u65e0\u6cd5\u4ece\u63cf\u8ff0\u4e2d\u56de\u7b54",
+    "\u65e0\u6cd5\u4ece\u63cf\u8ff0\u4e2d\u5f97\u77e5",  # cannot be known from the description
+    "\u65e0\u6cd5\u6839\u636e\u6807\u9898\u56de\u7b54",  # from the caption
+    "\u6839\u636e\u6807\u9898\u65e0\u6cd5\u56de\u7b54",
+    "\u65e0\u6cd5\u6839\u636e\u5b57\u5e55\u56de\u7b54",
+    "\u6839\u636e\u5b57\u5e55\u65e0\u6cd5\u56de\u7b54",
+]
 ANSWER_PREFIX = "The answer is"  # opens the reader's turn; it goes on with " B"
 
 # A line of a caption that opens as the request does that follows the caption.
@@ -30,6 +80,19 @@ _OPENS = re.compile(
     r"|answer with the letter\b|the answer is\b))",
     re.IGNORECASE,
 )
+
+
+def says_cannot_answer(choice: str) -> bool:
+    """Whether a choice, its label aside, says that the caption does not tell."""
+    return len(choice) <= 200 and _essence(choice) in _CANNOT_ANSWER
+
+
+def _essence(text: str) -> str:
+    text = " ".join(normal_form(text).casefold().replace("\u2019", "'").split())
+    return re.sub(r"\bcan(?: no|')t\b", "cannot", text).strip(" .!\"'\u3002")
+
+
+_CANNOT_ANSWER = frozenset(_essence(text) for text in CANNOT_ANSWER_TEXTS)
 
 
 def shielded(caption: str) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 from caprl_native.data.choices import LETTERS, MAX_CHOICES, squeezed
 from caprl_native.rewards.letter import MAX_CHARS, parse_letter
-from caprl_native.rewards.prompts import CANNOT_ANSWER
+from caprl_native.rewards.prompts import CANNOT_ANSWER, says_cannot_answer
 from caprl_native.text.plain_text import bounded
 from caprl_native.text.thoughts import without_thoughts
 from caprl_native.types import Question
+
+_ADDED = -1  # the place of the choice that is none of the question's
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,26 @@ def draw(
 ) -> ShownQuestion:
     """Shuffle the choices with `rng` and put the cannot-answer choice last, on the next letter.
 
-    Without `shuffle` they stay in the record's order.
-    A choice that already says `text` takes its place instead of being doubled, and may be the right
-    one. With 26 choices no letter is left, and the cannot-answer choice is left out.
+    Without `shuffle` they stay in the record's order. A choice of the data that says so already
+    (`CANNOT_ANSWER_TEXTS`) is shown as `text`, last, instead of being doubled, also where none is
+    to be added, and may be the right one. With 26 choices no letter is left, and no cannot-answer
+    choice is added.
     """
     order = list(range(len(question.choices)))
     if shuffle:
         rng.shuffle(order)
-    cannot: str | None = None
-    if cannot_answer:
-        own = [i for i in order if squeezed(question.choices[i]) == squeezed(text)]
-        order = [i for i in order if i not in own] + own
-        if not own and len(order) < MAX_CHOICES:
-            order.append(-1)
-        cannot = LETTERS[len(order) - 1] if own or order[-1] == -1 else None
+    own = [i for i in order if says_cannot_answer(question.choices[i])]
+    own = [question.answer] if question.answer in own else own[:1]
+    order = [i for i in order if not says_cannot_answer(question.choices[i])] + own
+    if cannot_answer and not own and len(order) < MAX_CHOICES:
+        order.append(_ADDED)
+    pinned = bool(own) or order[-1] == _ADDED
     return ShownQuestion(
         question=question.question,
-        choices=tuple(text if i == -1 else question.choices[i] for i in order),
+        choices=tuple(text if i in (_ADDED, *own) else question.choices[i] for i in order),
         letters=LETTERS[: len(order)],
         answer=LETTERS[order.index(question.answer)],
-        cannot=cannot,
+        cannot=LETTERS[len(order) - 1] if pinned else None,
         weight=question.weight,
     )
 

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import pyarrow.parquet
 
 from caprl_native.data.choices import LETTERS
-from caprl_native.data.fields import FieldError, check_texts
-from caprl_native.data.records import DataError, JsonLines
+from caprl_native.data.fields import DataError, FieldError, check_texts
+from caprl_native.data.record_files import JsonLines
 from caprl_native.registry import Registry
 from caprl_native.rewards.prompts import ANSWER_PREFIX, CAPTION_OF, reader_messages
 from eval.benchmarks.tables import is_quoted, rows_of

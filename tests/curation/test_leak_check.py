@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_native.curation.leak_check_cli import UNANSWERED, main
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, read_records
 from caprl_native.testing.chat_server import Reply, Request, serve
@@ -125,6 +126,24 @@ def test_columns_in_a_copy_of_every_format(tmp_path: Path, capsys) -> None:
     assert copied.schema_arrow.metadata[b"mine"] == b"x"
     said = capsys.readouterr().out
     assert "blind_accuracy" in said and re.search(r"blind_accuracy +16 +0\.125 +0\.125", said)
+
+
+def test_what_is_left_out_of_the_data_has_no_entry_and_needs_none(tmp_path: Path, capsys) -> None:
+    data = [record(i) for i in range(4)]
+    data[1]["questions"][0]["answer"] = "Z"
+    del data[2]["image"]
+    file = lines(tmp_path / "a.jsonl", data)
+    wish = ["--data.invalid_records=drop", "--data.max_dropped_share=0.3"]
+    with serve(knowing) as server:
+        assert check(server.url, tmp_path / "out", [file], *wish) == 0
+        assert len(server.requests) == 5 * 4
+    assert "left out 1 of 6 questions and 1 of 4 records" in capsys.readouterr().err
+    copies = rows(tmp_path / "out" / "a.jsonl")
+    assert [copy["blind_accuracy"] for copy in copies] == [[1, 0], [None, 0], [], [0, 0]]
+    invalid = Invalid("drop", "drop", 0.3)
+    found = read_records([tmp_path / "out/a.jsonl"], columns=QuestionColumns(0.5), invalid=invalid)
+    assert [s.id for s in found] == ["r0", "r1", "r3"]
+    assert [len(s.questions) for s in found] == [1, 1, 2]
 
 
 def test_without_captions_there_is_one_column(tmp_path: Path) -> None:

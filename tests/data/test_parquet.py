@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from caprl_native.config.schema import DataConfig, MediaConfig
-from caprl_native.data.loader import LoadedSample, SkippedSample, build_loader
+from caprl_native.data import media_cache, parquet
+from caprl_native.data.invalid import Invalid
+from caprl_native.data.loader import LoadedSample, SkippedSample, build_loader, epoch_order
 from caprl_native.data.records import DataError, read_records
 from caprl_native.testing.media_files import write_noise
 
@@ -163,3 +165,85 @@ def test_a_file_that_vanished_is_a_named_skip(tmp_path):
     for i, item in enumerate(next(loader), 1):
         assert isinstance(item, SkippedSample) and item.name == f"{file}: line {i}"
         assert "No such file" in item.reason
+
+
+def test_damaged_files_are_errors_also_where_records_may_be_left_out(images):
+    spoil(images, "images.path", 1)
+    with pytest.raises(DataError, match="row 5: record: damaged Parquet data"):
+        read_records([images], invalid=Invalid("drop", "drop", 1))
+
+
+# What is kept on disk once it is decoded
+
+
+@pytest.fixture
+def groups(tmp_path):
+    """Six row groups of four images each."""
+    cells = [[{"bytes": os.urandom(5000), "path": None}, {"bytes": b"x", "path": f"{i}"}]
+             for i in range(23)] + [[]]  # fmt: skip
+    cells[-1] = [{"bytes": None, "path": "b.png"}]
+    return write(tmp_path / "d.parquet", cells, pa.list_(FILE), row_group_size=4)
+
+
+def test_rows_at_random_are_the_rows_and_each_group_is_decoded_once(groups, tmp_path, monkeypatch):
+    plain, kept = read_records([groups]), read_records([groups])
+    kept.keep_decoded(tmp_path / "cache")
+    decoded = []
+    batches = parquet._batches
+    count = lambda file, group, names: decoded.append((group, names)) or batches(file, group, names)  # noqa: E731
+    monkeypatch.setattr(parquet, "_batches", count)
+    order = epoch_order(len(kept), seed=0, epoch=0).tolist()
+    found = {i: kept[i] for i in order * 2}
+    assert sorted(g for g, names in decoded if names == ["images"]) == list(range(6))
+    again = pickle.loads(pickle.dumps(kept))  # a worker; and a run that goes on
+    assert [again[i] for i in range(len(again))] == [found[i] for i in range(len(found))]
+    assert sorted(g for g, names in decoded if names == ["images"]) == list(range(6))
+    assert list(plain) == [found[i] for i in range(len(plain))]
+    assert kept.contents == plain.contents and kept.fingerprint == plain.fingerprint
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert len(list(folder.glob("*.arrow"))) == 6 and not list(folder.glob("*.tmp"))
+
+
+def test_a_changed_file_has_another_folder_and_a_cut_one_is_written_again(groups, tmp_path):
+    records = read_records([groups])
+    records.keep_decoded(tmp_path / "cache")
+    first = [records[i] for i in range(24)]
+    (folder,) = (tmp_path / "cache").iterdir()
+    for file in folder.glob("*.arrow"):
+        file.write_bytes(file.read_bytes()[:100])
+    again = read_records([groups])
+    again.keep_decoded(tmp_path / "cache")
+    assert [again[i] for i in range(24)] == first
+    os.utime(groups, (1, 1))
+    changed = read_records([groups])
+    changed.keep_decoded(tmp_path / "cache")
+    assert changed[0] == first[0] and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("trouble", ["no room", "a file in its place"])
+def test_without_room_rows_are_decoded_as_before(groups, tmp_path, monkeypatch, caplog, trouble):
+    if trouble == "no room":
+        monkeypatch.setattr(media_cache, "RESERVE", 2**60)
+    else:
+        (tmp_path / "cache").write_text("")
+    records = read_records([groups])
+    records.keep_decoded(tmp_path / "cache")
+    plain = read_records([groups])
+    assert [records[i] for i in (9, 1, 23, 9)] == [plain[i] for i in (9, 1, 23, 9)]
+    assert len([m for m in caplog.messages if "data.cache_dir names another folder" in m]) == 1
+
+
+def test_damage_is_told_as_without_a_folder(images, tmp_path):
+    spoil(images, "images.bytes", 1)
+    records = read_records([images])
+    records.keep_decoded(tmp_path / "cache")
+    assert records[2].media[0].data
+    with pytest.raises(DataError, match=r"row 6: record: damaged Parquet data"):
+        records[5]
+
+
+def test_a_file_of_one_small_row_group_needs_no_folder(tmp_path):
+    cells = [{"bytes": b"1", "path": None}] * 8
+    records = read_records([write(tmp_path / "d.parquet", cells, FILE)])
+    records.keep_decoded(tmp_path / "cache")
+    assert records[3].media[0].data == b"1" and not (tmp_path / "cache").exists()

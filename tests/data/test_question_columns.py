@@ -19,6 +19,7 @@ from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, DataConfig, MediaConfig, SftConfig
 from caprl_native.config.toml import ConfigError
 from caprl_native.data import records as records_module
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import build_loader
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS
@@ -109,6 +110,20 @@ def test_a_column_that_is_missing_or_does_not_fit_is_an_error(tmp_path, column, 
     assert message in str(raised.value) and file in str(raised.value)
 
 
+def test_a_question_that_is_left_out_keeps_its_place_in_the_columns(tmp_path: Path) -> None:
+    rows = records(blind_accuracy=BLIND, difficulty=[[0.125, 0.25]] * 4)
+    rows[1]["questions"][0]["answer"] = "Z"
+    rows[1]["blind_accuracy"] = [None, 0.25]  # which nobody has asked
+    file, invalid = written(tmp_path, rows), Invalid("drop", max_share=0.5)
+    found = read_records([file], columns=QuestionColumns(0.5, "difficulty"), invalid=invalid)
+    asked = [[(q.question, q.weight) for q in s.questions] for s in found]
+    assert asked[1] == [("q1y", 0.25)]
+    with pytest.raises(DataError, match="expected a list of 2 numbers, one per question, got 1"):
+        rows[1]["blind_accuracy"] = [0.25]
+        file = written(tmp_path, rows)
+        read_records([file], columns=QuestionColumns(0.5), invalid=invalid)
+
+
 def test_weights_come_with_the_questions_and_change_what_is_resumed(tmp_path: Path) -> None:
     weights = [[0.25, 0.0]] * 4
     file = written(tmp_path, records(difficulty=weights, blind_accuracy=BLIND))
@@ -189,3 +204,6 @@ def test_where_nothing_asks_questions_they_are_errors(setting: tuple[str, str]) 
     sft = [word for word in words if word not in ("--eval.every", "0")]
     with pytest.raises(ConfigError, match=f"{setting[0]}.*supervised training asks no questions"):
         check_sft(load(SftConfig, [], sft))
+    words = ["--policy.path", "x", "--data.files", '["d.jsonl"]']
+    with pytest.raises(ConfigError, match="invalid_questions: .*supervised training asks none"):
+        check_sft(load(SftConfig, [], [*words, "--data.invalid_questions", "drop"]))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.data.choices import parse_answer, parse_choices
-from caprl_native.rewards.prompts import CANNOT_ANSWER
+from caprl_native.data.choices import ChoiceError, marked, parse_answer, parse_choices
+from caprl_native.rewards.prompts import CANNOT_ANSWER, says_cannot_answer
 from caprl_native.rewards.questions import ShownQuestion, draw, parse_letter, read_answer
 from caprl_native.types import Question
 
@@ -173,12 +173,23 @@ def test_every_form_of_label_is_stripped(form: str, case) -> None:
         (["[A] red", "[B] blue"], "red blue"),
         (["1) red", "2) blue"], "red blue"),
         ({"A": "A) red", "B": "B) blue"}, "red blue"),
+        (["C) green", "A) red", "B) blue"], "red blue green"),
+        (["C. green", "blue", "A) red"], "red blue green"),
+        (["B: blue", "(A) red"], "red blue"),
+        (["\uff22\uff09blue", "\uff21\uff1ared"], "red blue"),
+        (["\u3010A\u3011red", "\u3010B\u3011blue"], "red blue"),
+        (["A\u3002red", "B\u3002blue"], "red blue"),
+        ({"\uff21": "red", "\uff22": "blue"}, "red blue"),
     ],
     ids=str,
 )
 def test_no_stale_label_stays_and_labels_give_the_order(raw, texts: str) -> None:
     assert parse_choices(raw) == tuple(texts.split())
-    first = raw["A"] if isinstance(raw, dict) else next((r for r in raw if "red" in r), "")
+    first = (
+        next(iter(raw.values()))
+        if isinstance(raw, dict)
+        else next((r for r in raw if "red" in r), "")
+    )
     assert parse_answer(first, parse_choices(raw)) == 0
 
 
@@ -209,6 +220,8 @@ def test_what_only_looks_like_a_label_stays() -> None:
         (["A) x", "A) y"], "labelled A, A; valid: A to B"),
         (["A) x", "A) y", "z"], "labelled A, A; valid: A to C"),
         (["A) x", "C) y"], "labelled A, C; valid: A to B"),
+        (["C) x", "A) y"], "labelled C, A; valid: A to B"),
+        (["A) x", "y", "E) z"], "labelled A, E; valid: A to C"),
         (["x"], "1 choices; valid: 2 to 26"),
         (["x"] * 27, "27 choices"),
         (["A) x", "A) y"] * 20, "40 choices"),
@@ -267,6 +280,65 @@ def test_a_choice_that_says_so_already_is_kept_and_may_be_right() -> None:
         shown = draw(question, random.Random(seed))
         assert sorted(shown.choices) == sorted(question.choices)
         assert shown.answer == shown.cannot == "C" and shown.choices[-1] == text
+
+
+SAID = [
+    "Cannot answer based on the caption",
+    "cannot answer based on the caption.",
+    "Can not answer based on the caption",
+    "CAN NOT ANSWER BASED ON THE CAPTION.",
+    "Can't be answered from the  caption",
+    "\uff23annot answer based on the caption",
+    "\u65e0\u6cd5\u6839\u636e\u63cf\u8ff0\u56de\u7b54\u3002",
+    CANNOT_ANSWER,
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("offered", [True, False])
+def test_the_datas_own_cannot_answer_choice_is_last_and_not_doubled(said: str, offered) -> None:
+    question = Question("Why?", ("rain", said, "snow", "wind"), 0)
+    for seed in range(20):
+        shown = draw(question, random.Random(seed), cannot_answer=offered)
+        assert sorted(shown.choices[:-1]) == ["rain", "snow", "wind"]
+        assert shown.choices[-1] == CANNOT_ANSWER and shown.cannot == "D"
+        assert shown.choices["ABCD".index(shown.answer)] == "rain"
+    twice = Question("Why?", ("rain", said, "Cannot answer based on the caption.", "snow"), 3)
+    shown = draw(twice, random.Random(0), cannot_answer=offered)
+    assert len(shown.choices) == 3 and shown.cannot == "C" and shown.answer in "AB"
+
+
+def test_what_is_no_such_choice_stays_an_ordinary_one() -> None:
+    for text in ("The caption gives no way to tell", "Cannot answer the phone", "", "rain" * 100):
+        assert not says_cannot_answer(text)
+
+
+def test_the_right_text_twice_is_one_choice_and_either_letter_means_it() -> None:
+    choices = ("red", "blue", "red", "green")
+    for answer in ("A", "C", "red", "C) red"):
+        assert marked(answer, choices) == (("red", "blue", "green"), 0)
+    assert marked("B", choices) == (choices, 1)  # wrong ones are left as they are
+    with pytest.raises(ChoiceError, match="all 2 choices say 'red'") as raised:
+        marked("B", ("red", "red"))
+    assert raised.value.reason == "one choice"
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "reason"),
+    [
+        ("G", "pqrs", "answer outside the choices"),
+        ("E", "pqrs", "the right answer is that it cannot be answered"),
+        ("(E)", "pqrs", "the right answer is that it cannot be answered"),
+        ("E", "pqr", "answer outside the choices"),
+        ("A", ("", "x"), "empty text"),
+        (None, "pqrs", "no answer"),
+        ("A", ("B", "A"), "answer of two meanings"),
+    ],
+)
+def test_faults_of_answers_have_a_reason(answer, choices, reason: str) -> None:
+    with pytest.raises(ChoiceError) as raised:
+        marked(answer, tuple(choices))
+    assert raised.value.reason == reason
 
 
 def test_without_the_extra_choice_and_with_all_letters_taken() -> None:

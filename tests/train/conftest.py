@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.world import make_world, tiny_config, write_config
+from tests.train.world import make_world, rows, tiny_config, write_config, write_rows
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(
     world: Path, tiny_policy: Path, tiny_reader: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Unbroken:
-    """Five steps on two ranks in bfloat16, images and videos mixed, saved at every step."""
+    """Five steps on two ranks in bfloat16, images and videos mixed, saved at every step.
+
+    One question of the data cannot be asked, and is left out.
+    """
     from kill_resume import Plan, run_unbroken
 
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
     config.run.steps = 5
+    records = rows(world / "train.jsonl")
+    records[0]["questions"].append({"question": "?", "choices": ["A) x", "B) y"], "answer": "G"})
+    config.data.files = [str(write_rows(folder / "train.jsonl", records))]
+    config.data.media_root, config.data.invalid_questions = str(world), "drop"
     config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
     config.alarms.first_steps = config.alarms.blind_every = 2
     file = write_config(config, folder / "run.toml")

@@ -98,6 +98,15 @@ def test_every_metric_is_there(unbroken: Unbroken) -> None:
         assert set(EVAL) <= line.keys()
 
 
+def test_what_was_left_out_of_the_data_is_listed(unbroken: Unbroken) -> None:
+    (dropped,) = rows(unbroken.folder / "dropped.jsonl")
+    assert Path(dropped["file"]).name == "train.jsonl" and dropped["row"] == 1
+    assert dropped["question"] > 0 and dropped["reason"] == "answer outside the choices"
+    first, *others = rows(unbroken.folder / "metrics.jsonl")
+    assert (first["data/dropped_questions"], first["data/dropped_records"]) == (1, 0)
+    assert not any("data/dropped_questions" in line for line in others)
+
+
 def test_the_rollout_log_explains_every_reward(unbroken: Unbroken) -> None:
     terms = load(Config, [unbroken.folder / "config.toml"]).reward.terms
     l1, l2 = terms["length"].l1, terms["length"].l2

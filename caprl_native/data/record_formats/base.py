@@ -7,10 +7,12 @@ found in this folder, or because the config names its file under `plugins`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from caprl_native.data.fields import FieldError
+from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.registry import Registry
 from caprl_native.types import MediaRef, Sample
 
@@ -27,12 +29,17 @@ class Reading:
     media_root: str  # folder that relative media paths start from
     prompt_override: str = ""  # replaces what the user says, if given
     max_media: int = 0  # in one prompt; 0: any number
+    dropped: list[WrongQuestion] | None = None  # where wrong questions go; None: they are errors
+    no_answer: Callable[[str], bool] = never  # whether a choice says that there is no answer
 
     def check_some_media(self, media: list[MediaRef]) -> None:
         """Raises `FieldError` where there would be nothing to caption."""
         if self.kind != "response" and not media:
             raise FieldError(
-                "images", "no image and no video", "give image, images, video or videos"
+                "images",
+                "no image and no video",
+                "give image, images, video or videos",
+                "no media",
             )
 
     def check_not_too_many(self, media: list[MediaRef]) -> None:

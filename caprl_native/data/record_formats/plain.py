@@ -6,7 +6,7 @@
 - Plain: `image` | `images` | `video` | `videos`, a prompt (see `data/chats.py`), `questions`.
 - Any of these without questions, where no term of the reward asks them.
 - Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
-  instead of questions; media optional.
+  instead of questions; media optional, also as `image_path` or `video_path`.
 
 Nothing is read from disk here, and nothing is repaired: what is wrong is a `FieldError`.
 """
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
 from caprl_native.data.chats import PROMPT_FIELDS, prompt_of
-from caprl_native.data.choices import parse_answer, parse_choices
-from caprl_native.data.fields import FieldError, decoded, kind_of
+from caprl_native.data.choices import CANNOT_BE_ANSWERED, ChoiceError, marked, parse_choices
+from caprl_native.data.data_urls import PREFIX, decoded_url
+from caprl_native.data.fields import FieldError, QuestionError, decoded, kind_of
+from caprl_native.data.invalid import WrongQuestion
 from caprl_native.data.record_formats.base import FORMATS, Reading, RecordFormat
 from caprl_native.types import MediaRef, Question, Sample
 
@@ -33,6 +35,7 @@ MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "video": "video",
     "videos": "video",
 }
+_PATHS: dict[str, Literal["image", "video"]] = {"image_path": "image", "video_path": "video"}
 
 
 class Plain(RecordFormat):
@@ -52,7 +55,7 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
     """The sample that a record in one of the released formats describes. Raises `FieldError`."""
     kind = reading.kind
     medium = partial(_medium, root=reading.media_root, source=reading.source)
-    media = _media(raw, medium)
+    media = _media(raw, medium) or (_media(raw, medium, _PATHS) if kind == "response" else [])
     if not media and all(raw.get(name) is None for name in PROMPT_FIELDS):
         reading.check_some_media(media)  # no chat can name them either
     replies = kind == "response" and _given_response(raw) is None
@@ -65,8 +68,8 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
         id=_identity(raw.get("id"), reading.default_id),
         media=tuple(media),
         messages=tuple(messages),
-        questions=() if kind == "response" else _questions(raw, optional=kind == "media"),
-        response=(reply or _response(raw)) if kind == "response" else None,
+        questions=() if kind == "response" else _questions(raw, reading),
+        response=_response(raw, reply) if kind == "response" else None,
         source=reading.source,
     )
 
@@ -82,10 +85,14 @@ def _identity(given: Any, default: str) -> str:
 # Media
 
 
-def _media(raw: dict[str, Any], medium: Callable[..., MediaRef]) -> list[MediaRef]:
+def _media(
+    raw: dict[str, Any],
+    medium: Callable[..., MediaRef],
+    fields: Mapping[str, Literal["image", "video"]] = MEDIA_FIELDS,
+) -> list[MediaRef]:
     """The record's media: all images, then all videos."""
     found = []
-    for field, kind in MEDIA_FIELDS.items():
+    for field, kind in fields.items():
         value = raw.get(field)
         if value is None:
             continue
@@ -113,7 +120,10 @@ def _medium(
             f"expected a path or an embedded file, got {_nothing_in(item)}",
             "give a file's path",
         )
-    if re.match(r"(https?|s3|data):", path):
+    if path.startswith(PREFIX):
+        data = decoded_url(path, kind, where)
+        return MediaRef(kind, data=data, label=f"{source}#{where} ({len(data)} bytes)")
+    if re.match(r"(https?|s3):", path):
         raise FieldError(where, f"{path!r:.60} is not a local file", "download it, give its path")
     return MediaRef(kind, path=os.path.join(root, path.removeprefix("file://")))
 
@@ -125,45 +135,63 @@ def _nothing_in(item: Any) -> str:
 # What the reward or the supervised loss needs
 
 
-def _questions(raw: dict[str, Any], *, optional: bool) -> tuple[Question, ...]:
-    """The questions on the media; none, if they are `optional` and the record has none."""
+def _questions(raw: dict[str, Any], reading: Reading) -> tuple[Question, ...]:
+    """The questions on the media; none, if they may be missing and the record has none.
+
+    With `reading.dropped` the wrong ones go there.
+    """
     value, where = raw.get("questions"), "questions"
     if value is None and raw.get("reward_model") is not None:
         outer = decoded(raw["reward_model"], "reward_model")
         value = outer.get("ground_truth") if isinstance(outer, dict) else None
         where = "reward_model.ground_truth"
     value = decoded(value, where)
-    if optional and value in (None, []):
+    if reading.kind == "media" and value in (None, []):
         return ()
     if not isinstance(value, list):
         raise FieldError(
             where,
             f"expected a list of questions, got {kind_of(value)}",
             "give question, choices, answer",
+            "no questions",
         )
     if not value:
-        raise FieldError(where, "the list is empty", "give a question, or remove the record")
-    return tuple(_question(item, f"{where}[{i}]") for i, item in enumerate(value))
+        fix = "give a question, or remove the record"
+        raise FieldError(where, "the list is empty", fix, "no questions")
+    found = []
+    for i, item in enumerate(value):
+        try:
+            found.append(_question(item, f"{where}[{i}]", reading.no_answer))
+        except QuestionError as error:
+            if reading.dropped is None:
+                raise
+            reading.dropped.append(WrongQuestion(i, error))
+    return tuple(found)
 
 
-def _question(item: Any, where: str) -> Question:
+def _question(item: Any, where: str, no_answer: Callable[[str], bool]) -> Question:
     if not isinstance(item, dict):
-        raise FieldError(where, f"expected an object, got {kind_of(item)}")
+        problem = f"expected an object, got {kind_of(item)}"
+        raise QuestionError(where, problem, reason="not an object")
     text = item.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise FieldError(f"{where}.question", "missing or empty", "give the question's text")
+        fix = "give the question's text"
+        raise QuestionError(f"{where}.question", "missing or empty", fix, "empty text")
     raw = item.get("choices")
     if isinstance(raw, dict):  # Parquet gives every record the keys of all
         raw = {label: choice for label, choice in raw.items() if choice is not None}
     if not isinstance(raw, list | dict | str):
-        raise FieldError(f"{where}.choices", "missing", "give 2 to 26 choices")
+        raise QuestionError(f"{where}.choices", "missing", "give 2 to 26 choices", "no choices")
     field = "choices"
     try:
         choices = parse_choices(raw)
         field = "answer"
-        answer = parse_answer(item.get("answer"), choices)
-    except ValueError as error:
-        raise FieldError(f"{where}.{field}", str(error)) from error
+        choices, answer = marked(item.get("answer"), choices)
+    except ChoiceError as error:
+        raise QuestionError(f"{where}.{field}", str(error), reason=error.reason) from error
+    if no_answer(choices[answer]):
+        problem = f"{choices[answer]!r:.100} is the right choice: it would reward an empty caption"
+        raise QuestionError(f"{where}.answer", problem, "remove the question", CANNOT_BE_ANSWERED)
     return Question(text.strip(), choices, answer)
 
 
@@ -171,8 +199,10 @@ def _given_response(raw: dict[str, Any]) -> Any:
     return raw.get("response") if raw.get("response") is not None else raw.get("caption")
 
 
-def _response(raw: dict[str, Any]) -> str:
-    value = _given_response(raw)
+def _response(raw: dict[str, Any], reply: str | None) -> str:
+    """What is learnt: the reply that ended the chat, or the field that holds it."""
+    value = _given_response(raw) if reply is None else reply
     if not isinstance(value, str) or not value.strip():
-        raise FieldError("response", "missing or empty", "give the text to learn")
+        fix = "give the text to learn"
+        raise FieldError("response", "missing or empty", fix, "empty answer")
     return value

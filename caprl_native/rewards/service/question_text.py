@@ -11,14 +11,11 @@ import re
 from dataclasses import dataclass
 
 from caprl_native.data.choices import LETTERS, MAX_CHOICES, MIN_CHOICES, squeezed
-from caprl_native.rewards.prompts import CANNOT_ANSWER
+from caprl_native.rewards.prompts import CANNOT_ANSWER, says_cannot_answer
 from caprl_native.types import Question
 
 # "   - A) red", "A) red", "A. red", "(A) red" at the start of a line.
 _CHOICE = re.compile(r"\s*(?:-\s+)?(?:\(([A-Za-z])\)|([A-Za-z])[).:])(?:\s+(.*)|$)")
-_CANNOT = re.compile(
-    r"(?:it\s+)?(?:can\s?not|can't)\s+(?:be\s+)?answer(?:ed)?\b.*\bcaption\b.*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -81,4 +78,4 @@ def _without_label(choice: str, label: str) -> str:
 
 
 def _own_words(choice: str) -> str:
-    return CANNOT_ANSWER if _CANNOT.fullmatch(squeezed(choice)) else choice
+    return CANNOT_ANSWER if says_cannot_answer(choice) else choice

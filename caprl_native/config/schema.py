@@ -119,7 +119,7 @@ class DataConfig(Table):
     )
     batch_size: int = Field(128, ge=1, description="Prompts per step, over all ranks.")
     max_prompt_tokens: int = Field(
-        13000, ge=1, description="Longer prompts (media tokens counted) are left out, never cut."
+        13000, ge=1, description="Longest prompt, media tokens counted, see media.fit; text is never cut."
     )
     shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
     workers: int = Field(
@@ -167,6 +167,11 @@ class MediaConfig(Table):
     )
     max_per_prompt: int = Field(
         8, ge=1, description="At most this many images, or videos, in one prompt."
+    )
+    fit: Literal["reduce", "drop"] = Field(
+        "reduce",
+        description="What becomes of media that make a prompt longer than data.max_prompt_tokens: "
+        "reduced until it fits, or left out with their sample.",
     )
     decode_seconds: float = Field(
         120.0,

@@ -20,8 +20,8 @@ from caprl_native.data.loader import (
     eval_batches,
 )
 from caprl_native.data.question_columns import QuestionColumns
-from caprl_native.data.reduced import ReducedLedger
 from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.reduced import ReducedLedger
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle

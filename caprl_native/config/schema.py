@@ -74,6 +74,15 @@ class RunConfig(Table):
     )
     keep: int = Field(3, ge=0, description="How many of the newest checkpoints are kept; 0: all.")
     export: bool = Field(True, description="Write a Hugging Face model directory at the end.")
+    export_every_save: bool = Field(
+        True, description="With run.export: one in each checkpoint, too, as step_N/hf."
+    )
+    keep_exports: int = Field(
+        -1,
+        ge=-1,
+        description="How many of the newest exports in checkpoints are kept; 0: all; -1: those "
+        "of the checkpoints that are kept.",
+    )
     resume: Annotated[
         str,
         Must(
@@ -119,7 +128,9 @@ class DataConfig(Table):
     )
     batch_size: int = Field(128, ge=1, description="Prompts per step, over all ranks.")
     max_prompt_tokens: int = Field(
-        13000, ge=1, description="Longest prompt, media tokens counted, see media.fit; text is never cut."
+        13000,
+        ge=1,
+        description="Longest prompt, media tokens counted, see media.fit; text is never cut.",
     )
     shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
     workers: int = Field(

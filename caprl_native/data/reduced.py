@@ -1,4 +1,4 @@
-"""Which samples' media were reduced so that their prompt fits, see `media.fit`: counted and said."""
+"""Samples whose media were reduced to fit, see `media.fit`: how many, and the first names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ReducedLedger:
         if main:
             log.warning(
                 "%d samples of a batch had media reduced to fit data.max_prompt_tokens: %s%s; "
-                "data/reduced counts them at every step (media.fit = \"drop\" leaves them out)",
+                'data/reduced counts them at every step (media.fit = "drop" leaves them out)',
                 total,
                 ", ".join(names[:NAMED]),
                 ", ..." if total > NAMED else "",

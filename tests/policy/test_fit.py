@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,9 @@ def check(path, decoded: list, shares: tuple[float, ...]) -> None:
             prompt = PromptBuilder(str(path), MEDIA, limit)(sample, decoded)
         except SampleSkipped:
             ladders, frames, _ = steps_of(path, whole, decoded, whole)
-            least = [n * steps[0][0] * steps[0][1] for n, steps in zip(frames, ladders, strict=True)]
+            least = [
+                n * steps[0][0] * steps[0][1] for n, steps in zip(frames, ladders, strict=True)
+            ]
             assert text + sum(least) > limit, "it could have been reduced"
             continue
         assert len(prompt) <= limit and prompt.reduced_from == (len(whole) if share < 1 else 0)
@@ -147,7 +151,7 @@ def test_ladders_rise_by_steps_and_shares_use_what_is_free(seed):
         top = (max(1, round(width / 32)), max(1, round(height / 32)))
         steps = ladder((width, height), top, 32, 4 * 32 * 32, 10**9)
         assert steps[-1] == top
-        assert all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in zip(steps, steps[1:]))
+        assert all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(steps))
         ladders.append(steps)
     most = sum(n * s[-1][0] * s[-1][1] for n, s in zip(frames, ladders, strict=True))
     assert share_out(ladders, frames, most) == [steps[-1] for steps in ladders]

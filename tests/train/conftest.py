@@ -33,7 +33,7 @@ def unbroken(
 
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
-    config.run.steps = 5
+    config.run.steps, config.run.export_every_save = 5, True
     config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
     config.alarms.first_steps = config.alarms.blind_every = 2
     file = write_config(config, folder / "run.toml")

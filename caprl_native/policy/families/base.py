@@ -32,8 +32,8 @@ class Prompt:
     the family knows; those of several prompts are joined along their first axes. `num_patches`: how
     many patches the tower works on; `patch_pairs`: how many pairs of them are in one frame.
     `engine`: vLLM's form (text and decoded media); without the media where `pixels` makes them of
-    `media`, so that they are not in memory twice. `reduced_from`: the tokens that it would have had,
-    where its media were reduced to fit; else 0.
+    `media`, so that they are not in memory twice. `reduced_from`: how many tokens it would have
+    had, where its media were reduced to fit; else 0.
     """
 
     ids: Tensor
@@ -126,7 +126,7 @@ class Family:
         media: MediaConfig,
         tokens: int,
     ) -> list[DecodedImage | DecodedVideo] | None:
-        """The media of a prompt, reduced by as little as takes them to `tokens` pad tokens, at sizes
+        """The media of a prompt, reduced no more than takes them to `tokens` pad tokens, at sizes
         that the processor leaves as they are. None where that cannot be."""
         return None
 

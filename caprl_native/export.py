@@ -7,6 +7,7 @@ on disk (`export_checkpoint`, in one process): the files are the same to the bit
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,14 @@ class Exporter:
     dtype: str
 
     def weights(self) -> dict[str, Tensor]:
-        """One full copy in `dtype` on rank 0, nothing on the others (a collective)."""
+        """One full copy in `dtype` on rank 0, nothing on the others (a collective).
+
+        A tied head, of which an engine is told apart, is in it once: as the input embedding.
+        """
         main = dist.get_rank() == 0
+        own = dict(self.policy.hf.named_parameters()).keys()
         named = stream(self.policy, DTYPES[self.dtype])
-        return {name: tensor.cpu().clone() for name, tensor in named if main}
+        return {name: tensor.cpu().clone() for name, tensor in named if main and name in own}
 
     def __call__(self, folder: Path) -> None:
         weights = self.weights()
@@ -109,10 +114,8 @@ def export_checkpoint(root: Path, step: int, source: str | Path, target: Path, d
 def _read(folder: Path, hf: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a checkpoint, by their Hugging Face names."""
     hf.tie_weights()
-    head, inputs = hf.get_output_embeddings().weight, hf.get_input_embeddings().weight
     shapes = {name: parameter.shape for name, parameter in hf.named_parameters()}
     _fits(folder, shapes)
-    tied = "lm_head.weight" if head is inputs else ""
     names = list(shapes)
     while names:
         part: list[str] = []
@@ -123,6 +126,7 @@ def _read(folder: Path, hf: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tens
         tensors = {f"hf.{name}": torch.empty(shapes[name]) for name in part}
         reader = RestrictedReader(folder / "shards")
         try:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp.load(
                 {"model": tensors},
                 storage_reader=reader,
@@ -138,8 +142,6 @@ def _read(folder: Path, hf: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tens
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{folder}: {name} is not finite; export an older step")
             yield name, tensor
-            if tied and hf.get_parameter(name) is head:
-                yield tied, tensor
 
 
 def _fits(folder: Path, shapes: dict[str, torch.Size]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from caprl_native import checkpoint
 from caprl_native.checkpoint import CheckpointError
@@ -71,6 +72,8 @@ def test_one_process_makes_the_same_export_of_a_checkpoint(folder, tiny_policy, 
         theirs = checkpoint.directory(folder / "checkpoints", step) / "hf"
         assert files(tmp_path / f"{step}") == files(theirs)
     assert files(tmp_path / "3") != files(tmp_path / "4")
+    with safe_open(tmp_path / "3/model.safetensors", "pt") as weights:
+        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118  (it is no dict)
     again = ["--checkpoint", folder / "checkpoints", "--to", tmp_path / "4"]
     assert "exists: give --to a new directory" in export_tool(again)
     again[-1] = tmp_path / "new"

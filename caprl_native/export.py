@@ -126,13 +126,14 @@ def _read(folder: Path, hf: Any, dtype: torch.dtype) -> Iterator[tuple[str, Tens
         tensors = {f"hf.{name}": torch.empty(shapes[name]) for name in part}
         reader = RestrictedReader(folder / "shards")
         try:
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(
-                {"model": tensors},
-                storage_reader=reader,
-                planner=RestrictedPlanner(),
-                no_dist=True,
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                dcp.load(
+                    {"model": tensors},
+                    storage_reader=reader,
+                    planner=RestrictedPlanner(),
+                    no_dist=True,
+                )
         except (OSError, RuntimeError, CheckpointException) as error:
             if isinstance(error, RunError):
                 raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
-from kill_resume import ended, final_state, kill, steps_logged, wait_for
+from kill_resume import ended, final_state, kill, wait_for
 from safetensors.torch import load_file
 
+from caprl_native import checkpoint
 from caprl_native.config.schema import Config
 from tests.ranks import Forked, run_module
 from tests.train.world import rows, tiny_config, write_config, write_rows
@@ -42,11 +42,11 @@ def logged(folder: Path) -> list[int]:
 
 
 def killed_in(stage: Path, words: tuple[object, ...], log: Path) -> None:
-    """Starts the program and kills all of it once this stage has made a step."""
+    """Starts the program and kills all of it once this stage has saved its first step."""
     process = Forked(MODULE, 2, *words, log=log)
     with ended(process):
-        assert wait_for(lambda: steps_logged(stage) >= 1, process), log.read_text()[-4000:]
-        time.sleep(0.2)
+        saved = wait_for(lambda: checkpoint.steps(stage / "checkpoints"), process)
+        assert saved, log.read_text()[-4000:]
         kill(process, "all")
 
 
@@ -61,6 +61,7 @@ def test_chained_killed_in_either_stage_and_gone_on_with(stages: Path, tiny_poli
     code, output = run_module(MODULE, 2, *words)
     assert code == 0, output[-6000:]
     assert "stage 1 is finished" in output and logged(video) == [1, 2]
+    assert not list(stages.glob("*/*.abandoned")), "a stage has begun anew"
 
     before = load_file(tiny_policy / "model.safetensors")
     first = load_file(image / "export/model.safetensors")

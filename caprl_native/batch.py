@@ -28,8 +28,9 @@ class Batch:
     step: int
     groups: list[Group]
     scoring: Scoring
-    prompts: list[int]  # how many this rank was given, and how many of them could not be used
+    prompts: list[int]  # how many this rank was given, could not use, and had to reduce
     skipped: int = 0  # prompts, of all ranks, that could not be used
+    reduced: int = 0  # prompts, of all ranks, whose media were reduced to fit
     everywhere: list[list[GroupFacts]] = field(default_factory=list)
     dropped: list[Group] = field(default_factory=list)  # sampled, but given up for better ones
     blind: Blind | None = None  # where the step is due: what the reader knows without captions
@@ -71,6 +72,7 @@ class Batch:
         self.groups += fresh.groups
         self.dropped += fresh.dropped
         self.skipped += fresh.skipped
+        self.reduced += fresh.reduced
         pairs = zip(self.everywhere, fresh.everywhere, strict=True)
         self.everywhere = [ours + theirs for ours, theirs in pairs]
 

@@ -1,61 +1,62 @@
-"""Save, resume, export. A kill at any byte leaves the last good checkpoint in place.
+"""Save, resume. A kill at any byte leaves the last good checkpoint in place.
 
 A checkpoint is a directory `step_00000050`: the sharded model and optimizer in the format of
-torch.distributed.checkpoint (so another number of ranks can load it), `state.json`, and a manifest
-with a checksum of every file (see checkpoint_files.py). It is written under a temporary name and
-gets its own only when every byte is on disk.
+torch.distributed.checkpoint (so another number of ranks can load it), `state.json`, a manifest
+with a checksum of every file (see checkpoint_files.py), and, where that is wished, `hf/`, the model
+as transformers loads it. It is written under a temporary name and gets its own only when every byte
+is on disk.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native.checkpoint_files import (
+    EXPORT,
+    MANIFEST,
     STATE,
     CheckpointError,
     RestrictedPlanner,
     RestrictedReader,
     directory,
     find,
+    flush,
+    flush_entry,
+    lacks,
     named,
+    only_export,
     steps,
     verify,
     write_manifest,
+    written,
 )
 from caprl_native.distributed.errors import RunError, reason
 from caprl_native.distributed.world import from_rank_0
 from caprl_native.files import unused
-from caprl_native.policy.fsdp import DTYPES, model_files
-from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.optim import not_finite
-from caprl_native.rollout.weight_sync import stream
 
 __all__ = [
     "CheckpointError",
     "archive_newer",
     "begin",
     "directory",
-    "export",
     "find",
     "load",
+    "only_export",
     "save",
     "steps",
-    "write_export",
 ]
 
 log = logging.getLogger(__name__)
@@ -68,15 +69,21 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     keep: int,
+    *,
+    export: Callable[[Path], None] | None = None,
+    keep_exports: int = -1,
 ) -> None:
     """Writes the checkpoint of `step` (a collective); keeps the newest `keep` of all (0: all).
+
+    `export`: a collective that writes a Hugging Face copy into the folder that it is given; of
+    older checkpoints than those, the newest `keep_exports` keep theirs (0: all; -1: none).
 
     Raises:
         RunError: it cannot be written, the disk is full for example; older ones are untouched.
     """
     final = directory(root, step)
     temporary = final.with_suffix(".tmp")
-    with _written(final, temporary):
+    with written(final, temporary):
         if dist.get_rank() == 0:
             for left in root.glob("step_*.tmp"):  # of a process that was killed
                 shutil.rmtree(left)
@@ -86,29 +93,41 @@ def save(
         dcp.save({"model": model, "optim": optim}, checkpoint_id=temporary / "shards")
         if dist.get_rank() == 0:
             (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
+        if export is not None:
+            export(temporary / EXPORT)
         dist.barrier()
         write_manifest(temporary, step)
         if dist.get_rank() == 0:
-            _flush(temporary)
+            flush(temporary)
             temporary.rename(final)
-            _flush_entry(root)
-            for old in steps(root)[:-keep] if keep else []:
-                # One that a kill leaves half deleted must have lost its name before.
-                shutil.rmtree(directory(root, old).rename(directory(root, old).with_suffix(".tmp")))
+            flush_entry(root)
+            if keep:
+                _thin(root, keep, keep_exports)
         dist.barrier()
 
 
-@contextmanager
-def _written(target: Path, temporary: Path) -> Iterator[None]:
-    """Says in one sentence that `target` could not be written, and frees what was of it."""
-    try:
-        yield
-    except (OSError, RuntimeError, CheckpointException) as error:
-        if isinstance(error, RunError):
-            raise
-        if dist.get_rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"{target} cannot be written: {reason(error)}") from error
+def _thin(root: Path, keep: int, keep_exports: int) -> None:
+    """Deletes all but the newest `keep` checkpoints; of the others, the newest exports stay.
+
+    `keep_exports` counts those of the checkpoints that are kept, too.
+    """
+    kept = {directory(root, step) for step in steps(root)[-keep:]}
+    exports = [folder for folder in named(root) if (folder / EXPORT).is_dir()]
+    if keep_exports:
+        exports = exports[-keep_exports:] if keep_exports > 0 else []
+    for folder in named(root):
+        if folder in kept or (lacks(folder) and not (folder / EXPORT).is_dir()):
+            continue
+        if folder not in exports:
+            # One that a kill leaves half deleted must have lost its name before.
+            shutil.rmtree(folder.rename(folder.with_suffix(".tmp")))
+            continue
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: it is no checkpoint from here on
+        for path in [path for path in folder.iterdir() if path.name != EXPORT]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def begin(
@@ -206,60 +225,3 @@ def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> N
             f"{folder} was saved with other parts frozen, e.g. {changed[0]}: restore "
             "policy.freeze, or start a new run from an export"
         )
-
-
-def export(policy: Policy, source: str | Path, target: Path, dtype: str) -> None:
-    """Writes a Hugging Face directory that transformers and vLLM load as it is (a collective).
-
-    `source` gives tokenizer and processors. Rank 0 holds one full copy in `dtype` meanwhile.
-    Raises RunError where it cannot be written.
-    """
-    weights = {}
-    main = dist.get_rank() == 0
-    for name, tensor in stream(policy, DTYPES[dtype]):
-        if main:
-            weights[name] = tensor.cpu().clone()
-
-    def write(folder: Path) -> None:
-        model: Any = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
-        model.save_pretrained(folder, state_dict=weights)
-        for file in model_files(source):
-            if not (folder / file.name).exists():
-                shutil.copy2(file, folder / file.name)
-
-    if main:
-        write_export(target, write)
-    dist.barrier()
-
-
-def write_export(target: Path, write: Callable[[Path], None]) -> None:
-    """`write` fills a folder under a temporary name, which then takes the place of `target`.
-
-    Raises RunError where that fails; `target` is then untouched.
-    """
-    temporary = target.with_suffix(".tmp")
-    with _written(target, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            write(temporary)
-        except SafetensorError as error:  # derives from Exception alone
-            raise OSError(str(error)) from error
-        _flush(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        _flush_entry(target.parent)
-
-
-def _flush(folder: Path) -> None:
-    """Forces every file below a folder to disk, then the folders' entries."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        _flush_entry(path)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,21 +11,28 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from caprl_native.distributed.errors import RunError
+from caprl_native.distributed.errors import RunError, reason
 from caprl_native.distributed.world import from_rank_0, gather_objects
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+EXPORT = "hf"  # the model as transformers loads it: no run reads it, no manifest lists it
 _NAME = re.compile(r"step_(\d{8})")
 _LEFT_BEHIND = re.compile(r"step_\d{8}\.(tmp|abandoned)(\.\d+)?")
 
@@ -53,6 +60,11 @@ def lacks(folder: Path) -> str:
         return "has a name that no checkpoint has"
     missing = [name for name in (STATE, MANIFEST) if not (folder / name).is_file()]
     return f"has no {missing[0]}" if missing else ""
+
+
+def only_export(folder: Path) -> bool:
+    """Whether a checkpoint's export is all that was kept of it."""
+    return (folder / EXPORT).is_dir() and not (folder / MANIFEST).exists()
 
 
 def named(root: Path) -> list[Path]:
@@ -87,8 +99,9 @@ def find(root: Path, resume: str) -> int:
 
 
 def _others(root: Path) -> list[Path]:
-    """Folders that look like checkpoints and are none; not what a kill or a new course left."""
-    found = [d for d in root.glob("step_*") if d.is_dir() and lacks(d)]
+    """Folders that look like checkpoints and are none; not what a kill or a new course left, nor an
+    export that has outlived its checkpoint."""
+    found = [d for d in root.glob("step_*") if d.is_dir() and lacks(d) and not only_export(d)]
     return sorted(d for d in found if not _LEFT_BEHIND.fullmatch(d.name))
 
 
@@ -104,13 +117,45 @@ def _use(older: list[int]) -> str:
     return f"the next older one is usable: --resume {older[-1]}"
 
 
+# --- written whole or not at all -------------------------------------------------------------
+
+
+@contextmanager
+def written(target: Path, temporary: Path) -> Iterator[None]:
+    """Says in one sentence that `target` could not be written, and frees what was of it."""
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException, SafetensorError) as error:
+        if isinstance(error, RunError):
+            raise
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"{target} cannot be written: {reason(error)}") from error
+
+
+def flush(folder: Path) -> None:
+    """Forces every file below a folder to disk, then the folders' entries."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        flush_entry(path)
+    flush_entry(folder)
+
+
+def flush_entry(path: Path) -> None:
+    """Forces one file, or a folder's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 # --- checksums --------------------------------------------------------------------------------
 
 
 def content(folder: Path) -> list[str]:
-    """The names of a checkpoint's files, its manifest aside, in order."""
-    files = [str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()]
-    return sorted(name for name in files if name != MANIFEST)
+    """The names of a checkpoint's files, its manifest and export aside, in order."""
+    files = [f.relative_to(folder) for f in folder.rglob("*") if f.is_file()]
+    return sorted(str(f) for f in files if str(f) != MANIFEST and f.parts[0] != EXPORT)
 
 
 def write_manifest(folder: Path, step: int) -> None:
@@ -166,7 +211,9 @@ def _known(folder: Path, step: int) -> dict[str, list[Any]] | str:
 def _shared(folder: Path, names: list[str]) -> dict[str, list[Any]]:
     """Size and SHA-256 of every file, each computed by one of the ranks (a collective)."""
     own: dict[str, list[Any]] = {}
-    for name in names[dist.get_rank() :: dist.get_world_size()]:
+    alone = not dist.is_initialized()
+    rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    for name in names[rank::world]:
         try:
             with (folder / name).open("rb") as file:
                 sha = hashlib.file_digest(file, "sha256").hexdigest()

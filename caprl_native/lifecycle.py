@@ -20,6 +20,7 @@ from caprl_native.data.records import Records
 from caprl_native.distributed.errors import report_failure_once, writing
 from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims
+from caprl_native.export import Exporter, export
 from caprl_native.observe.log import RunLog
 from caprl_native.policy.model import Policy
 from caprl_native.redact import redact
@@ -108,9 +109,27 @@ class Lifecycle(Generic[C]):
         if not last and (not every or step % every):
             return
         state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
-        root, keep = self.place.checkpoints, self.config.run.keep
+        run = self.config.run
         with self.log.timed("save"):
-            checkpoint.save(root, step, self.policy, self.optimizer, state, keep)
+            checkpoint.save(
+                self.place.checkpoints,
+                step,
+                self.policy,
+                self.optimizer,
+                state,
+                run.keep,
+                export=self._exporter() if self._exports_now() else None,
+                keep_exports=run.keep_exports,
+            )
+
+    def _exporter(self) -> Exporter:
+        policy = self.config.policy
+        return Exporter(self.policy, policy.path, policy.dtype)
+
+    def _exports_now(self) -> bool:
+        """Whether the checkpoint gets a Hugging Face copy; an interrupted run's last one does."""
+        run = self.config.run
+        return run.export and (run.export_every_save or bool(self.stopping))
 
     def finish(self) -> None:
         """Exports the policy once the last step is done.
@@ -123,7 +142,7 @@ class Lifecycle(Generic[C]):
             self.place.stop(self.step, self.total_steps, self.stopping)
         if self.config.run.export:
             policy = self.config.policy
-            checkpoint.export(self.policy, policy.path, self.folder / "export", policy.dtype)
+            export(self.policy, policy.path, self.folder / "export", policy.dtype)
 
     def flush(self) -> None:
         """What a rank that fails still does, alone: its log is closed, the run marked as failed.

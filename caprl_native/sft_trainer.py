@@ -9,6 +9,7 @@ from caprl_native.config.schema import SftConfig
 from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
 from caprl_native.data.records import DataError, read_records
+from caprl_native.data.reduced import ReducedLedger
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
@@ -68,6 +69,7 @@ class SftTrainer(Lifecycle[SftConfig]):
             prepare=ExampleBuilder(prompts, data.loss_on),
         )
         self.ledger = SkipLedger(data.max_skipped_share)
+        self.reduced, self.num_reduced = ReducedLedger(), 0
 
     def next_rows(self) -> list[PackedRow]:
         """This rank's part of the next batch, media decoded; samples that cannot be used are
@@ -79,6 +81,8 @@ class SftTrainer(Lifecycle[SftConfig]):
         with self.log.timed("data"):
             items = next(self.loader)
             self.ledger.update(items, reduce=sum_counts)
+            (self.num_reduced,) = sum_counts([self.reduced.count(items)])
+            self.reduced.say(self.num_reduced, main=self.dims.is_main)
         return [item.prepared for item in items if isinstance(item, LoadedSample)]
 
     def update(self, rows: Sequence[PackedRow], step: int) -> dict[str, float]:
@@ -96,5 +100,6 @@ class SftTrainer(Lifecycle[SftConfig]):
             metrics, shown = {"policy/skipped_steps": 1.0}, {"update": "skipped"}
             if self.dims.is_main:
                 log.warning("step %d: none of its samples could be used; no update", step)
-        self.log.metrics(step, {**metrics, "perf/step_s": seconds})
+        counted = {"data/reduced": float(self.num_reduced), "perf/step_s": seconds}
+        self.log.metrics(step, {**metrics, **counted})
         self.log.progress(step, seconds, shown)

@@ -23,6 +23,7 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.reduced import ReducedLedger
 from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
@@ -119,6 +120,7 @@ class Trainer(Lifecycle[Config]):
             prepare=self.prepare,
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
+        self.reduced = ReducedLedger()
         self.held_out_ledger = SkipLedger(1.0)  # which ends no run
         if config.eval.every and config.data.eval_files:
             self.held_out = read(config.data.eval_files)
@@ -162,7 +164,8 @@ class Trainer(Lifecycle[Config]):
         `extra`: the step has had a batch already, and its alarms have asked what they ask.
         """
         is_tp_leader = self.dims.tp_rank == 0
-        counts = self.ledger.counts(prompts if is_tp_leader else [])
+        local = prompts if is_tp_leader else []
+        counts = [*self.ledger.counts(local), self.reduced.count(local)]
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         scoring = self.rubric.begin(step)
         groups = self._captions(self.captioner, prompts, step, scoring)
@@ -215,7 +218,8 @@ class Trainer(Lifecycle[Config]):
             if self.config.run.shuffle_rewards:
                 shuffle_rewards(batch.groups, self.config.run.seed, batch.step)
             # Within `timed`, so that waiting for other ranks is not booked as training.
-            seen, batch.skipped = batch.share()
+            seen, batch.skipped, batch.reduced = batch.share()
+            self.reduced.say(batch.reduced, main=self.dims.is_main)
         self.ledger.add(seen, batch.skipped, epoch_ended=self.loader.batch == 0)
 
     def refill(self, batch: Batch) -> None:
@@ -289,6 +293,7 @@ class Trainer(Lifecycle[Config]):
         if not self.dims.is_main:
             return
         metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
+        metrics["data/reduced"] = batch.reduced
         metrics |= {"perf/step_s": seconds} | times
         metrics["perf/tokens_per_s"] /= seconds
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
@@ -314,17 +319,19 @@ class Trainer(Lifecycle[Config]):
         every = self.config.eval.every
         if self.held_out is None or not every or (step % every and step != self.total_steps):
             return
-        groups, skipped = self._held_out_groups(self.held_out, step)
+        groups, skipped, reduced = self._held_out_groups(self.held_out, step)
         local = group_metrics(groups, self.rubric.names, self.config.algorithm.flat)
         found = numbers(self.log.evaluation(step, groups, local))
         metrics = {f"eval/{name}": value for name, value in found.items()}
         seconds, _ = self.log.take_seconds()  # they are no part of the next step
-        metrics |= {"eval/data/skipped": skipped, "eval/time_s": seconds}
+        metrics |= {"eval/data/skipped": skipped, "eval/data/reduced": reduced}
+        metrics["eval/time_s"] = seconds
         self.log.metrics(step, metrics)
 
-    def _held_out_groups(self, records: Records, step: int) -> tuple[list[Group], int]:
-        """This rank's captions with their rewards, and how many samples of all were skipped."""
-        config, skipped = self.config, 0
+    def _held_out_groups(self, records: Records, step: int) -> tuple[list[Group], int, int]:
+        """This rank's captions with their rewards; how many samples of all were skipped, and how
+        many reduced."""
+        config, skipped, counter, reduced = self.config, 0, ReducedLedger(), 0
         groups: list[Group] = []
         batches = eval_batches(
             records,
@@ -340,11 +347,12 @@ class Trainer(Lifecycle[Config]):
             scoring = rubric.begin(HELD_OUT)
             seen = items if self.dims.tp_rank == 0 else []
             skipped += self.held_out_ledger.update(seen, reduce=sum_counts)
+            reduced += counter.count(seen)
             fresh = self._captions(self.greedy, items, HELD_OUT, scoring)
             scoring.finish()
             log_failures(fresh, step)
             groups += fresh
-        return groups, skipped
+        return groups, skipped, sum_counts([reduced])[0]
 
     def close(self) -> None:
         """Stops engines, workers and logs."""

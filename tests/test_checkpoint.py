@@ -6,13 +6,16 @@ import io
 import json
 import pickle
 import resource
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from caprl_native import checkpoint
 from caprl_native.checkpoint import CheckpointError
@@ -44,6 +47,50 @@ def test_two_ranks_load_and_go_on_bit_for_bit(folder, tiny_policy):
     assert same(folder / "loaded_2.pt", folder / "saved.pt")
     assert same(folder / "load_2_and_on.pt", folder / "save_2_and_on.pt")
     assert any(name.endswith(" exp_avg") for name in torch.load(folder / "saved.pt"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir()}
+
+
+def test_each_checkpoint_has_an_export_that_may_outlive_it(folder):
+    root = folder / "checkpoints"
+    assert checkpoint.steps(root) == [3, 4]
+    found = {d.name[-1]: sorted(f.name for f in d.iterdir()) for d in root.iterdir()}
+    whole = ["hf", "manifest.json", "shards", "state.json"]
+    assert found == {"2": ["hf"], "3": whole, "4": whole}
+    with pytest.raises(FileNotFoundError, match=r"step_00000002 has no state.json.*\[3, 4\]"):
+        checkpoint.find(root, "2")
+
+
+def test_one_process_makes_the_same_export_of_a_checkpoint(folder, tiny_policy, tmp_path):
+    config = f'[policy]\npath = "{tiny_policy}"\ndtype = "bfloat16"\n'
+    (folder / "config.toml").write_text(config)
+    for step in (3, 4):
+        words = ["--checkpoint", folder, "--step", step, "--to", tmp_path / f"{step}"]
+        assert export_tool(words) == 0
+        theirs = checkpoint.directory(folder / "checkpoints", step) / "hf"
+        assert files(tmp_path / f"{step}") == files(theirs)
+    assert files(tmp_path / "3") != files(tmp_path / "4")
+    with safe_open(tmp_path / "3/model.safetensors", "pt") as weights:
+        assert "lm_head.weight" not in weights.keys()  # noqa: SIM118  (it is no dict)
+    again = ["--checkpoint", folder / "checkpoints", "--to", tmp_path / "4"]
+    assert "exists: give --to a new directory" in export_tool(again)
+    again[-1] = tmp_path / "new"
+    assert "step_00000002 has no state.json" in export_tool([*again, "--step", 2])
+    assert "no model directory: name the policy" in export_tool([*again, "--policy", tmp_path])
+    assert not (tmp_path / "new").exists()
+
+
+def export_tool(words: list[object]) -> Any:
+    """What tools/export.py exits with, run in this process; 0 at a good end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export.py", *map(str, words)])
+        try:
+            runpy.run_path(str(Path(__file__).parents[1] / "tools/export.py"), run_name="__main__")
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +221,7 @@ def die_after_rename(self: Path, target: Path) -> Path:
 PLACES = {
     "shards written": (checkpoint.dcp, "save", die_after(checkpoint.dcp.save)),
     "state written": (Path, "write_text", die_after(Path.write_text)),
-    "some bytes flushed": (checkpoint, "_flush", die_after(checkpoint._flush_entry)),
+    "some bytes flushed": (checkpoint, "flush", die_after(checkpoint.flush_entry)),
     "renamed": (Path, "rename", die_after_rename),
     "half deleted": (shutil, "rmtree", half_of_rmtree),
 }
@@ -192,6 +239,38 @@ def test_a_kill_while_saving_leaves_a_checkpoint_that_loads(tmp_path, monkeypatc
     save(tmp_path, 3)
     assert load(tmp_path) == 3.0
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000003"]
+
+
+def copy(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+
+def test_a_kill_in_the_export_leaves_neither_it_nor_the_checkpoint(tmp_path, dims):
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def save(step: int, export: Callable[[Path], None], **kept: int) -> None:
+        checkpoint.save(tmp_path, step, model, optimizer, {}, export=export, **kept)
+
+    def there() -> dict[int, bool]:
+        """By step, whether an export is all that there is."""
+        return {int(d.name[5:]): checkpoint.only_export(d) for d in sorted(tmp_path.iterdir())}
+
+    save(1, copy, keep=1, keep_exports=2)
+    with pytest.raises(Killed):
+        save(2, die_after(copy), keep=1, keep_exports=2)
+    assert checkpoint.find(tmp_path, "latest") == 1
+    save(2, copy, keep=1, keep_exports=2)
+    assert there() == {1: True, 2: False}
+    save(3, copy, keep=1, keep_exports=2)
+    assert there() == {2: True, 3: False}
+    shutil.rmtree(checkpoint.directory(tmp_path, 3) / "hf")  # nobody needs it to go on
+    assert checkpoint.load(tmp_path, 3, model, optimizer)["step"] == 3
+    save(4, copy, keep=2, keep_exports=0)
+    assert there() == {2: True, 3: False, 4: False}
+    save(5, copy, keep=1)  # as many exports as checkpoints
+    assert there() == {5: False}
 
 
 def test_later_checkpoints_are_set_aside_when_a_run_goes_on_from_an_earlier_one(tmp_path, saver):

@@ -252,7 +252,8 @@ def weights_equal(a: Path, b: Path) -> bool:
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         if not same:
             return False
-    exported = [f.relative_to(a) for f in a.glob("export/*.safetensors")]
+    copies = [*a.glob("export/*.safetensors"), *a.glob("checkpoints/step_*[0-9]/hf/*.safetensors")]
+    exported = [f.relative_to(a) for f in copies]
     return all((a / f).read_bytes() == (b / f).read_bytes() for f in exported)
 
 

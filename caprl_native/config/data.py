@@ -30,7 +30,9 @@ class DataConfig(Table):
     )
     batch_size: int = Field(128, ge=1, description="Prompts per step, over all ranks.")
     max_prompt_tokens: int = Field(
-        13000, ge=1, description="Longer prompts (media tokens counted) are left out, never cut."
+        13000,
+        ge=1,
+        description="Longest prompt, media tokens counted, see media.fit; text is never cut.",
     )
     shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
     workers: int = Field(

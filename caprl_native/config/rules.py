@@ -126,6 +126,13 @@ def _common(rules: Rules) -> None:
         ("media.video_min_frames", "media.video_max_frames"),
     ):
         rules.require(rules.value(low) <= rules.value(high), high, f"{low} or more", low)
+    exports, keep = rules.value("run.keep_exports"), rules.value("run.keep")
+    rules.require(
+        exports in (-1, 0) or bool(keep and exports >= keep),
+        "run.keep_exports",
+        "-1, 0, or run.keep or more: a checkpoint goes with its export, not before it",
+        "run.keep",
+    )
     path = "policy.path"
     rules.require(bool(rules.value(path)), path, "the directory of a Hugging Face model")
     slow, precision = max(rules.value("policy.betas")), "policy.optimizer_dtype"

@@ -72,6 +72,15 @@ class RunConfig(Table):
     )
     keep: int = Field(3, ge=0, description="How many of the newest checkpoints are kept; 0: all.")
     export: bool = Field(True, description="Write a Hugging Face model directory at the end.")
+    export_every_save: bool = Field(
+        True, description="With run.export: one in each checkpoint, too, as step_N/hf."
+    )
+    keep_exports: int = Field(
+        -1,
+        ge=-1,
+        description="How many of the newest exports in checkpoints are kept; 0: all; -1: those "
+        "of the checkpoints that are kept.",
+    )
     resume: Annotated[
         str,
         Must(
@@ -128,6 +137,11 @@ class MediaConfig(Table):
     )
     max_per_prompt: int = Field(
         8, ge=1, description="At most this many images, or videos, in one prompt."
+    )
+    fit: Literal["reduce", "drop"] = Field(
+        "reduce",
+        description="What becomes of media that make a prompt longer than data.max_prompt_tokens: "
+        "reduced until it fits, or left out with their sample.",
     )
     decode_seconds: float = Field(
         120.0,

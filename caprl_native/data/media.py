@@ -26,6 +26,7 @@ __all__ = [
     "decode",
     "fit",
     "longest",
+    "resized",
     "sample_frames",
 ]
 
@@ -47,6 +48,11 @@ class DecodedImage:
 
     image: Image.Image
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.image.size
+
 
 @dataclass(frozen=True)
 class DecodedVideo:
@@ -67,6 +73,11 @@ class DecodedVideo:
     metadata: dict[str, Any]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.frames.shape[2], self.frames.shape[1]
+
+    @property
     def timestamps(self) -> list[float]:
         """Seconds from the start of the video, or of the clip, of each frame."""
         return [i / self.metadata["fps"] for i in self.metadata["frames_indices"]]
@@ -80,6 +91,16 @@ class DecodedVideo:
 def decode(sample: Sample, config: MediaConfig) -> list[DecodedImage | DecodedVideo]:
     """The pixels of all media of a sample, in order. Raises `MediaError`."""
     return [_decode_one(sample, medium, config) for medium in sample.media]
+
+
+def resized(
+    decoded: DecodedImage | DecodedVideo, size: tuple[int, int]
+) -> DecodedImage | DecodedVideo:
+    """The image, or all frames, at another width and height."""
+    if isinstance(decoded, DecodedImage):
+        return DecodedImage(decoded.image.resize(size, Image.Resampling.BICUBIC))
+    frames = [Image.fromarray(f).resize(size, Image.Resampling.BICUBIC) for f in decoded.frames]
+    return DecodedVideo(np.stack([np.asarray(f) for f in frames]), decoded.metadata)
 
 
 def longest(decoded: Sequence[DecodedImage | DecodedVideo]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 MAX_ASPECT = 200  # the processors refuse more
@@ -81,3 +82,60 @@ def _taken(width: int, height: int) -> bool:
         if scale > 1:
             sizes.append((int(width * scale), int(height * scale)))
     return all(max(size) <= MAX_ASPECT * min(size) for size in sizes)
+
+
+# Sizes in tokens: (columns, rows) of blocks of patches, each of which becomes one token
+
+
+def ladder(
+    size: tuple[int, int], top: tuple[int, int], block: int, least: int, most: int
+) -> list[tuple[int, int]]:
+    """The sizes in blocks that a picture may be reduced to, smallest first; the last one is `top`.
+
+    `size`: width and height in pixels, whose aspect the steps keep as far as whole blocks can;
+    `top`: the size in blocks that it has; `block`: a block's side in pixels. Steps have `least` to
+    `most` pixels and an aspect that the processors take, so that these leave them as they are.
+    """
+    width, height = size
+    steps = [top]
+    for tokens in range(top[0] * top[1] - 1, 0, -1):
+        columns = max(1, math.isqrt(tokens * width // height))
+        rows = max(1, math.isqrt(tokens * height // width))
+        fits = least <= columns * rows * block**2 <= most
+        fits = fits and max(columns, rows) <= MAX_ASPECT * min(columns, rows)
+        last = steps[-1]
+        if fits and (columns, rows) != last and columns <= last[0] and rows <= last[1]:
+            steps.append((columns, rows))
+    return steps[::-1]
+
+
+def share_out(
+    ladders: Sequence[Sequence[tuple[int, int]]], frames: Sequence[int], tokens: int
+) -> list[tuple[int, int]] | None:
+    """A size from each ladder, so that all take `tokens` together at most; None: there is none.
+
+    `frames`: how often each size counts. What takes most goes down first, a step at a time, so that
+    small pictures stay as they are; in the end no picture could be a step larger.
+    """
+    places = [len(steps) - 1 for steps in ladders]
+
+    def cost(i: int, place: int) -> int:
+        columns, rows = ladders[i][place]
+        return frames[i] * columns * rows
+
+    free = tokens - sum(cost(i, place) for i, place in enumerate(places))
+    while free < 0:
+        left = [i for i, place in enumerate(places) if place]
+        if not left:
+            return None
+        i = max(left, key=lambda i: cost(i, places[i]))
+        free += cost(i, places[i]) - cost(i, places[i] - 1)
+        places[i] -= 1
+    for i, steps in enumerate(ladders):
+        while places[i] + 1 < len(steps):
+            more = cost(i, places[i] + 1) - cost(i, places[i])
+            if more > free:
+                break
+            free -= more
+            places[i] += 1
+    return [steps[place] for steps, place in zip(ladders, places, strict=True)]

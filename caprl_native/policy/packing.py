@@ -41,6 +41,11 @@ class PackedRow:
     def __len__(self) -> int:
         return len(self.prompt) + sum(map(len, self.responses))
 
+    @property
+    def reduced_from(self) -> int:
+        """As of its prompt."""
+        return self.prompt.reduced_from
+
 
 @dataclass
 class MicroBatch:

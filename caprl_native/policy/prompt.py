@@ -59,7 +59,10 @@ def refuse_control_tokens(tokenizer: Any, text: str, what: str) -> None:
 class PromptBuilder:
     """Turns a sample and its decoded media into a `Prompt`. Cheap to pickle, for workers.
 
-    Raises `SampleSkipped` for a prompt longer than `max_tokens`, media tokens counted, for one that
+    Media that make the prompt longer than `max_tokens` are reduced with `media.fit` = "reduce": the
+    pixels are those of trainer and engine alike, which get them from here.
+
+    Raises `SampleSkipped` for a prompt that stays longer, media tokens counted, for one that
     spells the model's control tokens, and for whatever the model's processor refuses.
     """
 
@@ -96,13 +99,33 @@ class PromptBuilder:
         return {"prompt": text, **({"multi_modal_data": media} if media else {})}
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
+        prompt = self._prepared(sample, decoded)
+        if self.max_tokens and len(prompt) > self.max_tokens and self.media.fit == "reduce":
+            prompt = self._reduced(sample, decoded, prompt)
+        check_length(prompt, self.max_tokens)
+        return prompt
+
+    def _prepared(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
         engine = self.for_engine(sample, decoded)
         family, processor = _loaded(self.path, self.plugins)
         with _refusals("processor"):
             prompt = family.prepare(processor, engine["prompt"], decoded, self.media)
-        check_length(prompt, self.max_tokens)
         prompt.engine = {"prompt": engine["prompt"]} if prompt.pixels else engine
         return prompt
+
+    def _reduced(
+        self, sample: Sample, decoded: list[DecodedImage | DecodedVideo], prompt: Prompt
+    ) -> Prompt:
+        """The prompt with media that leave it `max_tokens` long; itself where none could."""
+        family, processor = _loaded(self.path, self.plugins)
+        room = self.max_tokens - int((prompt.token_types == 0).sum())
+        with _refusals("processor"):
+            smaller = family.reduce(processor, prompt, decoded, self.media, room)
+        if smaller is None:
+            return prompt
+        fitting = self._prepared(sample, smaller)
+        fitting.reduced_from = len(prompt)
+        return fitting
 
 
 def check_length(prompt: Prompt, max_tokens: int) -> None:

@@ -15,6 +15,7 @@ from caprl_native import checkpoint
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import init_distributed
+from caprl_native.export import Exporter, export
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
@@ -35,7 +36,10 @@ def main(mode: str, path: str, folder: str, engine: str = "no engine") -> None:
         for step in range(1, 5):
             train(policy, optimizer, step)
             state = {"loader": {"epoch": step, "order": [3, 1, 2]}}
-            checkpoint.save(root, step, policy, optimizer, state, keep=2)
+            copy = Exporter(policy, path, "bfloat16")
+            checkpoint.save(
+                root, step, policy, optimizer, state, keep=2, export=copy, keep_exports=3
+            )
         write(policy, optimizer, layout, Path(folder, "saved.pt"))
         found["steps"] = checkpoint.steps(root)
     else:
@@ -43,12 +47,12 @@ def main(mode: str, path: str, folder: str, engine: str = "no engine") -> None:
         found["state"] = checkpoint.load(root, step, policy, optimizer)
         write(policy, optimizer, layout, Path(folder, f"loaded_{layout.world}.pt"))
         if engine == "engine":
-            checkpoint.export(policy, path, Path(folder, "export"), "float32")
+            export(policy, path, Path(folder, "export"), "float32")
             found["gaps"] = engine_gaps(policy, Path(folder, "export"))
     train(policy, optimizer, 5)
     write(policy, optimizer, layout, Path(folder, f"{mode}_{layout.world}_and_on.pt"))
     if mode == "save":
-        checkpoint.export(policy, path, Path(folder, "export_2"), "bfloat16")
+        export(policy, path, Path(folder, "export_2"), "bfloat16")
     report(found)
     if dist.is_initialized():
         dist.destroy_process_group()

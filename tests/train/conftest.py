@@ -36,7 +36,7 @@ def unbroken(
 
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
-    config.run.steps = 5
+    config.run.steps, config.run.export_every_save = 5, True
     records = rows(world / "train.jsonl")
     records[0]["questions"].append({"question": "?", "choices": ["A) x", "B) y"], "answer": "G"})
     config.data.files = [str(write_rows(folder / "train.jsonl", records))]

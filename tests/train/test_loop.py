@@ -51,6 +51,7 @@ METRICS = [
     "caption/stamps_per_100_words",
     "caption/repetition",
     "data/skipped",
+    "data/reduced",
     "data/failed_rewards",
     "perf/tokens_per_s",
     "perf/step_s",
@@ -60,7 +61,7 @@ METRICS = [
     "time/sync",
 ]
 EVAL = ["eval/reward/total/mean", "eval/reward/accuracy/mean", "eval/completion/length_mean"]
-EVAL += ["eval/data/skipped"]
+EVAL += ["eval/data/skipped", "eval/data/reduced"]
 
 
 def steps(folder: Path) -> list[dict[str, float]]:
@@ -148,6 +149,9 @@ def test_config_and_model_are_written(unbroken: Unbroken) -> None:
     assert saved == given
     exported = {f.name for f in (unbroken.folder / "export").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= exported
+    last = checkpoint.directory(unbroken.folder / "checkpoints", 5) / "hf"
+    for name in exported:  # of the last step, as of every checkpoint
+        assert (last / name).read_bytes() == (unbroken.folder / "export" / name).read_bytes()
 
 
 @pytest.mark.parametrize("variant", ["qwen2_5_vl", "tensor_parallel"])
@@ -209,6 +213,7 @@ def test_killed_interrupted_and_killed_while_saving(unbroken: Unbroken, tmp_path
     stopped = steps_logged(folder)
     assert stopped in (before + 1, before + 2) and saved(folder)[-1] == stopped
     assert not (folder / "export").exists()
+    assert (checkpoint.directory(folder / "checkpoints", stopped) / "hf/config.json").is_file()
 
     moment = Moment(stopped + 1, rng.uniform(0, 0.3), saving=True, victim="rank")
     killed = kill_at(plan, folder, moment, resume=True)

@@ -40,6 +40,7 @@ def tiny_config(world: Path, policy: Path, reader: Path | str, folder: Path) -> 
     """Two steps of 8 prompts with 4 captions each; every part of the reward is on."""
     config = Config()
     config.run.dir, config.run.steps, config.run.save_every = str(folder), 2, 1
+    config.run.export_every_save = False
     config.data.files = [str(world / "train.jsonl")]
     config.data.batch_size, config.data.max_prompt_tokens, config.data.workers = 8, 400, 0
     media = config.media

@@ -32,7 +32,8 @@ class Prompt:
     the family knows; those of several prompts are joined along their first axes. `num_patches`: how
     many patches the tower works on; `patch_pairs`: how many pairs of them are in one frame.
     `engine`: vLLM's form (text and decoded media); without the media where `pixels` makes them of
-    `media`, so that they are not in memory twice.
+    `media`, so that they are not in memory twice. `reduced_from`: how many tokens it would have
+    had, where its media were reduced to fit; else 0.
     """
 
     ids: Tensor
@@ -42,6 +43,7 @@ class Prompt:
     patch_pairs: int = 0
     engine: dict[str, Any] = field(default_factory=dict)
     pixels: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None
+    reduced_from: int = 0
 
     def for_engine(self) -> dict[str, Any]:
         """What vLLM is given: the chat as a text, and decoded media."""
@@ -115,6 +117,18 @@ class Family:
         May raise anything: the sample is then skipped, with the reason.
         """
         raise NotImplementedError
+
+    def reduce(
+        self,
+        processor: Any,
+        prompt: Prompt,
+        decoded: Sequence[DecodedImage | DecodedVideo],
+        media: MediaConfig,
+        tokens: int,
+    ) -> list[DecodedImage | DecodedVideo] | None:
+        """The media of a prompt, reduced no more than takes them to `tokens` pad tokens, at sizes
+        that the processor leaves as they are. None where that cannot be."""
+        return None
 
     # Where tokens stand, and which of them are not text.
 

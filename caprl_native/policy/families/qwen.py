@@ -89,6 +89,40 @@ class Qwen(Family):
                 prompt.pixels = pixels
         return prompt
 
+    def reduce(
+        self,
+        processor: Any,
+        prompt: Prompt,
+        decoded: Sequence[DecodedImage | DecodedVideo],
+        media: MediaConfig,
+        tokens: int,
+    ) -> list[DecodedImage | DecodedVideo] | None:
+        from caprl_native.data.media import DecodedImage, resized
+        from caprl_native.data.sizes import ladder, share_out
+
+        if prompt.media is None:
+            return None
+        images = isinstance(decoded[0], DecodedImage)
+        part = processor.image_processor if images else processor.video_processor
+        kind = self.processor_kwargs(media)["images_kwargs" if images else "videos_kwargs"]
+        least, most = kind["size"]["shortest_edge"], kind["size"]["longest_edge"]
+        merge, block = part.merge_size, part.merge_size * part.patch_size
+        ladders, frames, tops = [], [], []
+        for one, (t, h, w) in zip(decoded, prompt.media["grid"].tolist(), strict=True):
+            # The limits count all frames of a video.
+            shown = 1 if isinstance(one, DecodedImage) else t * part.temporal_patch_size
+            top = (w // merge, h // merge)
+            ladders.append(ladder(one.size, top, block, -(-least // shown), most // shown))
+            frames.append(t)
+            tops.append(top)
+        sizes = share_out(ladders, frames, tokens)
+        if sizes is None:
+            return None
+        return [
+            one if size == top else resized(one, (size[0] * block, size[1] * block))
+            for one, size, top in zip(decoded, sizes, tops, strict=True)
+        ]
+
     def positions(self, config: Any, prompt: Prompt) -> Tensor:
         """mRoPE: text advances all three axes; a medium spreads over (time, height, width).
 

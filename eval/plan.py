@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config.models import ModelConfig
+from caprl_native.config.models import TEMPLATE, ModelConfig
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
@@ -25,6 +25,8 @@ from eval.benchmarks.base import Benchmark, Files
 from eval.config import BenchmarkConfig, PrismConfig, chosen
 from eval.items import Broken, Item
 
+# Settings of media that say whether a file or a prompt is taken, not what is made of it.
+_NOT_SHOWN = {"max_per_prompt", "decode_seconds", "decode_gib"}
 _EDGE = 1 << 14  # bytes from each end of a video file, in its identity
 
 
@@ -150,11 +152,11 @@ class Captions:
     def _settings(self) -> list[Any]:
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
-        media = self.config.media.model_dump()
-        # Whether a file or a prompt is taken, not what is made of it.
-        for limit in ("max_per_prompt", "decode_seconds", "decode_gib"):
-            del media[limit]
-        return [model_identity(model), media, shown, self.config.run.seed]
+        media = self.config.media.model_dump(exclude=_NOT_SHOWN)
+        if self.config.media.video_frames == "fps":  # as in keys from before there was a choice
+            del media["video_frames"]
+        system = [] if model.system == TEMPLATE else [model.system]
+        return [model_identity(model), media, shown, self.config.run.seed, *system]
 
     def unit(self, item: Item) -> Unit:
         """What must be captioned for an item."""
@@ -172,10 +174,20 @@ class Captions:
         model = self.config.captioner
         given = model.video_prompt if item.modality == "video" else model.image_prompt
         if item.prompt and not given:
-            return item.prompt
+            return self._with_system(item.prompt)
         content = [{"type": m.kind} for m in item.media]
         text = {"type": "text", "text": given or DEFAULT_PROMPTS[item.modality]}
-        return ({"role": "user", "content": [*content, text]},)
+        return self._with_system(({"role": "user", "content": [*content, text]},))
+
+    def _with_system(self, chat: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        """The chat with the system turn that the config gives, or without any."""
+        system = self.config.captioner.system
+        if system == TEMPLATE:
+            return chat
+        chat = tuple(turn for turn in chat if turn["role"] != "system")
+        if not system:
+            return chat
+        return ({"role": "system", "content": [{"type": "text", "text": system}]}, *chat)
 
     def requests(self, unit: Unit, missing: Sequence[int]) -> Iterator[Request]:
         """Asks for the captions of these numbers, together where they follow each other."""

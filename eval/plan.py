@@ -149,7 +149,8 @@ class Captions:
         self._media = cache(media_identity)
 
     @cached_property
-    def _settings(self) -> list[Any]:
+    def settings(self) -> list[Any]:
+        """What captions depend on, beside chat and media."""
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
         media = self.config.media.model_dump(exclude=_NOT_SHOWN)
@@ -161,25 +162,29 @@ class Captions:
     def unit(self, item: Item) -> Unit:
         """What must be captioned for an item."""
         messages = self._messages(item)
-        media = [self._media(m) for m in item.media]
+        media = self.media_of(item)
         return Unit(
-            key_of("caption", self._settings, messages, media),
+            key_of("caption", self.settings, messages, media),
             key_of("media", media),
             item.id,
             item.media,
             messages,
         )
 
+    def media_of(self, item: Item) -> list[Any]:
+        """What its media are, wherever they lie."""
+        return [self._media(m) for m in item.media]
+
     def _messages(self, item: Item) -> tuple[dict[str, Any], ...]:
         model = self.config.captioner
         given = model.video_prompt if item.modality == "video" else model.image_prompt
         if item.prompt and not given:
-            return self._with_system(item.prompt)
+            return self.with_system(item.prompt)
         content = [{"type": m.kind} for m in item.media]
         text = {"type": "text", "text": given or DEFAULT_PROMPTS[item.modality]}
-        return self._with_system(({"role": "user", "content": [*content, text]},))
+        return self.with_system(({"role": "user", "content": [*content, text]},))
 
-    def _with_system(self, chat: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    def with_system(self, chat: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         """The chat with the system turn that the config gives, or without any."""
         system = self.config.captioner.system
         if system == TEMPLATE:
@@ -192,15 +197,50 @@ class Captions:
     def requests(self, unit: Unit, missing: Sequence[int]) -> Iterator[Request]:
         """Asks for the captions of these numbers, together where they follow each other."""
         seed = seed_of("caption", unit.key)
-        runs: list[list[int]] = []
-        for number in missing:
-            if runs and runs[-1][-1] == number - 1:
-                runs[-1].append(number)
-            else:
-                runs.append([number])
-        for numbers in runs:
+        for numbers in runs_of(missing):
             keys = tuple(unit.caption_key(i) for i in numbers)
             yield Request(keys, unit.messages, seed + numbers[0], unit.name, unit.media)
+
+
+def runs_of(numbers: Sequence[int]) -> list[list[int]]:
+    """Growing numbers, those together that follow each other."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+class DirectAnswers:
+    """What the captioner is asked where it answers itself, with the media in view."""
+
+    def __init__(self, captions: Captions) -> None:
+        self.captions = captions
+
+    def key(self, benchmark: Benchmark, item: Item) -> str:
+        """Of the answers to an item, without their numbers."""
+        media = self.captions.media_of(item)
+        chat = self._chat(benchmark, item), self._prefix(benchmark, item)
+        return key_of("direct", self.captions.settings, *chat, media, benchmark.name, item.id)
+
+    def requests(
+        self, benchmark: Benchmark, item: Item, missing: Sequence[int]
+    ) -> Iterator[Request]:
+        """Asks for the answers of these numbers, together where they follow each other."""
+        key, chat = self.key(benchmark, item), self._chat(benchmark, item)
+        seed, prefix = seed_of("direct", key), self._prefix(benchmark, item)
+        for numbers in runs_of(missing):
+            keys = tuple(f"{key}-{i}" for i in numbers)
+            yield Request(keys, chat, seed + numbers[0], item.id, item.media, prefix)
+
+    def _chat(self, benchmark: Benchmark, item: Item) -> tuple[dict[str, Any], ...]:
+        return self.captions.with_system(benchmark.direct_chat(item))
+
+    def _prefix(self, benchmark: Benchmark, item: Item) -> str:
+        """What the data open the answer with; ours is for readers."""
+        return benchmark.prefix(item) if item.chat else ""
 
 
 class Answers:

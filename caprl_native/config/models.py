@@ -93,7 +93,7 @@ class CaptionerConfig(ModelConfig):
     system: str = Field(
         TEMPLATE,
         description='The system turn before the prompt: "template": what the chat template writes '
-        "by itself; empty: none (of an endpoint none is sent, and its template decides); or a text.",
+        "by itself; empty: none (an endpoint is sent none, and its template decides); or a text.",
     )
     video_as: Literal["frames", "file"] = Field(
         "frames",

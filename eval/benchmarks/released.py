@@ -47,6 +47,7 @@ class Released(Benchmark):
     """A benchmark in the released format. A subclass names its rule and what its golds are."""
 
     modality = "image"
+    caption_text = CAPTION_TEXT
     rules: ClassVar[tuple[Rule, ...]] = ("official", "caprl")
     golds: ClassVar[Literal["letter", "text", "either"]]
     listed_golds: ClassVar[bool] = True  # a gold like "['3', 'three']" is several golds

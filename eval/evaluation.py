@@ -125,25 +125,18 @@ class Evaluation:
     def _answer_itself(self) -> None:
         """Asks the captioner every question, with the media in view."""
         numbers = range(self.config.captioner.n)
-        missing = {
-            (loaded, item.id): (
-                item,
-                [
-                    number
-                    for number in numbers
-                    if self._wanted(self.answers, self._answer_key(loaded, item, number))
-                ],
-            )
+        missing = [
+            (loaded, item, [i for i in numbers if self._lacks_answer(loaded, item, i)])
             for loaded, item in self.items()
-        }
+        ]
         media = {
             self.to_answer_itself.key(loaded.benchmark, item): self.unit(loaded, item).media_key
-            for (loaded, _), (item, wanted) in missing.items()
+            for loaded, item, wanted in missing
             if wanted
         }
         requests = (
             request
-            for (loaded, _), (item, wanted) in missing.items()
+            for loaded, item, wanted in missing
             for request in self.to_answer_itself.requests(loaded.benchmark, item, wanted)
         )
 
@@ -151,8 +144,11 @@ class Evaluation:
             self.pictures.add(media[unit_key(result.key)], result.pictures)
             self.answers.add(result.key, result.reply)
 
-        total = sum(len(wanted) for _, wanted in missing.values())
+        total = sum(len(wanted) for _, _, wanted in missing)
         self._run("answer", self.config.captioner, total, requests, keep)
+
+    def _lacks_answer(self, loaded: LoadedBenchmark, item: Item, number: int) -> bool:
+        return self._wanted(self.answers, self._answer_key(loaded, item, number))
 
     def judge(self) -> None:
         """Asks the judge about the answers that no rule can decide."""

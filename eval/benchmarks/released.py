@@ -101,9 +101,11 @@ class Released(Benchmark):
         choices: tuple[str, ...] = ()
         if self.golds != "text":
             choices = choices_in(row, self.own)
-            if not choices and (choices := parse_options(question)):
-                question = without_options(question)
+        written = () if choices or self.golds == "text" else parse_options(question)
+        choices = choices or written
         letter = self._letter(golds, choices)
+        if written and letter:
+            question = without_options(question)
         return Item(
             id=row.text(*IDS, default=row.name),
             media=images_of(row, files, self.own),

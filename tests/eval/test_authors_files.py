@@ -172,6 +172,17 @@ def test_every_layout(layout: str, tmp_path: Path) -> None:
     assert right(name, item) == 1.0
 
 
+def test_a_question_keeps_what_is_no_choice(tmp_path: Path) -> None:
+    """Choices written into it are left out of it where they are asked about, and nothing else."""
+    menu = "Which of (A) and (B)?\nOptions: A: one, B: two\nThink of both."
+    asked = {"question": menu, "answer": "B", "image": "1.png"}
+    rows = [asked, {**asked, "answer": "12"}, {**asked, "options": ["one", "two"]}]
+    file = write(tmp_path, "f.json", rows)
+    items, _ = read("mathvision", Files((file,), None))
+    assert [i.question for i in items] == ["Which of (A) and (B)?\nThink of both.", menu, menu]
+    assert [i.choices for i in items] == [("one", "two"), (), ("one", "two")]
+
+
 def right(name: str, item: Item) -> float:
     """The score of the gold."""
     gold = item.answer if isinstance(item.answer, str) else item.answer[0]

@@ -10,6 +10,8 @@ import pytest
 from caprl_native.rewards.prompts import CANNOT_ANSWER
 from caprl_native.testing.chat_server import Reply, serve
 from eval.benchmarks import benchmarks
+from eval.config import PrismConfig
+from eval.plan import Captions
 from eval.prism import main
 from tests.eval.benchmark_files import EXAMPLES, read, write_files
 from tests.eval.reference_runs import MEDIA, at, items, part
@@ -73,3 +75,20 @@ def test_what_has_no_meaning_without_captions(more: list[str], problem: str, cap
     with pytest.raises(SystemExit):
         main([*words, *at("captioner", "http://127.0.0.1:9/v1")])
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("system", "roles"), [("template", ["user"]), ("", ["user"]), ("Be brief.", ["system", "user"])]
+)
+def test_the_system_turn_is_the_configs(system: str, roles: list[str], tmp_path: Path) -> None:
+    files = write_files(tmp_path, "chartqa")
+    config = PrismConfig(captioner={"system": system})
+    captions = Captions(config)
+    item = read("chartqa", files)[0][0]
+    chat = captions.unit(item).messages
+    assert [turn["role"] for turn in chat] == roles
+    assert (captions.unit(item).key == Captions(PrismConfig()).unit(item).key) == (
+        system == "template"
+    )
+    own = [t["role"] for t in captions.with_system(benchmarks()["chartqa"].direct_chat(item))]
+    assert own == (["system", "user"] if system else ["user"])  # the record has one, too

@@ -144,7 +144,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for s in summaries for name in s["benchmarks"]))
     head = ["benchmark", "metric"]
     for s in summaries:
-        n = max((part["n"] for part in s["benchmarks"].values()), default=1)
+        n = max((part["n"] or 0 for part in s["benchmarks"].values()), default=1)
         head += [s["run"], f"best of {n or 'n'}", "items", "missing", "tokens"]
         head += [f"{s['run']} - {summaries[0]['run']}"] if s is not summaries[0] else []
     rows = []

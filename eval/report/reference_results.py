@@ -91,12 +91,12 @@ def _figures(path: Path, kind: str, video: bool) -> Figures:
         if kind == "details":
             return _of_details(value, _video_row if video else _image_row)
         if video:
-            return {"best": float(value["BoN"]), "mean": float(value["M_Acc"]), "n": 0,
+            return {"best": float(value["BoN"]), "mean": float(value["M_Acc"]), "n": None,
                     "items": int(value["num_samples"])}  # fmt: skip
         match = _FIGURES.search(value[0])
         if match is None:
             raise ValueError('expected ["BoN: x Mean: y"]')
-        return {"best": float(match[1]), "mean": float(match[2]), "n": 0}
+        return {"best": float(match[1]), "mean": float(match[2]), "n": None}
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise _error(
             path, f"none of the reference's files: {type(error).__name__}: {error}"

@@ -64,6 +64,11 @@ def _of_benchmark(
     n = config.captioner.n
     if not config.run.keep_failed:
         _check_all(found, loaded.items, n, files)
+    if n > 1 and found and all(len(set(e.captions[:n])) == 1 for e in found.values()):
+        raise DataError(
+            f"{files}: each item has one caption, again and again: the best of them would be their "
+            "mean; give --captioner.n 1"
+        )
     missing = Reply(failure=f"captions: {files}: there is none")
     replies = {}
     for item in loaded.items:

@@ -76,9 +76,9 @@ def test_what_is_null_or_blank_is_missing(annotations: Path, tmp_path: Path) -> 
 
 
 def test_with_keep_failed_what_is_not_there_is_missing(annotations: Path, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", {"17": "a"})
+    path = write(tmp_path / "a.json", {"17": ["a", "b"]})
     assert read(annotations, path, keep_failed=True) == {
-        "17": ["a", None],
+        "17": ["a", "b"],
         "mmstar:2": [None, None],
     }
 
@@ -93,6 +93,7 @@ BAD = [
     ("a.json", {"17": PAIR}, "no captions of 1 of 2 items, the first of them 'mmstar:2'"),
     ("a.json", dict.fromkeys([*IDS, "9"], PAIR), "a.json:9: id '9' is of no item"),
     ("a.json", dict.fromkeys(IDS, "a"), "1 captions, captioner.n is 2: give --captioner.n 1"),
+    ("a.json", dict.fromkeys(IDS, ["a", "a"]), "each item has one caption, again and again"),
     ("a.json", {"17": 3}, "a.json:17: captions: expected a text or a list of texts, got 3"),
     ("a.json", "text", "expected a list of records, or an object"),
     ("a.jsonl", [{"id": n, "captions": PAIR} for n in (*IDS, "17")],

@@ -16,6 +16,7 @@ from caprl_native.config.schema import MediaConfig, Program
 from caprl_native.inference.endpoint import key_problem, settings_problem
 from caprl_native.policy.model_check import ModelError, check_directory
 from eval.benchmarks import benchmarks
+from eval.report.published import comparison_problem
 
 Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
 STAGES = ("caption", "answer", "judge", "report")
@@ -25,6 +26,17 @@ class EvalRunConfig(Table):
     name: str = Field("prism", description="Name of the run; the column it gets in comparisons.")
     dir: UserPath = Field("", description="Where everything is kept; empty: outputs/prism/<name>.")
     seed: int = Field(0, description="Seed of captions and answers that are sampled.")
+    mode: Literal["captions", "direct"] = Field(
+        "captions",
+        description="What is measured: captions, by a reader's answers from them alone, or "
+        '("direct") the captioner\'s own answers with the media in view.',
+    )
+    step: int = Field(
+        0,
+        ge=0,
+        description="Step of training in the names of the reference's files; 0: from the "
+        "captioner's path (step_20, global_step1800_hf), if it has one.",
+    )
     stage: Literal["all", "caption", "answer", "judge", "report"] = Field(
         "all", description="Run one stage alone, on what the others have left."
     )
@@ -58,13 +70,22 @@ class BenchmarkConfig(Table):
     media_root: UserPath = Field(
         "", description="Folder that media paths start from; empty: the file's, or its parent."
     )
+    captions: list[UserPath] = Field(
+        [],
+        description="Captions that were made elsewhere, or an earlier run's folder; none: the "
+        "captioner writes them.",
+    )
     subtitles: UserPath = Field(
         "", description="Folder of subtitles, for benchmarks that have any; empty: none."
     )
 
 
 class ReportConfig(Table):
-    compare: list[UserPath] = Field([], description="Folders of other runs, shown side by side.")
+    compare: list[UserPath] = Field(
+        [],
+        description="Folders of other runs, files of the reference's evaluation, or published "
+        "figures by name, shown side by side.",
+    )
     reference_layout: bool = Field(
         False, description="Also write the reference's files and record layout."
     )
@@ -112,7 +133,19 @@ def chosen(config: PrismConfig) -> dict[str, BenchmarkConfig]:
 def stages(config: PrismConfig) -> tuple[str, ...]:
     """The stages that this call runs, in order."""
     asked = STAGES if config.run.stage == "all" else (config.run.stage,)
-    return tuple(s for s in asked if not (s == "judge" and config.run.skip_judge))
+    left_out = {"judge"} if config.run.skip_judge else set()
+    left_out |= {"caption"} if is_direct(config) else set()
+    return tuple(s for s in asked if s not in left_out)
+
+
+def is_direct(config: PrismConfig) -> bool:
+    """Whether the captioner itself answers, with the media in view."""
+    return config.run.mode == "direct"
+
+
+def captions_needed(config: PrismConfig) -> bool:
+    """Whether the captioner has captions to write."""
+    return not is_direct(config) and any(not given.captions for given in chosen(config).values())
 
 
 def check(config: PrismConfig, origins: Origins) -> None:
@@ -122,20 +155,35 @@ def check(config: PrismConfig, origins: Origins) -> None:
         raise ConfigError(f"{origins.of(key)}: {key}: {problem}")
 
     _check_benchmarks(config, fail)
-    if config.captioner.n > 1 and not config.captioner.temperature:
+    asks_captioner = is_direct(config) or captions_needed(config)
+    if asks_captioner and config.captioner.n > 1 and not config.captioner.temperature:
         fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
     for table in ("captioner", "reader", "judge"):
         _check_model(table, getattr(config, table), fail)
     # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
-    needed = ("captioner",) if config.run.stage == "caption" else ("captioner", "reader")
+    needed = ["captioner"] if asks_captioner else []
+    needed += ["reader"] if config.run.stage != "caption" and not is_direct(config) else []
     for table in needed:
         if not (getattr(config, table).path or getattr(config, table).endpoint):
             fail(f"{table}.path", f"no model: give {table}.path or {table}.endpoint")
     if config.run.stage == "judge" and config.run.skip_judge:
         fail("run.skip_judge", 'contradicts run.stage = "judge"')
+    if is_direct(config):
+        _check_direct(config, fail)
     for name in config.report.compare:
-        if not Path(name, "summary.json").is_file():
-            fail("report.compare", f"{name} has no summary.json; give folders of finished runs")
+        if problem := comparison_problem(name):
+            fail("report.compare", problem)
+
+
+def _check_direct(config: PrismConfig, fail: Fail) -> None:
+    """What has no meaning where there are no captions."""
+    if config.run.stage == "caption":
+        fail("run.stage", '"caption" contradicts run.mode = "direct", which has no captions')
+    if config.report.reference_layout:
+        fail("report.reference_layout", 'contradicts run.mode = "direct": its files hold captions')
+    for name, given in chosen(config).items():
+        if given.captions:
+            fail(f"benchmarks.{name}.captions", 'contradicts run.mode = "direct"')
 
 
 def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:

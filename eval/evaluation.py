@@ -21,13 +21,15 @@ from caprl_native.config.models import ModelConfig
 from caprl_native.inference.build import build_model
 from caprl_native.inference.models import Model, Picture, Request, Result
 from caprl_native.inference.replicas import ReplicatedModel
-from caprl_native.inference.store import JsonLog, Reply, Store
+from caprl_native.inference.store import JsonLog, Reply, Store, key_of
 from caprl_native.text.thoughts import CUT_OFF, said
-from eval.config import PrismConfig
+from eval.captions import given_captions
+from eval.config import PrismConfig, is_direct
 from eval.items import Item, ToJudge, Verdict
 from eval.plan import (
     Answers,
     Captions,
+    DirectAnswers,
     Judgements,
     LoadedBenchmark,
     Unit,
@@ -54,7 +56,10 @@ class Evaluation:
         self.answers = Store(self.folder / "answers.jsonl")
         self.judgements = Store(self.folder / "judgements.jsonl")
         self.pictures = Pictures(self.folder / "pictures.jsonl")
+        self.given = given_captions(config, self.loaded)
+        self.direct = is_direct(config)
         self.to_caption = Captions(config)
+        self.to_answer_itself = DirectAnswers(self.to_caption)
         self.to_answer = Answers(config)
         self.to_judge = Judgements(config)
         self._units: dict[tuple[str, str], Unit] = {}
@@ -68,10 +73,14 @@ class Evaluation:
                 yield loaded, item
 
     def unit(self, loaded: LoadedBenchmark, item: Item) -> Unit:
-        """What is captioned for an item."""
+        """What is captioned for an item; one with captions from elsewhere is known by them."""
         name = loaded.benchmark.name, item.id
         if name not in self._units:
-            self._units[name] = self.to_caption.unit(item)
+            unit = self.to_caption.unit(item)
+            if given := self.given.get(name):
+                key = key_of("given", [reply.text for reply in given], unit.media_key)
+                unit = replace(unit, key=key)
+            self._units[name] = unit
         return self._units[name]
 
     # --- stages -------------------------------------------------------------------------------
@@ -79,7 +88,8 @@ class Evaluation:
     def caption(self) -> None:
         """Captions every image and video once, however many questions are asked about it."""
         numbers = range(self.config.captioner.n)
-        units = {unit.key: unit for unit in (self.unit(*pair) for pair in self.items())}
+        wanted = (p for p in self.items() if (p[0].benchmark.name, p[1].id) not in self.given)
+        units = {unit.key: unit for unit in (self.unit(*pair) for pair in wanted)}
         missing = {
             key: [i for i in numbers if self._wanted(self.captions, unit.caption_key(i))]
             for key, unit in units.items()
@@ -99,6 +109,9 @@ class Evaluation:
 
     def answer(self) -> None:
         """Asks the reader every question on every caption that there is."""
+        if self.direct:
+            self._answer_itself()
+            return
         missing = {
             key: (loaded, item, number)
             for loaded, item in self.items()
@@ -108,6 +121,34 @@ class Evaluation:
         requests = (self._question(*asked) for asked in missing.values())
         keep = self._keep_in(self.answers)
         self._run("answer", self.config.reader, len(missing), requests, keep)
+
+    def _answer_itself(self) -> None:
+        """Asks the captioner every question, with the media in view."""
+        numbers = range(self.config.captioner.n)
+        missing = [
+            (loaded, item, [i for i in numbers if self._lacks_answer(loaded, item, i)])
+            for loaded, item in self.items()
+        ]
+        media = {
+            self.to_answer_itself.key(loaded.benchmark, item): self.unit(loaded, item).media_key
+            for loaded, item, wanted in missing
+            if wanted
+        }
+        requests = (
+            request
+            for loaded, item, wanted in missing
+            for request in self.to_answer_itself.requests(loaded.benchmark, item, wanted)
+        )
+
+        def keep(result: Result) -> None:
+            self.pictures.add(media[unit_key(result.key)], result.pictures)
+            self.answers.add(result.key, result.reply)
+
+        total = sum(len(wanted) for _, _, wanted in missing)
+        self._run("answer", self.config.captioner, total, requests, keep)
+
+    def _lacks_answer(self, loaded: LoadedBenchmark, item: Item, number: int) -> bool:
+        return self._wanted(self.answers, self._answer_key(loaded, item, number))
 
     def judge(self) -> None:
         """Asks the judge about the answers that no rule can decide."""
@@ -174,7 +215,14 @@ class Evaluation:
     # --- what is known ------------------------------------------------------------------------
 
     def caption_of(self, loaded: LoadedBenchmark, item: Item, number: int) -> Reply | None:
-        """What the captioner said outside its thoughts; missing where it said nothing else."""
+        """What the captioner said outside its thoughts; missing where it said nothing else.
+
+        Where the captioner answers itself, an empty text.
+        """
+        if self.direct:
+            return Reply("")
+        if given := self.given.get((loaded.benchmark.name, item.id)):
+            return _without_thoughts(given[number])
         return _without_thoughts(self.captions.get(self.unit(loaded, item).caption_key(number)))
 
     def _question(self, loaded: LoadedBenchmark, item: Item, number: int) -> Request:
@@ -188,9 +236,16 @@ class Evaluation:
         caption = self.caption_of(loaded, item, number)
         if caption is None or caption.text is None:
             return None
+        return self._answer_key(loaded, item, number)
+
+    def _answer_key(self, loaded: LoadedBenchmark, item: Item, number: int) -> str:
         name = loaded.benchmark.name, item.id, number
         if name not in self._answer_keys:
-            self._answer_keys[name] = self._question(loaded, item, number).keys[0]
+            if self.direct:
+                key = f"{self.to_answer_itself.key(loaded.benchmark, item)}-{number}"
+            else:
+                key = self._question(loaded, item, number).keys[0]
+            self._answer_keys[name] = key
         return self._answer_keys[name]
 
     def answer_of(self, loaded: LoadedBenchmark, item: Item, number: int) -> Reply | None:
@@ -200,7 +255,8 @@ class Evaluation:
         if reply is None or reply.text is None or self.config.run.rule == "caprl":
             return reply
         cut_off = said(reply.text).cut_off
-        failure = f"answer: {CUT_OFF}; raise reader.max_tokens"
+        table = "captioner" if self.direct else "reader"
+        failure = f"answer: {CUT_OFF}; raise {table}.max_tokens"
         return replace(reply, text=None, failure=failure) if cut_off else reply
 
     def score(self, loaded: LoadedBenchmark, item: Item, number: int) -> Scored | None:

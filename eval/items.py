@@ -32,6 +32,7 @@ class Item:
     prompt: tuple[dict[str, Any], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     source: str = ""  # "file:line"
+    record: Any = field(default=None, repr=False)  # as it stood in the file
 
     @property
     def modality(self) -> Literal["image", "video"]:

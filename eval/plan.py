@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config.models import ModelConfig
+from caprl_native.config.models import TEMPLATE, ModelConfig
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
@@ -25,6 +25,8 @@ from eval.benchmarks.base import Benchmark, Files
 from eval.config import BenchmarkConfig, PrismConfig, chosen
 from eval.items import Broken, Item
 
+# Settings of media that say whether a file or a prompt is taken, not what is made of it.
+_NOT_SHOWN = {"max_per_prompt", "decode_seconds", "decode_gib"}
 _EDGE = 1 << 14  # bytes from each end of a video file, in its identity
 
 
@@ -147,48 +149,98 @@ class Captions:
         self._media = cache(media_identity)
 
     @cached_property
-    def _settings(self) -> list[Any]:
+    def settings(self) -> list[Any]:
+        """What captions depend on, beside chat and media."""
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
-        media = self.config.media.model_dump()
-        # Whether a file or a prompt is taken, not what is made of it.
-        for limit in ("max_per_prompt", "decode_seconds", "decode_gib"):
-            del media[limit]
-        return [model_identity(model), media, shown, self.config.run.seed]
+        media = self.config.media.model_dump(exclude=_NOT_SHOWN)
+        if self.config.media.video_frames == "fps":  # as in keys from before there was a choice
+            del media["video_frames"]
+        system = [] if model.system == TEMPLATE else [model.system]
+        return [model_identity(model), media, shown, self.config.run.seed, *system]
 
     def unit(self, item: Item) -> Unit:
         """What must be captioned for an item."""
         messages = self._messages(item)
-        media = [self._media(m) for m in item.media]
+        media = self.media_of(item)
         return Unit(
-            key_of("caption", self._settings, messages, media),
+            key_of("caption", self.settings, messages, media),
             key_of("media", media),
             item.id,
             item.media,
             messages,
         )
 
+    def media_of(self, item: Item) -> list[Any]:
+        """What its media are, wherever they lie."""
+        return [self._media(m) for m in item.media]
+
     def _messages(self, item: Item) -> tuple[dict[str, Any], ...]:
         model = self.config.captioner
         given = model.video_prompt if item.modality == "video" else model.image_prompt
         if item.prompt and not given:
-            return item.prompt
+            return self.with_system(item.prompt)
         content = [{"type": m.kind} for m in item.media]
         text = {"type": "text", "text": given or DEFAULT_PROMPTS[item.modality]}
-        return ({"role": "user", "content": [*content, text]},)
+        return self.with_system(({"role": "user", "content": [*content, text]},))
+
+    def with_system(self, chat: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        """The chat with the system turn that the config gives, or without any."""
+        system = self.config.captioner.system
+        if system == TEMPLATE:
+            return chat
+        chat = tuple(turn for turn in chat if turn["role"] != "system")
+        if not system:
+            return chat
+        return ({"role": "system", "content": [{"type": "text", "text": system}]}, *chat)
 
     def requests(self, unit: Unit, missing: Sequence[int]) -> Iterator[Request]:
         """Asks for the captions of these numbers, together where they follow each other."""
         seed = seed_of("caption", unit.key)
-        runs: list[list[int]] = []
-        for number in missing:
-            if runs and runs[-1][-1] == number - 1:
-                runs[-1].append(number)
-            else:
-                runs.append([number])
-        for numbers in runs:
+        for numbers in runs_of(missing):
             keys = tuple(unit.caption_key(i) for i in numbers)
             yield Request(keys, unit.messages, seed + numbers[0], unit.name, unit.media)
+
+
+def runs_of(numbers: Sequence[int]) -> list[list[int]]:
+    """Growing numbers, those together that follow each other."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+class DirectAnswers:
+    """What the captioner is asked where it answers itself, with the media in view."""
+
+    def __init__(self, captions: Captions) -> None:
+        self.captions = captions
+
+    def key(self, benchmark: Benchmark, item: Item) -> str:
+        """Of the answers to an item, without their numbers."""
+        media = self.captions.media_of(item)
+        chat = self._chat(benchmark, item), self._prefix(benchmark, item)
+        return key_of("direct", self.captions.settings, *chat, media, benchmark.name, item.id)
+
+    def requests(
+        self, benchmark: Benchmark, item: Item, missing: Sequence[int]
+    ) -> Iterator[Request]:
+        """Asks for the answers of these numbers, together where they follow each other."""
+        key, chat = self.key(benchmark, item), self._chat(benchmark, item)
+        seed, prefix = seed_of("direct", key), self._prefix(benchmark, item)
+        for numbers in runs_of(missing):
+            keys = tuple(f"{key}-{i}" for i in numbers)
+            yield Request(keys, chat, seed + numbers[0], item.id, item.media, prefix)
+
+    def _chat(self, benchmark: Benchmark, item: Item) -> tuple[dict[str, Any], ...]:
+        return self.captions.with_system(benchmark.direct_chat(item))
+
+    def _prefix(self, benchmark: Benchmark, item: Item) -> str:
+        """What the data open the answer with; ours is for readers."""
+        return benchmark.prefix(item) if item.chat else ""
 
 
 class Answers:

@@ -29,9 +29,16 @@ from eval.report.files import (
     table,
     with_others,
     write_lines,
-    write_reference,
     write_text,
 )
+from eval.report.reference import (
+    ReferenceFiles,
+    lengths,
+    step_of,
+    write_captions,
+    write_results,
+)
+from eval.report.reference_results import read_reference
 from eval.results import missing, reasons, records, summary
 
 INCOMPLETE, INTERRUPTED = 3, 130
@@ -40,6 +47,8 @@ MOST_REASONS, REASON = 8, 240  # that the terminal lists; characters of each
 VALUES = {
     "--stage": "run.stage",
     "--limit": "run.limit",
+    "--mode": "run.mode",
+    "--step": "run.step",
     "--rule": "run.rule",
     "--tag": "run.name",
     "--out": "run.dir",
@@ -67,25 +76,34 @@ usage: python {prog} --config FILE ... [--table.key value ...]
   --out FOLDER           where everything is kept (--run.dir)
   --stage STAGE          caption, answer, judge or report alone (--run.stage)
   --limit N              only the first N items of each benchmark (--run.limit)
+  --captions FILE ...    its captions, made elsewhere; the captioner writes none
+  --mode MODE            captions, or direct: the captioner answers, with the media in view
+  --step N               step of training in the names of the reference's files (--run.step)
   --rule RULE            official or caprl (--run.rule)
   --replicas N           copies of each in-process model (--run.replicas)
   --skip-judge           ask no judge
   --keep-failed          leave what failed instead of trying it again
   --allow-outside        annotation files may name media outside of --image-root
   --reference-layout     also write the reference's files
-  --compare FOLDER ...   other runs to show beside this one
+  --compare WHAT ...     other runs to show beside this one: their folders, the reference's
+                         files or a folder of them, or caprl-3b-1800, its published figures
   --dry-run              print the resolved config, and stop
   --help                 print this and stop
   --table.key value      set one value; also --table.key=value. Lists as '["a", "b"]'
 
 """
-OF_BENCHMARK = {"--data-path": "files", "--image-root": "media_root", "--media-root": "media_root"}
+OF_BENCHMARK = {
+    "--data-path": "files",
+    "--image-root": "media_root",
+    "--media-root": "media_root",
+    "--captions": "captions",
+}
 
 
 def long_form(argv: Sequence[str]) -> list[str]:
     """The command line with its short forms spelled out as settings.
 
-    Raises ConfigError for `--data-path` or `--image-root` before any `--benchmark`.
+    Raises ConfigError for what is one benchmark's before any `--benchmark`.
     """
     found: list[str] = []
     lists: dict[str, list[str]] = {}
@@ -104,7 +122,7 @@ def long_form(argv: Sequence[str]) -> list[str]:
             if not benchmark:
                 raise ConfigError(f"command line: {word}: name its benchmark first: --benchmark X")
             key = f"benchmarks.{benchmark}.{OF_BENCHMARK[word]}"
-            if key.endswith(".files"):
+            if key.endswith((".files", ".captions")):
                 lists.setdefault(key, []).extend(_following(word, rest))
             else:
                 found += [f"--{key}", json.dumps(_following(word, rest, 1)[0])]
@@ -138,12 +156,15 @@ def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
     write_text(folder / "summary.json", json.dumps(ours, indent=1) + "\n")
     runs, others = [ours], []
     for name in config.report.compare:
-        other, items = read_run(Path(name))
+        if Path(name, "summary.json").is_file():
+            other, items = read_run(Path(name))
+        else:
+            other, items = read_reference(name, evaluation.loaded, found)
         others.append(items)
         runs.append(compared(ours, found, other, items, config.report.confidence))
     write_text(folder / "table.md", table(runs))
     if config.report.reference_layout:
-        write_reference(folder / "reference", found)
+        write_reference(evaluation, found)
     if config.report.html:
         from eval.report.html import write_html
 
@@ -156,6 +177,35 @@ def report(evaluation: Evaluation, found: Sequence[Record]) -> None:
         }
         write_html(folder / "report.html", runs, with_others(found, others), pictures)
     print((folder / "table.md").read_text("utf-8"))
+
+
+def reference_in(evaluation: Evaluation) -> ReferenceFiles:
+    """The run's files in the reference's layout."""
+    config = evaluation.config
+    step = config.run.step or step_of(config.captioner.path or config.captioner.model)
+    return ReferenceFiles(evaluation.folder / "reference", step)
+
+
+def write_reference_captions(evaluation: Evaluation) -> None:
+    """What the reference writes between captions and answers."""
+    for loaded in evaluation.loaded:
+        made = []
+        for item in loaded.items:
+            numbers = range(evaluation.config.captioner.n)
+            replies = [evaluation.caption_of(loaded, item, number) for number in numbers]
+            made.append((item, [r.text for r in replies if r is not None and r.text is not None]))
+        write_captions(reference_in(evaluation), loaded.benchmark, made)
+
+
+def write_reference(evaluation: Evaluation, found: Sequence[Record]) -> None:
+    """The reference's details and figures of each benchmark."""
+    config, files = evaluation.config, reference_in(evaluation)
+    judge = None if config.run.skip_judge else config.judge.path or config.judge.model
+    length = lengths(config.captioner.path)
+    records = iter(found)
+    for loaded in evaluation.loaded:
+        pairs = [(item, next(records)) for item in loaded.items]
+        write_results(files, loaded.benchmark, pairs, judge, length)
 
 
 def run(config: PrismConfig, resolved: str) -> int:
@@ -172,6 +222,8 @@ def run(config: PrismConfig, resolved: str) -> int:
         for stage in stages(config):
             if stage != "report":
                 getattr(evaluation, stage)()
+            if stage == "caption" and config.report.reference_layout:
+                write_reference_captions(evaluation)
         found = list(records(evaluation))
         if stages(config)[-1] == "report":
             report(evaluation, found)

@@ -10,7 +10,7 @@ from typing import Any
 
 from caprl_native.inference.store import key_of
 from caprl_native.rewards.prompts import PROMPT_VERSION
-from eval.config import PrismConfig
+from eval.config import PrismConfig, captions_needed, chosen, is_direct
 from eval.evaluation import Evaluation
 from eval.items import Item, ToJudge, Verdict
 from eval.plan import LoadedBenchmark, model_identity
@@ -129,18 +129,28 @@ def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
         for loaded in evaluation.loaded
     }
     lacking = missing(evaluation, found)
+    direct = is_direct(config)
+    captioner = config.captioner.path or config.captioner.model
     return {
         "run": config.run.name,
-        "captioner": config.captioner.path or config.captioner.model,
-        "reader": config.reader.path or config.reader.model,
+        "mode": config.run.mode,
+        "captioner": captioner if direct or captions_needed(config) else _givers(config),
+        "reader": captioner if direct else config.reader.path or config.reader.model,
         "judge": config.judge.path or config.judge.model,
-        "reader_key": key_of(model_identity(config.reader), PROMPT_VERSION),
+        "reader_key": (
+            key_of("direct") if direct else key_of(model_identity(config.reader), PROMPT_VERSION)
+        ),
         "judge_key": key_of(model_identity(config.judge)),
         "rule": config.run.rule,
         "complete": not any(lacking.values()),
         "missing": lacking,
         "benchmarks": parts,
     }
+
+
+def _givers(config: PrismConfig) -> str:
+    """Where captions come from that the captioner did not write."""
+    return ", ".join(path for given in chosen(config).values() for path in given.captions)
 
 
 def missing(evaluation: Evaluation, found: Sequence[Record]) -> dict[str, int]:
@@ -154,6 +164,7 @@ def _benchmark(evaluation: Evaluation, loaded: LoadedBenchmark, found: Sequence[
     scored = _scored(found)
     units = {r["captioned"]: r["captions"] for r in found}
     captions = [c for of_unit in units.values() for c in of_unit if not c["missing"]]
+    captions = [] if is_direct(config) else captions
     tokens = [c["tokens"] for c in captions if c["tokens"] is not None]
     kinds = sorted({kind for r in found for kind in r["groups"]})
     return {

@@ -10,6 +10,7 @@ from caprl_native.bounds import Temperature, UserPath
 from caprl_native.config.fields import Table
 
 Dtype = Literal["bfloat16", "float32"]
+TEMPLATE = "template"  # of `system`: what the chat template does by itself
 
 
 class SamplingConfig(Table):
@@ -89,6 +90,11 @@ class CaptionerConfig(ModelConfig):
         "", description='Empty: the record\'s own, or "Please describe this image in detail."'
     )
     video_prompt: str = Field("", description="The same for videos.")
+    system: str = Field(
+        TEMPLATE,
+        description='The system turn before the prompt: "template": what the chat template writes '
+        "by itself; empty: none (an endpoint is sent none, and its template decides); or a text.",
+    )
     video_as: Literal["frames", "file"] = Field(
         "frames",
         description="What an endpoint gets of a video: our frames as images, or the file itself "

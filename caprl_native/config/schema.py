@@ -120,7 +120,12 @@ class MediaConfig(Table):
     image_max_pixels: int = Field(
         1280 * 32 * 32, description="Larger images are reduced to this many pixels."
     )
-    video_fps: float = Field(2.0, gt=0, description="Frames taken per second of video.")
+    video_frames: Literal["fps", "uniform"] = Field(
+        "fps",
+        description="Frames by the second, `video_fps` within the limits below, or evenly spaced "
+        '("uniform"): `video_max_frames` whatever the length, or all that there are.',
+    )
+    video_fps: float = Field(2.0, gt=0, description='Frames taken per second of video, by "fps".')
     video_min_frames: int = Field(
         4, ge=1, description="At least this many frames per video, where it has them."
     )

@@ -175,9 +175,11 @@ def _metadata(fps: float, duration: float, total: int, indices: list[int]) -> di
 def sample_frames(total: int, fps: float, config: MediaConfig) -> list[int]:
     """Indices of an even number of frames, evenly spaced from the first to the last.
 
-    The processors join frames in pairs; a video of one frame gives it twice.
+    By `video_frames` as many as `video_fps` gives, or `video_max_frames` of any video that has
+    them. The processors join frames in pairs; a video of one frame gives it twice.
     """
-    wanted = total / fps * config.video_fps
+    uniform = config.video_frames == "uniform"
+    wanted = config.video_max_frames if uniform else total / fps * config.video_fps
     wanted = min(max(wanted, config.video_min_frames), config.video_max_frames, total)
     count = 2 * int(wanted / 2)
     if count < config.video_min_frames and count + 2 <= min(total, config.video_max_frames):

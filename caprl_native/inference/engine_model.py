@@ -22,7 +22,7 @@ from caprl_native.inference.models import (
 )
 from caprl_native.inference.store import Reply
 from caprl_native.policy.families import family_of
-from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.policy.prompt import PromptBuilder, without_system_turn
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from caprl_native.text.control_tokens import tokenized_chats
 
@@ -58,12 +58,12 @@ class EngineModel:
         self.config, self.media = config, media
         self.builder = PromptBuilder(config.path, media)
         self.tokenizer = AutoTokenizer.from_pretrained(config.path)
-        self.workers = 1
+        self.workers, self.no_system = 1, False
         banned: tuple[int, ...] = ()
         sees_media: dict[str, Any] = {}
         if isinstance(config, CaptionerConfig):
             family = family_of(config.path)
-            self.workers = config.workers
+            self.workers, self.no_system = config.workers, not config.system
             banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
             sees_media = {
                 "mm_processor_kwargs": family.processor_kwargs(media),
@@ -108,6 +108,9 @@ class EngineModel:
                 return _Ready(request, {"prompt_token_ids": self._tokens(request)})
             decoded, pictures = decoded_media(request, self.media)
             prompt = self.builder.for_engine(request.sample, decoded)
+            if self.no_system:
+                prompt["prompt"] = without_system_turn(prompt["prompt"])
+            prompt["prompt"] += request.prefix
             return _Ready(request, prompt, pictures)
         except SampleSkipped as error:
             return _Ready(request, failure=f"media: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from caprl_native.policy.families import Family, Prompt, family_of
 from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.text.control_tokens import control_token_in
 from caprl_native.types import Sample
+
+_SYSTEM_TURN = re.compile(r"\A<\|im_start\|>system\n.*?<\|im_end\|>\n", re.DOTALL)
 
 
 def processor_kwargs(path: str, media: MediaConfig) -> dict[str, Any]:
@@ -126,6 +129,14 @@ class PromptBuilder:
         fitting = self._prepared(sample, smaller)
         fitting.reduced_from = len(prompt)
         return fitting
+
+
+def without_system_turn(text: str) -> str:
+    """A filled-in chat without the system turn that opens it, where there is one.
+
+    Qwen2.5-VL's template writes one by itself. Turns are read as ChatML has them.
+    """
+    return _SYSTEM_TURN.sub("", text)
 
 
 def check_length(prompt: Prompt, max_tokens: int) -> None:

@@ -21,7 +21,13 @@ from caprl_native.data.choices import LETTERS
 from caprl_native.data.fields import DataError, FieldError, check_texts
 from caprl_native.data.record_files import JsonLines
 from caprl_native.registry import Registry
-from caprl_native.rewards.prompts import ANSWER_PREFIX, CAPTION_OF, reader_messages
+from caprl_native.rewards.prompts import (
+    ANSWER_PREFIX,
+    CANNOT_ANSWER,
+    CAPTION_OF,
+    lettered,
+    reader_messages,
+)
 from eval.benchmarks.tables import is_quoted, rows_of
 from eval.items import CAPTION, Broken, Item, ToJudge, Verdict
 from eval.scoring.letters import choice_letter
@@ -35,6 +41,8 @@ SYSTEM = (
 SUBTITLES = "Subtitles:"
 _PARQUET_ROWS = 256  # that are in memory at a time, with their images
 BRIEFLY = "Answer from the caption alone, with the answer itself and nothing else."
+LOOKING = "Answer with the answer itself and nothing else."
+LETTER = "Answer with the letter of one choice."
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,8 @@ class Benchmark(ABC):
     rules: ClassVar[tuple[Rule, ...]] = ("official",)
     judged_by_model: ClassVar[bool] = False  # whether some answers may need a judge
     instruction: ClassVar[str] = BRIEFLY  # how an open question is to be answered
+    direct_instruction: ClassVar[str] = LOOKING  # the same, with the media in view
+    caption_text: ClassVar[str] = CAPTION  # what the media stand for in an item's `chat`
 
     @abstractmethod
     def item(self, row: Row, files: Files) -> Item | Sequence[Item]:
@@ -147,7 +157,9 @@ class Benchmark(ABC):
                     yield row
                     continue
                 for found in self._parsed(row, files):
-                    yield found if isinstance(found, Broken) else _unique(found, row, seen)
+                    if isinstance(found, Item):
+                        found = replace(_unique(found, row, seen), record=row.value)
+                    yield found
 
     def _parsed(self, row: Row, files: Files) -> Sequence[Item | Broken]:
         try:
@@ -177,6 +189,32 @@ class Benchmark(ABC):
         if item.choices:
             return reader_messages(item.modality, caption, item.question, list(item.choices))
         return open_question(item.modality, caption, item.question, self.instruction)
+
+    def direct_chat(self, item: Item) -> tuple[dict[str, Any], ...]:
+        """What the captioner is asked with the media in view, in the form of `Sample`'s messages.
+
+        "It cannot be answered from the caption" is no choice there.
+        """
+        media: list[dict[str, str]] = [{"type": m.kind} for m in item.media]
+        if item.chat:
+            return tuple(self._seen(turn, media) for turn in item.chat)
+        if item.choices:
+            shown = list(item.choices)
+            if shown[-1] == CANNOT_ANSWER and item.answer != LETTERS[len(shown) - 1]:
+                shown.pop()
+            choices = lettered(shown)
+            request = f"{item.question}\n{choices}\n\n{LETTER}"
+        else:
+            request = f"{item.question}\n\n{self.direct_instruction}"
+        if item.subtitles:
+            request = f"{SUBTITLES}\n{item.subtitles}\n\n{request}"
+        return ({"role": "user", "content": [*media, {"type": "text", "text": request}]},)
+
+    def _seen(self, turn: dict[str, str], media: list[dict[str, str]]) -> dict[str, Any]:
+        """A turn with its media where the caption would be."""
+        before, here, after = turn["content"].partition(self.caption_text)
+        texts = [[{"type": "text", "text": text}] if text else [] for text in (before, after)]
+        return {"role": turn["role"], "content": [*texts[0], *(media if here else []), *texts[1]]}
 
     def prefix(self, item: Item) -> str:
         """How the reader's turn is opened where its engine can go on with an opened turn."""

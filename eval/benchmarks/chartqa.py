@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
@@ -25,7 +26,13 @@ class ChartQA(Released):
     title = "ChartQA"
     metric = "relaxed accuracy"
     golds = "text"
-    group_fields = {"type": ("type",)}
+    group_fields = {"type": ("type", "split")}
+    own = Columns(
+        question=("query", "question"),
+        answer=("label", "answer"),
+        images=("imgname", "image"),
+        folders=("png", "test/png", "images", ""),
+    )
     reference_score = staticmethod(image_score)
 
     def official(self, item: Item, output: str) -> Verdict:

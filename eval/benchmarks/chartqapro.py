@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from caprl_native.data.formats import FieldError
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import Files, Row, registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
@@ -37,12 +38,31 @@ class ChartQAPro(Released):
     metric = "relaxed accuracy"
     golds = "text"
     listed_golds = False  # a gold like "[3, 5]" is one answer of two elements
+    own = Columns(question=("Question",), answer=("Answer",))
     reference_score = staticmethod(image_score)
 
     def item(self, row: Row, files: Files) -> Item:
         item = super().item(row, files)
-        item.extra["years"] = _years(row.value.get("year", row.value.get("Year")))
+        years = _years(row.value.get("year", row.value.get("Year")))
+        asked = len(_listed(row, "Question")) if "Question" in row.value and not item.chat else 1
+        # Of a conversation the last turn's flag alone is of the answer that is scored.
+        item.extra["years"] = years[-1:] if asked > 1 else years
         return item
+
+    def own_question(self, row: Row) -> str:
+        """The last question, after the paragraph that comes with the chart and the turns before."""
+        questions, answers = (_listed(row, name) for name in ("Question", "Answer"))
+        if len(questions) != len(answers):
+            raise FieldError(
+                "Answer", f"{len(answers)} for {len(questions)} questions", "give one for each"
+            )
+        paragraph = row.text("Paragraph", default="")
+        before = zip(questions[:-1], answers[:-1], strict=True)
+        turns = [f"Question: {question}\nAnswer: {answer}" for question, answer in before]
+        return "\n\n".join([*([paragraph] if paragraph else []), *turns, questions[-1]])
+
+    def own_answer(self, row: Row) -> Any:
+        return _listed(row, "Answer")[-1]
 
     def groups(self, row: Row, letter: str | None) -> dict[str, str]:
         return {"question type": _question_type(row)}
@@ -52,6 +72,15 @@ class ChartQAPro(Released):
         kind = item.groups["question type"]
         score = chartqapro_score(said, golds_of(item), item.extra["years"], kind)
         return Verdict(score, said)
+
+
+def _listed(row: Row, name: str) -> list[str]:
+    """The texts of a column that has one for each turn. Raises `FieldError`."""
+    value = row.value.get(name)
+    found = [str(v).strip() for v in (value if isinstance(value, list) else [value]) if v]
+    if not found or not all(found):
+        raise FieldError(name, "missing or empty", "give a text, or one for each turn")
+    return found
 
 
 def _question_type(row: Row) -> str:

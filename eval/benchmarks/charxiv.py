@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import Row, registered
 from eval.benchmarks.judging import same_answer, yes_or_no
 from eval.benchmarks.released import Released, golds_of
@@ -38,11 +39,17 @@ class CharXiv(Released):
     golds = "text"
     listed_golds = False  # "[0, 1]" is an answer of its own
     judged_by_model = True
+    own = Columns(
+        question=("reasoning_q", "query"),
+        answer=("reasoning_a", "answer"),
+        images=("image", "figure_path", "figure_id"),
+        suffix=".jpg",
+    )
     group_fields = {"category": ("category",)}
     reference_score = staticmethod(image_score)
 
     def groups(self, row: Row, letter: str | None) -> dict[str, str]:
-        kind = ANSWERS.get(row.text("inst_category", default=""))
+        kind = ANSWERS.get(row.text("inst_category", "reasoning_a_type", default=""))
         return super().groups(row, letter) | ({"answer": kind} if kind else {})
 
     def official(self, item: Item, output: str) -> Verdict | ToJudge:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from eval.benchmarks.base import registered
+from eval.benchmarks.authors import Columns
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.released import Released, golds_of
 from eval.items import Item, Verdict
 from eval.scoring.anls import anls
@@ -25,7 +26,21 @@ class InfoVQA(Released):
     title = "InfographicVQA"
     metric = "ANLS"
     golds = "text"
+    own = Columns(
+        answer=("answers", "answer"),
+        images=("image", "image_local_name"),
+        nested=("data",),
+        folders=("", "images", "infographicsvqa_images"),
+    )
     group_fields = {"answer type": ("answer_type",)}
+
+    def groups(self, row: Row, letter: str | None) -> dict[str, str]:
+        """The kinds of an answer are a list in the authors' files."""
+        kinds = row.value.get("answer_type")
+        if not isinstance(kinds, list):
+            return super().groups(row, letter)
+        return {"answer type": ", ".join(map(str, kinds))} if kinds else {}
+
     reference_score = staticmethod(image_score_anls)
 
     def official(self, item: Item, output: str) -> Verdict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from eval.benchmarks.base import registered
+from eval.benchmarks.authors import Columns
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.released import MathBenchmark
 
 
@@ -27,3 +28,11 @@ class MathVerse(MathBenchmark):
         "subject": ("subject",),
         "subfield": ("subfield",),
     }
+    own = Columns(question=("question", "question_for_eval"))
+
+    def groups(self, row: Row, letter: str | None) -> dict[str, str]:
+        """Subject and subfield stand in `metadata` in the authors' files."""
+        metadata = row.value.get("metadata")
+        if isinstance(metadata, dict):
+            row = Row({**metadata, **row.value}, row.source, row.file)
+        return super().groups(row, letter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import registered
 from eval.benchmarks.released import MathBenchmark
 
@@ -20,3 +21,4 @@ class MathVision(MathBenchmark):
     name = "mathvision"
     title = "MATH-Vision"
     group_fields = {"subject": ("subject",), "level": ("level",)}
+    own = Columns(images=("decoded_image", "image"), choices=("options",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import Row, registered
 from eval.benchmarks.released import MathBenchmark
 
@@ -45,6 +46,11 @@ class MMMU(MathBenchmark):
         "subject": ("subject", "subfield"),
         "difficulty": ("topic_difficulty",),
     }
+    own = Columns(
+        images=("image", *(f"image_{number}" for number in range(1, 8))),
+        several=True,
+        choices=("options",),
+    )
 
     def groups(self, row: Row, letter: str | None) -> dict[str, str]:
         return with_discipline(super().groups(row, letter), row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eval.benchmarks.base import Row, registered
-from eval.benchmarks.mmmu import with_discipline
+from eval.benchmarks.mmmu import MMMU, with_discipline
 from eval.benchmarks.released import MathBenchmark
 
 
@@ -25,6 +25,7 @@ class MMMUPro(MathBenchmark):
         "subject": ("subject",),
         "difficulty": ("topic_difficulty",),
     }
+    own = MMMU.own
 
     def groups(self, row: Row, letter: str | None) -> dict[str, str]:
         return with_discipline(super().groups(row, letter), row)

@@ -13,13 +13,24 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from caprl_native.data.choices import LETTERS
 from caprl_native.data.formats import FieldError
 from caprl_native.types import MediaRef
+from eval.benchmarks.authors import (
+    Columns,
+    choices_in,
+    first_of,
+    images_of,
+    question_of,
+    unnested,
+    with_shared_images,
+)
 from eval.benchmarks.base import Benchmark, Files, Row, Rule, by_letter
-from eval.items import CAPTION, Item, ToJudge, Verdict
+from eval.benchmarks.options import parse_options, without_options
+from eval.items import CAPTION, Broken, Item, ToJudge, Verdict
 from eval.scoring.caprl_image import boxed, verify_math
 from eval.scoring.letters import choice_letter
 from eval.scoring.math_answer import final_answer, math_equal
@@ -30,6 +41,8 @@ CAPTION_TEXT = (
     f"Here is a detailed caption of an image: {CAPTION}. "
     "Please answer the question based on the caption."
 )
+IDS = ("id", "index", "question_id", "questionId", "sample_index")
+SHOWN = "The image shows the question."
 ROLES = ("system", "user", "assistant")
 HIDDEN_CHOICES = 5  # letters that are taken for an answer where the image shows the choices
 
@@ -38,8 +51,6 @@ _PADS = re.compile(rf"{_PAD}(?:\s*{_PAD})*")
 _TURN = re.compile(r"<\|im_start\|>(\w+)(?:\n|\Z)(.*?)(<\|im_end\|>\s*|\Z)", re.DOTALL)
 _OTHER_IMAGE = "[image]"
 _DAMAGED_TAG = re.compile(r"<\|(?:im|vision|image|video)_\w*(?:\|>?)?|<\|\w*\Z")
-_LINE_LABEL = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])\s*", re.MULTILINE)
-_LABEL = re.compile(r"(?<!\S)(?:\(([A-Z])\)|([A-Z])[.):])\s*")
 _GOLD_LETTER = re.compile(r"\(?([A-Za-z])\)?\.?")
 
 
@@ -47,13 +58,23 @@ class Released(Benchmark):
     """A benchmark in the released format. A subclass names its rule and what its golds are."""
 
     modality = "image"
+    caption_text = CAPTION_TEXT
+    own: ClassVar[Columns] = Columns()  # of the authors' own files
     rules: ClassVar[tuple[Rule, ...]] = ("official", "caprl")
     golds: ClassVar[Literal["letter", "text", "either"]]
     listed_golds: ClassVar[bool] = True  # a gold like "['3', 'three']" is several golds
     group_fields: ClassVar[dict[str, tuple[str, ...]]] = {}  # kind -> names of its field
     reference_score: Callable[[str, str], float] = staticmethod(verify_math)
 
+    def rows(self, path: Path) -> Iterator[Row | Broken]:
+        rows = super().rows(path)
+        if path.suffix.lower() == ".json" and self.own.nested:
+            return unnested(rows, self.own.nested)
+        return with_shared_images(rows) if path.suffix.lower() in (".tsv", ".csv") else rows
+
     def item(self, row: Row, files: Files) -> Item:
+        if row.value.get("prompt") is None and self.own.has(row):
+            return self.own_item(row, files)
         media = image_refs(row, files)
         row.text("prompt")
         chat = parse_chat(str(row.value["prompt"]), len(media))
@@ -61,7 +82,7 @@ class Released(Benchmark):
         choices = () if self.golds == "text" else parse_options(chat.question)
         letter = self._letter(golds, choices)
         return Item(
-            id=row.text("id", "index", "question_id", "questionId", default=row.name),
+            id=row.text(*IDS, default=row.name),
             media=media,
             question=chat.question,
             answer=letter or (golds[0] if len(golds) == 1 else golds),
@@ -72,6 +93,38 @@ class Released(Benchmark):
             source=row.source,
         )
 
+    def own_item(self, row: Row, files: Files) -> Item:
+        """The item of a row in the authors' own file, asked in our words."""
+        row = Row({**row.value, "answer": self.own_answer(row)}, row.source, row.file)
+        question = self.own_question(row)
+        golds = gold_texts(row, self.listed_golds)
+        choices: tuple[str, ...] = ()
+        if self.golds != "text":
+            choices = choices_in(row, self.own)
+        written = () if choices or self.golds == "text" else parse_options(question)
+        choices = choices or written
+        letter = self._letter(golds, choices)
+        if written and letter:
+            question = without_options(question)
+        return Item(
+            id=row.text(*IDS, default=row.name),
+            media=images_of(row, files, self.own),
+            question=question or SHOWN,
+            answer=letter or (golds[0] if len(golds) == 1 else golds),
+            choices=choices if letter else (),
+            groups=self.groups(row, letter),
+            extra={"letter": letter, "gold": str(row.value["answer"])},
+            source=row.source,
+        )
+
+    def own_question(self, row: Row) -> str:
+        """The question in the authors' file."""
+        return question_of(row, self.own)
+
+    def own_answer(self, row: Row) -> Any:
+        """The gold in the authors' file."""
+        return first_of(row, self.own.answer)
+
     def groups(self, row: Row, letter: str | None) -> dict[str, str]:
         """The kinds that the record's scores are broken down by."""
         found = {kind: row.text(*names, default="") for kind, names in self.group_fields.items()}
@@ -80,10 +133,15 @@ class Released(Benchmark):
         return {kind: value for kind, value in found.items() if value}
 
     def prefix(self, item: Item) -> str:
-        return item.extra["prefix"]
+        return item.extra["prefix"] if item.chat else super().prefix(item)
 
     def score(self, item: Item, output: str, rule: Rule) -> Verdict | ToJudge:
         if rule == "caprl":
+            if not item.chat:
+                raise ValueError(
+                    "caprl scores boxed answers, which the prompts of the released files ask for "
+                    "and the authors' files do not"
+                )
             return Verdict(self.reference_score(output, item.extra["gold"]), boxed(output) or None)
         return self.official(item, output)
 
@@ -296,42 +354,3 @@ def _check_tags(content: str) -> None:
     match = _DAMAGED_TAG.search(content)
     if match:
         raise FieldError("prompt", f"a tag is cut off or out of place: {match[0]!r}")
-
-
-def parse_options(text: str) -> tuple[str, ...]:
-    """The choices in a question's text, without their labels; none where they have no texts.
-
-    Labels "A. x", "A) x", "A: x" or "(A) x" that run A, B, C, ..., at the beginnings of lines or
-    else in one line; of several such runs the last. What follows the last choice's line is no
-    part of it.
-    """
-    for labels in (_LINE_LABEL, _LABEL):
-        run = _last_run(list(labels.finditer(text)))
-        if run:
-            ends = [label.start() for label in run[1:]] + [len(text)]
-            texts = [text[label.end() : end] for label, end in zip(run, ends, strict=True)]
-            texts[-1] = texts[-1].partition("\n")[0]
-            # Labels in prose have no texts: "which of (A), (B) or (C)?"
-            return (
-                tuple(t.strip().rstrip(",;") for t in texts)
-                if all(t.strip(" \n,;.?") for t in texts)
-                else ()
-            )
-    return ()
-
-
-def _last_run(labels: Sequence[re.Match[str]]) -> list[re.Match[str]]:
-    """The last run of labels A, B, ... of two or more."""
-    starts = [i for i, label in enumerate(labels) if _label(label) == "A"]
-    for start in reversed(starts):
-        run: list[re.Match[str]] = []
-        for label in labels[start:]:
-            if _label(label) == LETTERS[len(run) : len(run) + 1]:
-                run.append(label)
-        if len(run) > 1:
-            return run
-    return []
-
-
-def _label(label: re.Match[str]) -> str:
-    return label[1] or label[2]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from eval.benchmarks.base import registered
+from collections.abc import Iterator
+from pathlib import Path
+
+from eval.benchmarks.authors import Columns
+from eval.benchmarks.base import Row, registered
 from eval.benchmarks.released import LetterBenchmark
+from eval.items import Broken
 
 
 @registered
@@ -20,3 +25,16 @@ class Seed(LetterBenchmark):
     name = "seed"
     title = "SEED-Bench"
     group_fields = {"category": ("category", "question_type", "question_type_id")}
+    own = Columns(
+        images=("image", "data_id"),
+        lettered=(("choice_a", "choice_b", "choice_c", "choice_d"), tuple("ABCD")),
+        folders=("SEED-Bench-image", "images", ""),
+        nested=("questions",),
+    )
+
+    def rows(self, path: Path) -> Iterator[Row | Broken]:
+        """Questions on videos are none of this benchmark's."""
+        for row in super().rows(path):
+            value = row.value if isinstance(row, Row) and isinstance(row.value, dict) else {}
+            if value.get("data_type", "image") == "image":
+                yield row

@@ -36,6 +36,9 @@ class TimeLens(Benchmark):
         "Answer from the caption alone, with one span of time and nothing else, in the form "
         '"From X to Y seconds".'
     )
+    direct_instruction = (
+        'Answer with one span of time and nothing else, in the form "From X to Y seconds".'
+    )
 
     def rows(self, path: Path) -> Iterator[Row | Broken]:
         """A row per query; its source is the file, the video and the query's number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
@@ -21,3 +22,4 @@ class VisuLogic(LetterBenchmark):
     name = "visulogic"
     title = "VisuLogic"
     group_fields = {"category": ("tag", "category")}
+    own = Columns(answer=("label", "answer"), images=("image_path", "image"))

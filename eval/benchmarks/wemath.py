@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.benchmarks.authors import Columns
 from eval.benchmarks.base import registered
 from eval.benchmarks.released import LetterBenchmark
 
@@ -22,3 +23,4 @@ class WeMath(LetterBenchmark):
     name = "wemath"
     title = "We-Math"
     group_fields = {"step": ("key",), "concept": ("knowledge concept", "knowledge_concept")}
+    own = Columns(images=("image_path", "image"), choices=("option", "options"))

@@ -81,6 +81,8 @@ def compared(
             and _asked(mine[key]) == _asked(r)
         ]
         if not pairs:
+            if not any(r["benchmark"] == name for r in theirs):
+                _difference_of_means(part, summary["benchmarks"].get(name))
             continue
         factor = 100.0 if part["unit"] == "%" else 1.0
         a = [r["mean"] * factor for r, _ in pairs]
@@ -93,6 +95,12 @@ def compared(
         part["difference_ci"] = interval
         part["items_in_both"] = len(pairs)
     return found
+
+
+def _difference_of_means(part: Record, ours: Record | None) -> None:
+    """Of a run that has figures alone."""
+    if ours is not None and ours["mean"] is not None and part["mean"] is not None:
+        part |= {"difference": part["mean"] - ours["mean"], "difference_ci": None}
 
 
 def with_others(ours: Iterable[Record], others: Sequence[Sequence[Record]]) -> Iterator[Record]:
@@ -112,14 +120,17 @@ def with_others(ours: Iterable[Record], others: Sequence[Sequence[Record]]) -> I
 
 
 def _incomparable(summary: Record, other: Record, name: str) -> str | None:
-    """Why a difference between the two would not be one of their captions."""
+    """Why a difference between the two would not be one of their captions.
+
+    What another evaluation's files do not record (None) is taken for the same.
+    """
     judged = any(s["benchmarks"].get(name, {}).get("judged") for s in (summary, other))
-    differs = {
-        "rule": summary["rule"] != other.get("rule"),
-        "reader": summary["reader_key"] != other.get("reader_key"),
-        "judge": judged and summary["judge_key"] != other.get("judge_key"),
+    compared_by = {
+        "rule": (summary["rule"], other.get("rule")),
+        "reader": (summary["reader_key"], other.get("reader_key")),
+        "judge": (summary["judge_key"], other.get("judge_key")) if judged else (None, None),
     }
-    found = [what for what, does in differs.items() if does]
+    found = [what for what, (a, b) in compared_by.items() if b is not None and a != b]
     return f"not the same {' and '.join(found)}" if found else None
 
 
@@ -133,8 +144,8 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for s in summaries for name in s["benchmarks"]))
     head = ["benchmark", "metric"]
     for s in summaries:
-        n = max((part["n"] for part in s["benchmarks"].values()), default=1)
-        head += [s["run"], f"best of {n}", "items", "missing", "tokens"]
+        n = max((part["n"] or 0 for part in s["benchmarks"].values()), default=1)
+        head += [s["run"], f"best of {n or 'n'}", "items", "missing", "tokens"]
         head += [f"{s['run']} - {summaries[0]['run']}"] if s is not summaries[0] else []
     rows = []
     for name in names:
@@ -148,23 +159,33 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
                 cells.append(why or _interval(part or {}, "difference", signed=True))
         rows.append(cells)
     lines = [head, ["---"] * len(head), *rows]
-    notes = [
-        f"{s['run']}: captions by {s['captioner']}, read by {s['reader']}, rule {s['rule']}"
-        + ("" if s["complete"] else "; incomplete: means are over what is there")
-        for s in summaries
-    ]
+    notes = [_note(s) for s in summaries]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
 
+def _note(s: Mapping[str, Any]) -> str:
+    """How a run's figures came about."""
+    if note := s.get("note"):
+        return f"{s['run']}: {note}"
+    direct = s.get("mode") == "direct"
+    made = (
+        f"answers by {s['captioner']}, which sees the media"
+        if direct
+        else (f"captions by {s['captioner']}, read by {s['reader']}")
+    )
+    rest = "" if s["complete"] else "; incomplete: means are over what is there"
+    return f"{s['run']}: {made}, rule {s['rule']}{rest}"
+
+
 def _cells(part: Mapping[str, Any]) -> list[str]:
     missing = {k: v for k, v in part["missing"].items() if v}
-    tokens = part["caption_tokens"]
+    tokens, known = part["caption_tokens"], part["items"] is not None
     return [
         _interval(part, "mean"),
         _interval(part, "best"),
-        str(part["items"]),
-        ", ".join(f"{v} {k}" for k, v in missing.items()) or "0",
+        str(part["items"]) if known else "-",
+        "-" if not known else ", ".join(f"{v} {k}" for k, v in missing.items()) or "0",
         "-" if tokens is None else f"{tokens:.0f}",
     ]
 
@@ -177,42 +198,3 @@ def _interval(part: Mapping[str, Any], name: str, signed: bool = False) -> str:
         return f"{part[name]:{form}}"
     low, high = part[f"{name}_ci"]
     return f"{part[name]:{form}} ({low:{form}} to {high:{form}})"
-
-
-def write_reference(folder: Path, found: Sequence[Record]) -> None:
-    """The reference's two files per benchmark, Prism_<name>_step_{details,eval}_0_final.json.
-
-    Details hold a list per item: the sample, the rewards, the answers understood, the answers'
-    lengths, the captions followed by the answers. Captions without a verdict are left out.
-    """
-    folder.mkdir(exist_ok=True)
-    for name in dict.fromkeys(r["benchmark"] for r in found):
-        rows = [r for r in found if r["benchmark"] == name and r["mean"] is not None]
-        if not rows:
-            continue
-        details = [_reference_row(r) for r in rows]
-        best = statistics.fmean(max(rewards) for _, rewards, *_ in details)
-        mean = statistics.fmean(r["mean"] for r in rows)
-        write_text(
-            folder / f"Prism_{name}_step_details_0_final.json", json.dumps(details, indent=4)
-        )
-        write_text(
-            folder / f"Prism_{name}_step_eval_0_final.json",
-            json.dumps([f"BoN: {best} Mean: {mean}"]),
-        )
-
-
-def _reference_row(record: Record) -> list[Any]:
-    kept = [c for c in record["captions"] if c["verdict"]]
-    sample = {
-        "image": [m["path"] for m in record["media"]],
-        "prompt": record["question"],
-        "answer": record["answer"],
-    }
-    return [
-        sample,
-        [c["verdict"]["score"] for c in kept],
-        [c["verdict"]["said"] or "" for c in kept],
-        [c["answer"]["tokens"] for c in kept],
-        [c["text"] for c in kept] + [c["answer"]["text"] for c in kept],
-    ]

@@ -323,3 +323,26 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MediaError, match="the folder has no frames"):
         video(tmp_path / "empty", fps=3)
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 2), (2, 2), (3, 2), (127, 126), (900, 128)])
+@pytest.mark.parametrize("fps", [1.0, 29.97])
+def test_uniform_frames_do_not_depend_on_the_length(total, count, fps):
+    config = MediaConfig(video_frames="uniform", video_fps=0.1)
+    indices = sample_frames(total, fps, config)
+    assert len(indices) == count and indices[0] == 0 and indices[-1] == total - 1
+    steps = np.diff(indices)
+    assert total < 3 or steps.max() - steps.min() <= 1
+
+
+def test_uniform_frames_have_their_own_times(tmp_path):
+    """5 s at 8 frames a second: 12 frames, each at its index / 8; of a clip, counted from 0."""
+    config = MediaConfig(video_frames="uniform", video_max_frames=12)
+    path = write_mp4(tmp_path / "v.mp4", 40, fps=8)
+    found = video(path, config)
+    indices = np.linspace(0, 39, 12).round()
+    np.testing.assert_allclose(found.timestamps, indices / 8)
+    sample = Sample("s", (MediaRef("video", str(path), start=1.0, end=3.0),), ())
+    (clip,) = decode(sample, config)
+    assert isinstance(clip, DecodedVideo) and len(clip.frames) == 12
+    assert clip.timestamps[0] == 0.0 and clip.timestamps[-1] == 15 / 8

@@ -365,7 +365,7 @@ def test_command_lines_that_cannot_be_used(words, expected, capsys) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "train_configs").glob("prism*.toml")))
 def test_every_recipe_makes_sense(file: Path, capsys) -> None:
-    words = ["--config", str(file), "--benchmark", "qa", "--data-path", "x.jsonl"]
+    words = ["--config", str(file), "--benchmark", "mmstar", "--data-path", "x.jsonl"]
     models = [f"--{t}.path={ROOT}/demo_models/{m}" for t, m in DEMO.items()]
     assert main([*words, *models, "--dry-run"]) == 0
     assert "demo_models/reader" in capsys.readouterr().out

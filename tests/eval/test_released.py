@@ -10,7 +10,8 @@ import pytest
 from caprl_native.testing.media_files import write_png
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
-from eval.benchmarks.released import parse_chat, parse_options
+from eval.benchmarks.options import parse_options
+from eval.benchmarks.released import parse_chat
 from eval.items import CAPTION
 from tests.eval.benchmark_files import qwen_prompt, read
 

@@ -4,16 +4,21 @@ processor makes of the decoded media."""
 from __future__ import annotations
 
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig
 
 from caprl_native.config.schema import MediaConfig
-from caprl_native.data.media import DecodedImage, DecodedVideo
-from caprl_native.policy.families.qwen import normalised
-from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.data.media import DecodedImage, DecodedVideo, decode
+from caprl_native.policy.families import Prompt
+from caprl_native.policy.families.qwen import VIDEO, normalised
+from caprl_native.policy.prompt import PromptBuilder, _loaded, without_system_turn
+from caprl_native.testing.media_files import write_mp4
 from caprl_native.types import MediaRef, Sample
 
 MEDIA = MediaConfig(
@@ -103,3 +108,47 @@ def test_media_that_the_engine_would_resize_again_stay_as_they_were_decoded(
     prompt, _ = made(tiny_policy, "thin")
     assert prompt.media["grid"].prod() * 16**2 > MEDIA.image_max_pixels
     assert prompt.for_engine()["multi_modal_data"]["image"] == [thin.image]
+
+
+def evenly_spaced(path: Path) -> tuple[Prompt, DecodedVideo, PromptBuilder]:
+    """The prompt of a video of 5 s at 8 frames a second, of which 12 frames are taken."""
+    media = MediaConfig(image_min_pixels=1, video_frames="uniform", video_max_frames=12)
+    file = write_mp4(path.parent / "evenly_spaced.mp4", 40, fps=8)
+    content = [{"type": "video"}, {"type": "text", "text": "Describe this video in detail."}]
+    messages = ({"role": "user", "content": content},)
+    sample = Sample("s", (MediaRef("video", str(file)),), messages)
+    (decoded,) = decode(sample, media)
+    assert isinstance(decoded, DecodedVideo)
+    builder = PromptBuilder(str(path), media)
+    return builder(sample, [decoded]), decoded, builder
+
+
+def test_evenly_spaced_frames_have_their_times_in_a_prompt(tiny_policy, tiny_policy_2_5):
+    """As text, of each pair of frames; by Qwen2.5-VL as the seconds between two pairs, which are
+    its positions in time."""
+    prompt, decoded, builder = evenly_spaced(tiny_policy)
+    family, processor = _loaded(builder.path, builder.plugins)
+    text = processor.tokenizer.decode(prompt.ids)
+    stamps = [float(t) for t in re.findall(r"<([\d.]+)seconds>", text.replace(" ", ""))]
+    pairs = np.array(decoded.timestamps).reshape(-1, 2).mean(axis=1)
+    np.testing.assert_allclose(stamps, pairs, atol=0.0501)
+
+    prompt, decoded, builder = evenly_spaced(tiny_policy_2_5)
+    assert prompt.media["seconds"].tolist() == [pytest.approx(2 * 5.0 / 12)]
+    family, _ = _loaded(builder.path, builder.plugins)
+    config = AutoConfig.from_pretrained(tiny_policy_2_5)
+    times = family.positions(config, prompt)[0][prompt.token_types == VIDEO].unique()
+    step = 2 * 5.0 / 12 * config.vision_config.tokens_per_second
+    assert (times - times[0]).tolist() == [int(i * step) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n",
+         "<|im_start|>user\nHi<|im_end|>\n"),
+        ("<|im_start|>user\n<|im_start|>system\n<|im_end|>\n",) * 2,
+    ],
+)  # fmt: skip
+def test_a_system_turn_is_left_out_where_one_opens_the_chat(text, left):
+    assert without_system_turn(text) == left

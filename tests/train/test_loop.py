@@ -265,7 +265,8 @@ def test_a_run_never_trains_on_what_it_holds_out(world, tiny_policy, tmp_path) -
     config = tiny_config(world, tiny_policy, "http://127.0.0.1:1/v1", tmp_path)
     config.data.hold_out = 0.2
     trainer = Trainer.__new__(Trainer)  # its data alone: no engine
-    trainer.config, trainer.dims = config, SimpleNamespace(data_rank=0, data_size=1)
+    trainer.config, trainer.folder = config, tmp_path
+    trainer.dims = SimpleNamespace(data_rank=0, data_size=1, is_main=True)
     trainer._load_data()
     held_out = {sample.id for sample in trainer.held_out}
     epochs = 4 * trainer.loader.batches_per_epoch

@@ -7,7 +7,7 @@ known, so that each clause of a held-out caption (greedy) is right, wrong or of 
 scene. Told are, per caption, false clauses and the share of the scene's attributes that it states
 rightly (coverage), beside the reader's shares of right, misled and open answers; and the false
 clauses at equal coverage: where the curve of a run passes the least coverage that all runs of the
-seed end with.
+seed end with. Runs that the file of results has already are not run again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -92,7 +92,7 @@ def summarised(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for seed in {r["seed"] for r in runs}
     }
     rows = []
-    for weight in dict.fromkeys(r["weight"] for r in runs):
+    for weight in sorted({r["weight"] for r in runs}):
         its = [r for r in runs if r["weight"] == weight]
         ends = [r["rows"][-1] for r in its]
         names = [name for name in ends[0] if name != "step"]
@@ -120,7 +120,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Writes `results/honest_captions.json` after each run, and prints the table."""
+    """Writes `results/honest_captions.json` after each run; prints the table of the weights."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.25, 0.5, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -131,15 +131,24 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "benchmarks" / "results" / "honest_captions.json"
     )
     args = parser.parse_args()
-    runs = []
+    settings = {"steps": args.steps, "every": args.every}
+    runs = done(args.out, settings)
     for seed in args.seeds:
         for weight in args.weights:
+            if any((r["weight"], r["seed"]) == (weight, seed) for r in runs):
+                continue
             out = args.work / f"weight_{weight:g}_seed_{seed}"
             rows = run(weight, seed, args.steps, args.every, out.resolve())
             runs.append({"weight": weight, "seed": seed, "rows": rows})
-            found = {"machine": machine(), "steps": args.steps, "runs": runs}
+            found = {"machine": machine(), **settings, "runs": runs}
             args.out.write_text(json.dumps(found, indent=2) + "\n")
-            print(table(summarised(runs)), flush=True)
+    print(table(summarised([r for r in runs if r["weight"] in args.weights])))
+
+
+def done(file: Path, settings: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The runs of a file of results; none where they had other settings."""
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return found["runs"] if settings.items() <= found.items() else []
 
 
 if __name__ == "__main__":

@@ -252,9 +252,19 @@ def weights_equal(a: Path, b: Path) -> bool:
         same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
         if not same:
             return False
-    copies = [*a.glob("export/*.safetensors"), *a.glob("checkpoints/step_*[0-9]/hf/*.safetensors")]
-    exported = [f.relative_to(a) for f in copies]
-    return all((a / f).read_bytes() == (b / f).read_bytes() for f in exported)
+    return exports(a, b) == exports(b, a)
+
+
+def exports(folder: Path, other: Path) -> dict[str, bytes]:
+    """A run's exported weights: at its end, and in the checkpoints that the other run has as well.
+
+    An interrupted run has one where it stopped, and may lack one where the other was saved.
+    """
+    files = [*folder.glob("export/*.safetensors")]
+    for step in folder.glob("checkpoints/step_*[0-9]"):
+        if (other / "checkpoints" / step.name).exists():
+            files += step.glob("hf/*.safetensors")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def differences(a: Path, b: Path) -> list[str]:

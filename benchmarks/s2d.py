@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,11 @@ from typing import Any
 
 from common import ROOT, machine
 from launch import torchrun
-from learning_curves import METRIC, lines
+from learning_curves import METRIC, figures, lines
 from tqdm import tqdm
 
 from caprl_native.config.load import toml
+from caprl_native.s2d import Stage
 from caprl_native.testing.demo_world.datasets import write_world
 
 DEMO = "train_configs/demo.toml"
@@ -93,13 +93,10 @@ def train_both(folder: Path, args: argparse.Namespace, seed: int) -> None:
 
 def train_alone(folder: Path, args: argparse.Namespace, seed: int) -> None:
     """Videos alone; nothing where it is finished."""
-    if (folder / "video/export").exists():
-        return
     file = write_config(folder / "video", "video", args.steps, args, seed)
-    saved = any((folder / "video").glob("checkpoints/step_*/manifest.json"))
-    go_on = "--run.resume=latest" if saved else "--run.overwrite=true"
-    words = ["caprl_native.train", "--config", DEMO, str(file), go_on]
-    start(words, folder / "log", args)
+    run = Stage(1, (DEMO, str(file)))
+    if not run.is_finished:
+        start(["caprl_native.train", *run.command()], folder / "log", args)
 
 
 def curve(run: Path, offset: int = 0) -> list[tuple[int, float]]:
@@ -144,14 +141,9 @@ def table(rows: Sequence[dict[str, Any]], steps: int) -> str:
         "| --- | --- | --- |",
     ]
     for row in rows:
-        cells = [figures(row["half"]), figures(row["final"])]
+        cells = [figures(row[place], "{:.3f}") for place in ("half", "final")]
         shown.append(f"| {row['arm']} | {' | '.join(cells)} |")
     return "\n".join(shown)
-
-
-def figures(values: Sequence[float]) -> str:
-    each = ", ".join(f"{value:.3f}" for value in values)
-    return f"{statistics.median(values):.3f} ({each})"
 
 
 def main() -> None:

@@ -168,11 +168,7 @@ def _benchmark(evaluation: Evaluation, loaded: LoadedBenchmark, found: Sequence[
     tokens = [c["tokens"] for c in captions if c["tokens"] is not None]
     kinds = sorted({kind for r in found for kind in r["groups"]})
     return {
-        "title": benchmark.title,
-        "modality": benchmark.modality,
-        "metric": benchmark.metric,
-        "unit": benchmark.unit,
-        "full": benchmark.full,
+        **benchmark.described(),
         "judged": any(c["judge"] for r in found for c in r["captions"]),
         "items": len(found),
         "scored": len(scored),

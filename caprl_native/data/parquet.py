@@ -119,7 +119,7 @@ class ParquetRows:
                 yield {name: column[i] for name, column in columns.items()}
 
     def read(self, i: int) -> dict[str, Any]:
-        """PackedRow `i` with its embedded files. Raises FieldError where the file is damaged."""
+        """Row `i` with its embedded files. Raises FieldError where the file is damaged."""
         group = bisect_right(self._ends, i)
         offset = i - (self._ends[group - 1] if group else 0)
         row: dict[str, Any] = {}

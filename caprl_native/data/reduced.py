@@ -20,11 +20,11 @@ class ReducedLedger:
         self._first: list[str] = []
 
     def count(self, items: Sequence[LoaderItem]) -> int:
-        """How many of this rank's batch were reduced."""
+        """How many of this rank's batch were reduced; a step may have several batches."""
         found = [i for i in items if isinstance(i, LoadedSample) and i.prepared.reduced_from]
-        self._first = [
+        self._first += [
             f"sample {i.sample.id} ({i.sample.source}) from {i.prepared.reduced_from} tokens"
-            for i in found[:NAMED]
+            for i in found[: NAMED - len(self._first)]
         ]
         return len(found)
 

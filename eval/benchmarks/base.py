@@ -141,6 +141,11 @@ class Benchmark(ABC):
     direct_instruction: ClassVar[str] = LOOKING  # the same, with the media in view
     caption_text: ClassVar[str] = CAPTION  # what the media stand for in an item's `chat`
 
+    def described(self) -> dict[str, Any]:
+        """What a summary says of it, whatever was measured."""
+        names = ("title", "modality", "metric", "unit", "full")
+        return {name: getattr(self, name) for name in names}
+
     @abstractmethod
     def item(self, row: Row, files: Files) -> Item | Sequence[Item]:
         """The item, or items, of a row. Raises `FieldError` for a row that is none."""

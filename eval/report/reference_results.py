@@ -201,11 +201,7 @@ def _summary(title: str, found: Mapping[str, Figures], rule: str | None, note: s
 def _part(benchmark: Benchmark, part: Figures) -> Record:
     factor = 100.0 if benchmark.unit == "%" else benchmark.full
     return {
-        "title": benchmark.title,
-        "modality": benchmark.modality,
-        "metric": benchmark.metric,
-        "unit": benchmark.unit,
-        "full": benchmark.full,
+        **benchmark.described(),
         "judged": False,
         "items": part.get("items"),
         "scored": part.get("items"),

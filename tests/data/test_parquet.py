@@ -204,6 +204,38 @@ def test_rows_at_random_are_the_rows_and_each_group_is_decoded_once(groups, tmp_
     assert len(list(folder.glob("*.arrow"))) == 6 and not list(folder.glob("*.tmp"))
 
 
+MEETING = """
+import sys
+from pathlib import Path
+from caprl_native.data.records import read_records
+
+records = read_records([sys.argv[1]])
+records.keep_decoded(Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(len(records)):
+    records[i]
+"""
+
+
+def test_processes_that_meet_at_a_row_group_leave_it_whole(groups, tmp_path):
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", MEETING, groups, str(cache)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert [p.stdout.readline() for p in processes] == ["ready\n"] * 3
+    for p in processes:
+        p.stdin.write("go\n")
+        p.stdin.flush()
+    assert [(p.communicate(timeout=60), p.returncode)[1] for p in processes] == [0, 0, 0]
+    (folder,) = cache.iterdir()
+    assert len(list(folder.glob("*.arrow"))) == 6 and not list(folder.glob("*.tmp"))
+    kept, plain = read_records([groups]), read_records([groups])
+    kept.keep_decoded(cache)
+    assert list(kept) == list(plain)
+
+
 def test_a_changed_file_has_another_folder_and_a_cut_one_is_written_again(groups, tmp_path):
     records = read_records([groups])
     records.keep_decoded(tmp_path / "cache")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # passed on to the child
+STORE_PREFIX = "CAPRL_STORE_PREFIX"  # what a process group's names in the store begin with
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _SEEN_S = 10.0  # a file server's clients look for new files every few seconds
 
@@ -57,13 +58,12 @@ def rendezvous(number: int) -> dict[str, str]:
     """What the `number`-th process group that ranks form one after the other sets, from 1 on.
 
     The store that torchrun keeps still holds the addresses of the first group's ranks: the next one
-    has names of its own in it, as after a restart. A store that rank 0 keeps gets another port.
+    has names of its own in it (`init_distributed`). A store that rank 0 keeps gets another port.
     """
     if number == 1 or os.environ.get("WORLD_SIZE", "1") == "1":
         return {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        return {"TORCHELASTIC_RESTART_COUNT": str(1000 * number + restarts)}
+        return {STORE_PREFIX: f"group {number}"}
     return {"MASTER_PORT": str(int(os.environ.get("MASTER_PORT", "29500")) + number - 1)}
 
 

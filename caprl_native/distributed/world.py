@@ -12,12 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 
+from caprl_native.distributed.children import STORE_PREFIX
 from caprl_native.distributed.cuda import cuda_problem
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.launcher import ALONE, device_index
 
 T = TypeVar("T")
+_TIMEOUT = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,17 @@ def init_distributed(tensor_parallel: int = 1, threads: int = 0) -> ParallelDims
         backend = "gloo"
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world))
     if not dist.is_initialized():
-        dist.init_process_group(backend, timeout=datetime.timedelta(hours=1))
+        dist.init_process_group(backend, timeout=_TIMEOUT, **_own_names())
     return ParallelDims(dist.get_rank(), world, tensor_parallel, device)
+
+
+def _own_names() -> dict[str, Any]:
+    """Arguments of a process group that is not the first one in torchrun's store."""
+    prefix = os.environ.get(STORE_PREFIX)
+    if not prefix:
+        return {}
+    store, rank, world = next(rendezvous("env://", timeout=_TIMEOUT))
+    return {"store": dist.PrefixStore(prefix, store), "rank": rank, "world_size": world}
 
 
 def mesh_for(dims: ParallelDims, replicas: int) -> DeviceMesh:

@@ -13,7 +13,7 @@ import pytest
 from caprl_native import s2d
 from caprl_native.config.cli import ConfigError, load
 from caprl_native.config.s2d import S2dConfig
-from caprl_native.distributed.children import rendezvous
+from caprl_native.distributed.children import STORE_PREFIX, rendezvous
 from tests.config.conftest import MINIMAL
 from tests.ranks import ROOT
 
@@ -79,8 +79,7 @@ def test_later_process_groups_meet_elsewhere(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     assert [rendezvous(n) for n in (1, 2)] == [{}, {"MASTER_PORT": "20001"}]
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert rendezvous(2) == {"TORCHELASTIC_RESTART_COUNT": "2003"}
+    assert rendezvous(2) == {STORE_PREFIX: "group 2"}
 
 
 PARENT = """

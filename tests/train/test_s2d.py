@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from kill_resume import ended, final_state, kill, wait_for
+from launch import torchrun
 from safetensors.torch import load_file
 
 from caprl_native import checkpoint
 from caprl_native.config.schema import Config
-from tests.ranks import Forked, run_module
+from tests.ranks import Forked, run_module, run_to_end
 from tests.train.world import rows, tiny_config, write_config, write_rows
 
 MODULE = "caprl_native.s2d"
@@ -86,3 +88,11 @@ def test_a_start_that_is_not_there_says_how_to_make_it(stages: Path) -> None:
     words = ("--config", stages / "s2d.toml", "--stages=video", "--video.start=7")
     code, output = run_module(MODULE, 1, *words)
     assert code == 2 and "tools/export.py --checkpoint" in output and "--step 7" in output
+
+
+def test_groups_in_turn_meet_in_torchruns_own_store() -> None:
+    """The second one's ranks must not find the first one's addresses."""
+    command = [*torchrun(2), "-m", "tests.programs.in_turn"]
+    code, output = run_to_end(command, dict(os.environ), 100)
+    assert code == 0, output[-4000:]
+    assert {"rank 0: [0, 0]", "rank 1: [0, 0]"} <= set(output.splitlines()), output[-4000:]

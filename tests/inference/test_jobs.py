@@ -92,10 +92,12 @@ def run(
     answer: Callable[[Any], Served],
     **options: Any,
 ) -> tuple[Ended, list[JobResult], ChatServer]:
-    with model_at(answer) as (model, server):
-        with closing(Ledger(folder, task.identity, SIZE)) as ledger:
-            ended = run_job(task, given, model, ledger, progress=False, **options)
-            return ended, list(ledger.results()), server
+    with (
+        model_at(answer) as (model, server),
+        closing(Ledger(folder, task.identity, SIZE)) as ledger,
+    ):
+        ended = run_job(task, given, model, ledger, progress=False, **options)
+        return ended, list(ledger.results()), server
 
 
 def never(request: Any) -> Served:
@@ -221,9 +223,11 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
     run(tmp_path, Echo(), entries(["a"]), echo)
     chunk = tmp_path / "chunks/000/00000000.jsonl"
     chunk.write_bytes(chunk.read_bytes().replace(b"said a", b"said b"))
-    with closing(Ledger(tmp_path, Echo().identity, SIZE)) as ledger:
-        with pytest.raises(DataError, match="00000000.jsonl: is not as it was written"):
-            list(ledger.results())
+    with (
+        closing(Ledger(tmp_path, Echo().identity, SIZE)) as ledger,
+        pytest.raises(DataError, match="00000000.jsonl: is not as it was written"),
+    ):
+        list(ledger.results())
 
 
 def test_a_task_that_cannot_deal_with_an_entry_fails_that_entry(tmp_path: Path) -> None:

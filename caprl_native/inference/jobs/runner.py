@@ -284,7 +284,7 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    seen = []
+    seen: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
         if seen:

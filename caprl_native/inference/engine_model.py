@@ -126,7 +126,8 @@ class EngineModel:
         if ready.failure:
             yield from failed(request, ready.failure)
             return
-        sampling = replace(self.sampling, n=len(request.keys))
+        drawn = vars(request.drawn) if request.drawn else {}
+        sampling = replace(self.sampling, n=len(request.keys), **drawn)
         try:
             name = self.engine.submit(ready.prompt, sampling, request.seed)
         except self.refusals as error:  # of a prompt that does not fit

@@ -20,6 +20,14 @@ Decoded = DecodedImage | DecodedVideo
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How the tokens of a request are drawn, where not as the model's settings say."""
+
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
 class Request:
     """A chat, and how many replies it gets: reply i goes under `keys[i]`, drawn with `seed` + i.
 
@@ -32,6 +40,7 @@ class Request:
     name: str = ""  # for messages about its media
     media: tuple[MediaRef, ...] = ()
     prefix: str = ""  # opens the model's turn; the reply goes on from there
+    drawn: Drawn | None = None
 
     @property
     def sample(self) -> Sample:

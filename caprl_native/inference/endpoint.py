@@ -26,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USUAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")  # may be shown: no key is spelled like it
 _REASON = 500  # characters of a failure's text
 _BUSY = (408, 429)
+_REFUSALS = (400, 413, 415, 422)  # of one request; 401 or 404 are of all
 _LEAST_LOST = 3  # requests without an answer, one after the other, before a server is given up
 
 
@@ -335,7 +336,8 @@ class Connection:
             elif error.status_code < 500 or self._doubtful:
                 self._count(None)
             busy = error.status_code >= 500 or error.status_code in _BUSY
-            return Said(failure=self.server.reason(error), unanswered=busy)
+            refused = error.status_code in _REFUSALS
+            return Said(failure=self.server.reason(error), unanswered=busy, refused=refused)
         except openai.APIConnectionError as error:  # timeouts are of this kind, too
             self._count(error)
             return Said(failure=self.server.reason(error), unanswered=True)
@@ -343,7 +345,7 @@ class Connection:
             return Said(failure=self.server.reason(error))
         self._count(None)
         if said.failure:
-            return replace(said, failure=self.server.failure(said.failure))
+            return replace(said, failure=self.server.failure(said.failure), refused=True)
         return said
 
     async def _sent(

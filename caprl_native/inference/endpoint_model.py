@@ -114,7 +114,8 @@ class _Calls:
         async with self._in_flight:
             said = await self.connection.ask(messages, request.seed + number, request.prefix)
         text = None if said.text is None else said.text.strip()
-        return Result(key, Reply(text, said.tokens, said.finish, said.failure), pictures)
+        failure = f"refused: {said.failure}" if said.refused else said.failure
+        return Result(key, Reply(text, said.tokens, said.finish, failure), pictures)
 
 
 async def _first_of(

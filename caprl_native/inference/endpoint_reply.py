@@ -21,7 +21,8 @@ class Said:
     """What came of a request: the model's text, or the `failure`.
 
     `unanswered`: it is the server's failure (no connection, no reply in time, too busy, an error of
-    its own): another server may do better.
+    its own): another server may do better. `refused`: it is the request's, or the model's: the
+    server takes no such request, or the reply has no text.
     """
 
     text: str | None = None
@@ -31,6 +32,7 @@ class Said:
     opened: bool = False  # the model went on with a turn that was opened for it
     failure: str | None = None
     unanswered: bool = False
+    refused: bool = False
 
 
 def read_reply(body: bytes, opening: str = "") -> Said:

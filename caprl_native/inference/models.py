@@ -69,6 +69,15 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
+# How failures begin that another model, or a later run, would meet as well.
+OF_INPUT = ("media: ", "prompt: ", "crash: ", "refused: ")
+
+
+def is_of_input(failure: str) -> bool:
+    """Whether a request failed for what it is, not for want of a model that answers."""
+    return failure.startswith(OF_INPUT)
+
+
 def failed(request: Request, reason: str) -> Iterator[Result]:
     """The same failure under all keys of a request."""
     return (Result(key, Reply(failure=reason)) for key in request.keys)

@@ -1,4 +1,4 @@
-"""What a job does with each entry: the requests it makes of it, and what it makes of the replies."""
+"""What a job does with each entry: the requests about it, and what becomes of their replies."""
 
 from __future__ import annotations
 
@@ -26,12 +26,21 @@ class Outcome:
 
 
 class Task(Protocol):
-    """One kind of job. Keys of requests are the task's own, unique within an entry ("0", "1")."""
+    """One kind of job; tasks derive from it.
+
+    Keys of requests are the task's own, unique within an entry ("0", "1").
+    """
 
     @property
     def identity(self) -> list[Any]:
         """What its results depend on, beside the entry: model, prompt, sampling, seed."""
         ...
+
+    def content(self, entry: Entry) -> str:
+        """What the result depends on beside `identity`: of equal ones the first alone is asked
+        about, and the others share its result. Empty: each is asked about. (A record of such a task
+        names neither the entry nor its media: those are each entry's own.)"""
+        return ""
 
     def requests(self, entry: Entry) -> Sequence[Request]:
         """What is asked about an entry; none: `finish` is called at once, without replies."""

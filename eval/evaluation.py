@@ -186,12 +186,11 @@ class Evaluation:
             return
         run = self.config.run
         quiet = not sys.stderr.isatty()
+        opened = open_model(
+            config, self.config.media, run.seed, replicas=run.replicas, cluster=run.ray
+        )
         with (
-            closing(
-                open_model(
-                    config, self.config.media, run.seed, replicas=run.replicas, cluster=run.ray
-                )
-            ) as model,
+            closing(opened) as model,
             tqdm(
                 total=total,
                 desc=stage,

@@ -39,7 +39,7 @@ class EndpointModel:
         self.video_as, self.workers = captioner.video_as, captioner.workers
         self.servers = servers_of(config)
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
         """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
         coming = iter(requests)
         replies: set[asyncio.Task[Result]] = set()

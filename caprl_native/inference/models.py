@@ -67,8 +67,12 @@ class Result:
 
 
 class Model(Protocol):
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """A result for every key of every request, in the order in which they end."""
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
+        """A result for every key of every request, in the order in which they end.
+
+        A None among the requests: none is there just now. Replies that are under way go on, and
+        when one has ended the next is asked for; where nothing is under way, that is the end.
+        """
         ...
 
     def close(self) -> None: ...

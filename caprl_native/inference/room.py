@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from caprl_native.config.models import ModelConfig
 from caprl_native.config.schema import MediaConfig
-from caprl_native.inference.build import build_model
+from caprl_native.inference.build import build_model, replies_at_once
 from caprl_native.inference.models import Model
 
 
@@ -18,11 +20,13 @@ def open_model(
 
     Raises ConfigError where this machine has no room for so many.
     """
-    if config.path and (replicas > 1 or cluster or _has_gpu()):
-        from caprl_native.inference.replicas import ReplicatedModel
+    build = partial(build_model, config, media, seed)
+    if not config.path or not (replicas > 1 or cluster or _has_gpu()):
+        return build()
+    from caprl_native.inference.replicas import ReplicatedModel
 
-        return ReplicatedModel(config, media, seed, replicas=replicas, cluster=cluster)
-    return build_model(config, media, seed)
+    at_once = replies_at_once(config)
+    return ReplicatedModel(build, at_once, replicas=replicas, cluster=cluster)
 
 
 def _has_gpu() -> bool:

@@ -46,7 +46,7 @@ class CaptionTask(Task):
         media = sorted(media_settings(self.config.media).items())
         return [
             VERSION,
-            *model_identity(model),
+            *model_identity(model, servers=False),
             *drawn,
             *asked,
             *tries,

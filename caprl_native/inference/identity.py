@@ -54,11 +54,15 @@ def _digest(path: Path, whole: bool) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: ModelConfig) -> list[Any]:
-    """What a model's replies depend on, beside prompt and seed."""
+def model_identity(model: ModelConfig, *, servers: bool = True) -> list[Any]:
+    """What a model's replies depend on, beside prompt and seed.
+
+    `servers`: behind an endpoint, on its address, too; else the model's name there says which it is
+    (with `revision`), and a job goes on with other servers.
+    """
     sampling = [model.temperature, model.top_p, model.max_tokens]
     if model.endpoint:
-        addresses = [without_userinfo(url) for url in urls(model.endpoint)]
+        addresses = [without_userinfo(url) for url in urls(model.endpoint)] if servers else []
         address = addresses[0] if len(addresses) == 1 else sorted(addresses)
         server = [address, model.model, model.revision, model.prefill]
         return ["endpoint", *server, *sampling]

@@ -155,7 +155,7 @@ def test_it_resolves_in_a_dry_run(files: tuple[str, ...], capsys: pytest.Capture
 
 
 def test_the_largest_image_fits_into_a_prompt() -> None:
-    """CapRL 1.0 shows it whole, with 200 tokens of text; CapRL++'s limit is below the processor's."""
+    """CapRL 1.0 shows it whole, and 200 tokens of text; CapRL++ has a lower limit."""
     for name, side, whole in (("caprl_image.toml", 28, True), ("image.toml", 32, False)):
         config, _ = load_with_origins(Config, [name])
         tokens = config.media.image_max_pixels // side**2

@@ -97,6 +97,8 @@ IMAGE = PUBLISHED | {
     "reward.terms.length.l1": 2048,
     "reward.terms.length.l2": 3072,
     "media.image_min_pixels": 64 * 32 * 32,
+    "media.image_max_pixels": 16_384 * 32 * 32,
+    "media.fit": "reduce",
     "run.epochs": 3,
     "run.steps": 0,
     "run.keep": 10,
@@ -153,11 +155,12 @@ def test_it_resolves_in_a_dry_run(files: tuple[str, ...], capsys: pytest.Capture
 
 
 def test_the_largest_image_fits_into_a_prompt() -> None:
-    """Its tokens, and 200 of text: what is longer would be left out."""
-    for name, side in (("image.toml", 32), ("caprl_image.toml", 28)):
+    """CapRL 1.0 shows it whole, and 200 tokens of text; CapRL++ has a lower limit."""
+    for name, side, whole in (("caprl_image.toml", 28, True), ("image.toml", 32, False)):
         config, _ = load_with_origins(Config, [name])
         tokens = config.media.image_max_pixels // side**2
-        assert tokens + 200 <= config.data.max_prompt_tokens
+        assert (tokens + 200 <= config.data.max_prompt_tokens) == whole
+        assert config.media.fit == "reduce"
 
 
 def test_the_bracket_rules_take_the_released_bound_by_themselves() -> None:

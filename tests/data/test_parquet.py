@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -250,6 +251,21 @@ def test_a_changed_file_has_another_folder_and_a_cut_one_is_written_again(groups
     changed = read_records([groups])
     changed.keep_decoded(tmp_path / "cache")
     assert changed[0] == first[0] and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_folder_that_is_removed_changes_no_row(groups, tmp_path):
+    """While a run uses it, and before one goes on."""
+    plain = [read_records([groups])[i] for i in range(24)]
+    records = read_records([groups])
+    records.keep_decoded(tmp_path / "cache")
+    assert [records[i] for i in (0, 9, 1)] == [plain[i] for i in (0, 9, 1)]
+    shutil.rmtree(tmp_path / "cache")
+    assert [records[i] for i in range(24)] == plain
+    shutil.rmtree(tmp_path / "cache")
+    again = read_records([groups])
+    again.keep_decoded(tmp_path / "cache")
+    assert again.fingerprint == records.fingerprint
+    assert [again[i] for i in range(24)] == plain
 
 
 @pytest.mark.parametrize("trouble", ["no room", "a file in its place"])

@@ -49,10 +49,14 @@ def summary(out: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    return write_world(folder, "heldout", images=10, videos=5, seed=5)
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("prism")
-    (folder / "world").mkdir()
-    world = write_world(folder / "world", "heldout", images=10, videos=5, seed=5)
     evaluate(world, folder / "sparse", "--tag", "sparse")
     evaluate(world, folder / "full", *FULL, "--captioner.n=1")
     evaluate(world, folder / "full", "--tag", "full", "--compare", str(folder / "sparse"), *FULL)
@@ -70,6 +74,19 @@ def test_a_captioner_that_says_more_is_worth_more(runs: Runs) -> None:
             assert c["verdict"]["score"] == float(c["verdict"]["said"] == record["answer"])
     table = (runs.full / "table.md").read_text()
     assert f"{sparse['mean'] - full['mean']:+.1f} (" in table
+
+
+def test_the_captioner_answers_itself_without_a_system_turn(world: Path, tmp_path: Path) -> None:
+    """Of images and videos, in process; no caption is made and no reader started."""
+    words = ["--mode", "direct", "--captioner.system=", "--captioner.max_tokens=16"]
+    evaluate(world, tmp_path / "run", *words)
+    records, about = items(tmp_path / "run"), summary(tmp_path / "run")
+    assert {r["media"][0]["kind"] for r in records} == {"image", "video"}
+    for record in records:
+        for c in record["captions"]:
+            assert not c["missing"] and not c["text"]
+            assert c["verdict"]["score"] == float(c["verdict"]["said"] == record["answer"])
+    assert about["caption_tokens"] is None and about["missing"] == 0
 
 
 def descendants() -> list[psutil.Process]:

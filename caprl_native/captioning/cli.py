@@ -25,7 +25,7 @@ from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cl
 from caprl_native.data.fields import DataError
 from caprl_native.data.inputs import Inputs
 from caprl_native.inference.jobs.ending import INTERRUPTED, not_written, told
-from caprl_native.inference.jobs.ledger import Ledger
+from caprl_native.inference.jobs.ledger import Ledger, locked
 from caprl_native.inference.jobs.runner import Ended, run_job
 from caprl_native.inference.jobs.status import describe
 from caprl_native.inference.room import open_model
@@ -141,8 +141,10 @@ def run(config: CaptionConfig) -> int:
     Raises ConfigError, DataError.
     """
     output, folder = Path(config.output.file), work_folder(config)
-    if config.run.overwrite:
+    if config.run.overwrite and folder.exists():
+        locked(folder).close()  # not under the hands of a job that is at work
         shutil.rmtree(folder, ignore_errors=True)
+    if config.run.overwrite:
         output.unlink(missing_ok=True)
     if output.exists() and not folder.exists():
         raise ConfigError(f"output.file: {output} is there, and no job of ours; --overwrite it")

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from caprl_native.captioning.config import Format
+from caprl_native.data.listing import Entry
 from caprl_native.files import atomic_write
 from caprl_native.inference.jobs.chunk import JobResult
 
@@ -29,7 +31,8 @@ _OURS = (
     "model",
     "prompt",
 )
-_OURS_TOO = ("seed", "truncated", "degenerate")
+_CLIP = ("start", "end")
+_OURS_TOO = ("seed", "truncated", "degenerate", *_CLIP)
 KEPT = "input_"  # before the name of a column of the input that we have one of our own for
 
 
@@ -71,10 +74,14 @@ def _free(name: str) -> str:
     return KEPT + name if name in (*_OURS, *_OURS_TOO) else name
 
 
-def chats_of(result: JobResult, form: Format) -> Iterator[dict[str, Any]]:
-    """The entry as chats that supervised training reads: one for each of its captions."""
+def chats_of(result: JobResult, form: Format, folder: Path) -> Iterator[dict[str, Any]]:
+    """The entry as chats that supervised training reads: one for each of its captions.
+
+    Relative paths of media start from `folder`, the output's, as training takes them to.
+    """
     assert result.record is not None
     made, prompt = result.record["captions"], result.record["prompt"]
+    result = replace(result, entry=_seen_from(folder, result.entry))
     for number, caption in enumerate(made):
         identity = result.entry.id if len(made) == 1 else f"{result.entry.id}#{number}"
         if form == "llava":
@@ -94,7 +101,18 @@ def chats_of(result: JobResult, form: Format) -> Iterator[dict[str, Any]]:
                 {"role": "user", "content": user},
                 {"role": "assistant", "content": caption["text"]},
             ]
-            yield {"id": identity, "messages": turns}
+            clip = {name: value for name, value in _media(result).items() if name in _CLIP}
+            yield {"id": identity, "messages": turns, **clip}
+
+
+def _seen_from(folder: Path, entry: Entry) -> Entry:
+    media = [
+        replace(m, path=os.path.relpath(m.path, folder))
+        if m.path and not os.path.isabs(m.path)
+        else m
+        for m in entry.media
+    ]
+    return replace(entry, media=tuple(media))
 
 
 def write_output(path: Path, form: Format, results: Iterable[JobResult], model: str) -> int:
@@ -107,7 +125,7 @@ def write_output(path: Path, form: Format, results: Iterable[JobResult], model: 
     """
     good = (result for result in results if not result.failure)
     if form in ("llava", "openai"):
-        return _write_json(path, (c for r in good for c in chats_of(r, form)))
+        return _write_json(path, (c for r in good for c in chats_of(r, form, path.parent)))
     rows = (row_of(result, model) for result in good)
     if form == "parquet":
         return _write_parquet(path, rows)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from caprl_native.captioning.cli import main
+from caprl_native.captioning.cli import long_form, main
 from caprl_native.testing.chat_server import ChatServer, Reply, serve
 from caprl_native.testing.media_files import truncate, write_mp4, write_png
 from tests.ranks import ROOT
@@ -33,16 +37,16 @@ def caption(request: dict[str, Any]) -> Reply:
 
 
 def run(
-    folder: Path, *words: str, answer: Callable[[Any], Reply] = caption
+    folder: Path, *words: str, answer: Callable[[Any], Reply] = caption, given: str = "media"
 ) -> tuple[int, ChatServer]:
     with serve(answer) as server:
-        return code_of([*command(folder, server.url), *words]), server
+        return code_of([*command(folder, server.url, given), *words]), server
 
 
-def command(folder: Path, url: str) -> list[str]:
+def command(folder: Path, url: str, given: str = "media") -> list[str]:
     return [
         *("--endpoint", url, "--served-model-name", "m", "--captioner.retries=0"),
-        *("--input", str(folder / "media"), "--output", str(folder / "out.jsonl")),
+        *("--input", str(folder / given), "--output", str(folder / "out.jsonl")),
         "--run.progress=false",
     ]
 
@@ -113,13 +117,12 @@ def test_a_lost_endpoint_is_said_and_the_next_run_goes_on(
         asked.append("")
         return caption(request) if len(asked) <= 10 else Reply(status=503)
 
-    words = ["--input", str(many)]
-    code, _ = run(tmp_path, *words, answer=lost)
+    code, _ = run(tmp_path, answer=lost, given="list.txt")
     said = capsys.readouterr().err
     assert code == 1 and "gave up: the model does not answer" in said and "503" in said
     assert not (tmp_path / "out.jsonl").exists()
-    code, server = run(tmp_path, *words)
-    assert code == 0 and len(server.requests) == 106 - 10
+    code, server = run(tmp_path, given="list.txt")
+    assert code == 0 and len(server.requests) == 100 - 10
 
 
 def test_other_settings_need_another_output_or_overwrite(
@@ -205,3 +208,77 @@ def test_a_list_comes_on_standard_input(media: Path, tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "o.json").read_text())) == 3
+
+
+def test_a_degenerate_caption_is_tried_again(media: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def answer(request: dict[str, Any]) -> Reply:
+        seen.append(request["seed"])
+        return Reply("so on, " * 50) if len(seen) == 1 else Reply("A square.")
+
+    assert run(tmp_path, "--retry-degenerate=1", answer=answer, given="media/0.png")[0] == 0
+    (row,) = lines(tmp_path / "out.jsonl")
+    assert row["caption"] == "A square." and row["seed"] == seen[1] != seen[0]
+
+
+def test_inputs_on_the_command_line_are_one_list() -> None:
+    words, instead = long_form(["--input", "a", "b", "--limit=3", "--input=c", "--status"])
+    assert words == ["--input.limit", "3", "--input.files", '["a", "b", "c"]']
+    assert instead == {"--status"}
+
+
+@contextmanager
+def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "tools/caption.py", *words],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    ends = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < ends, log.read_text()
+        time.sleep(0.02)
+
+
+def test_a_job_that_is_killed_goes_on_and_one_that_is_interrupted_says_so(
+    media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed, output, log = tmp_path / "list.txt", tmp_path / "out.jsonl", tmp_path / "log"
+    rows = [json.dumps({"id": f"e{i}", "image": f"media/{i % 3}.png"}) for i in range(60)]
+    listed.write_text("\n".join(rows))
+
+    def slow(request: dict[str, Any]) -> Reply:
+        return Reply(caption(request).text, after_s=0.05)
+
+    with serve(slow) as server:
+        more = ["--captioner.concurrency=2", "--run.chunk=8"]
+        words = [*command(tmp_path, server.url, "list.txt"), *more]
+        begun: Callable[[ChatServer, int], bool] = lambda s, n: len(s.requests) >= n  # noqa: E731
+        with started(words, log) as process:
+            wait_for(lambda: begun(server, 15), process, log)
+            process.kill()
+        asked = len(server.requests)
+        assert main(["--status", "--output", str(output)]) == 0
+        assert "it was killed; run it again" in capsys.readouterr().out
+        with started(words, log) as process:
+            wait_for(lambda: begun(server, asked + 15), process, log)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130, log.read_text()
+        assert "results are kept" in log.read_text() and not output.exists()
+        assert main([*words, "--partial"]) == 0 and 16 <= len(lines(output)) < 60
+        assert main(words) == 0
+        assert len(server.requests) <= 60 + 2 + 2  # what was in flight at the kill
+    assert [row["id"] for row in lines(output)] == [f"e{i}" for i in range(60)]
+    assert {row["caption"] for row in lines(output)} == {lines(output)[0]["caption"]}

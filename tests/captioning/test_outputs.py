@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from caprl_native.captioning.outputs import write_failures, write_output
 from caprl_native.data.formats import parse_record
 from caprl_native.data.inputs import Inputs
 from caprl_native.data.listing import Entry
+from caprl_native.data.records import read_records
 from caprl_native.inference.jobs.chunk import JobResult
 from caprl_native.types import MediaRef
 
@@ -105,6 +107,34 @@ def test_chats_are_what_supervised_training_reads(tmp_path: Path, form: str, end
         ("image", "/d/a.png"), ("video", "/d/b.mp4"),
     ]  # fmt: skip
     assert samples[1].messages[-1]["content"][-1]["text"].strip() == "Describe it."
+
+
+def test_clips_and_relative_paths_survive_in_chats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    clip = MediaRef("video", "media/v.mp4", start=1.0, end=2.0)
+    given = JobResult(Entry("v", (clip,)), result("v", "A car.").record)
+    for form in ("llava", "openai"):
+        path = Path("out") / f"{form}.json"
+        write_output(path, form, [given], "model")  # type: ignore[arg-type]
+        (sample,) = (r.sample for r in read_records([str(path)], kind="response").listing())
+        (medium,) = sample.media
+        assert (medium.start, medium.end) == (1.0, 2.0) and medium.path
+        assert Path(medium.path).resolve() == tmp_path / "media/v.mp4"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "llava"])
+def test_an_output_is_not_held(tmp_path: Path, form: Any) -> None:
+    def many() -> Iterator[JobResult]:
+        return (result("a", "x" * 2000) for _ in range(1500))
+
+    write_output(tmp_path / "warm", form, list(many())[:10], "model")
+    tracemalloc.start()
+    write_output(tmp_path / "o", form, many(), "model")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_a_chat_for_each_of_several_captions(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ ROWS: list[Any] = [
 
 
 def check_rows(entries: list[Entry], root: str) -> None:
-    assert ids(entries) == ["a.png", "b.png", "7", "v.mp4", "c.png"]
+    assert ids(entries) == ["a.png", "b.png", "7", "v.mp4#1-2.5", "c.png"]
     assert entries[1].columns == {"score": 3} and entries[4].columns == {"qa": {"deep": [1, None]}}
     assert [m.path for m in entries[2].media] == [f"{root}/a.png", f"{root}/b.png"]
     (clip,) = entries[3].media

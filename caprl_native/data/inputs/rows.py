@@ -10,7 +10,7 @@ from typing import Any
 from caprl_native.data.fields import FieldError, kind_of
 from caprl_native.data.inputs.kinds import kind_of_name
 from caprl_native.data.listing import Entry
-from caprl_native.data.record_formats.plain import ALL_MEDIA_FIELDS, identity_of, media_in
+from caprl_native.data.record_formats.plain import ALL_MEDIA_FIELDS, clips_of, identity_of, media_in
 from caprl_native.types import MediaRef
 
 _CLIP = ("start", "end")
@@ -55,8 +55,8 @@ def _of_object(row: dict[str, Any], source: str, root: str) -> Entry:
         raise FieldError("image", "the record has no media", _NO_MEDIA)
     names = [m.path or "" for m in media]
     default = _as_given(row, names[0]) if names[0] else os.path.basename(source)
-    clip = {name: _seconds(row, name) for name in _CLIP}
-    media = [_clipped(m, **clip) for m in media]
+    media = clips_of(row, media)
+    default += _clip_name(media)
     own = {"id", *ALL_MEDIA_FIELDS, *(_CLIP if _has_video(media) else ())}
     columns = {k: _plain(v) for k, v in row.items() if k not in own and not _is_binary(v)}
     return Entry(identity_of(row.get("id"), default), tuple(media), columns, source)
@@ -73,27 +73,16 @@ def _as_given(row: dict[str, Any], path: str) -> str:
     return path
 
 
+def _clip_name(media: list[MediaRef]) -> str:
+    """Tells the clips of a video apart: "#1.5-4"; empty for a whole one."""
+    clip = next((m for m in media if m.start is not None or m.end is not None), None)
+    if clip is None:
+        return ""
+    return "#" + "-".join("" if t is None else f"{t:g}" for t in (clip.start, clip.end))
+
+
 def _has_video(media: list[MediaRef]) -> bool:
     return any(m.kind == "video" for m in media)
-
-
-def _seconds(row: dict[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise FieldError(
-            name, f"expected seconds, got {kind_of(value)}", "give a number of 0 or more"
-        )
-    return float(value)
-
-
-def _clipped(medium: MediaRef, start: float | None, end: float | None) -> MediaRef:
-    if medium.kind != "video" or (start is None and end is None):
-        return medium
-    if start is not None and end is not None and end <= start:
-        raise FieldError("end", f"{end:g} is not after start, {start:g}", "give seconds")
-    return MediaRef("video", medium.path, medium.data, medium.label, start, end, medium.fps)
 
 
 def _is_binary(value: Any) -> bool:

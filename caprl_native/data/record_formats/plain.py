@@ -6,7 +6,8 @@
 - Plain: `image` | `images` | `video` | `videos`, a prompt (see `data/chats.py`), `questions`.
 - Any of these without questions, where no term of the reward asks them.
 - Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
-  instead of questions; media optional, also as `image_path` or `video_path`.
+  instead of questions; media optional, also as `image_path` or `video_path`; `start` and `end`
+  (seconds) choose a clip of its videos.
 
 Nothing is read from disk here, and nothing is repaired: what is wrong is a `FieldError`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -65,6 +67,8 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
     )
     reading.check_some_media(media)
     reading.check_not_too_many(media)
+    if kind == "response":
+        media = clips_of(raw, media)
     return Sample(
         id=identity_of(raw.get("id"), reading.default_id),
         media=tuple(media),
@@ -143,6 +147,27 @@ def _medium(
     if re.match(r"(https?|s3):", path):
         raise FieldError(where, f"{path!r:.60} is not a local file", "download it, give its path")
     return MediaRef(kind, path=os.path.join(root, path.removeprefix("file://")))
+
+
+def clips_of(raw: dict[str, Any], media: list[MediaRef]) -> list[MediaRef]:
+    """The media, of videos what lies from `start` to `end` (s). Raises `FieldError`."""
+    if all(medium.kind != "video" for medium in media):
+        return media
+    start, end = _seconds(raw, "start"), _seconds(raw, "end")
+    if start is not None and end is not None and end <= start:
+        raise FieldError("end", f"{end:g} is not after start, {start:g}", "give seconds")
+    return [replace(m, start=start, end=end) if m.kind == "video" else m for m in media]
+
+
+def _seconds(raw: dict[str, Any], name: str) -> float | None:
+    value = raw.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise FieldError(
+            name, f"expected seconds, got {kind_of(value)}", "give a number of 0 or more"
+        )
+    return float(value)
 
 
 def _nothing_in(item: Any) -> str:

@@ -77,8 +77,8 @@ def steps(root: Path) -> list[int]:
     return sorted(int(d.name[5:]) for d in root.glob("step_*") if not lacks(d))
 
 
-def find(root: Path, resume: str) -> int:
-    """The step that `resume` ("latest" or a number) means.
+def find(root: Path, resume: str, setting: str = "run.resume") -> int:
+    """The step that `resume` ("latest" or a number), given by this setting, means.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or the folder is no whole one; the message
@@ -95,7 +95,7 @@ def find(root: Path, resume: str) -> int:
     if asked.is_dir():
         older = [s for s in available if not resume.isdecimal() or s < int(resume)]
         problem = f"{asked} {lacks(asked)}: it is no checkpoint; {_use(older)}"
-    raise FileNotFoundError(f"run.resume = {resume!r}: {problem}; there are: {available or 'none'}")
+    raise FileNotFoundError(f"{setting} = {resume!r}: {problem}; there are: {available or 'none'}")
 
 
 def _others(root: Path) -> list[Path]:

@@ -189,7 +189,8 @@ def _check_direct(config: PrismConfig, fail: Fail) -> None:
 def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:
     if not chosen(config):
         known = ", ".join(benchmarks())
-        fail("benchmarks", f"no benchmark has files; give [benchmarks.<name>] files: {known}")
+        fix = "give --benchmark NAME --data-path FILE, or [benchmarks.NAME] files; names"
+        fail("benchmarks", f"no benchmark has files; {fix}: {known}")
     has_judge = bool(config.judge.path or config.judge.endpoint)
     for name in chosen(config):
         if config.run.rule not in benchmarks()[name].rules:

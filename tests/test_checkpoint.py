@@ -82,6 +82,11 @@ def test_one_process_makes_the_same_export_of_a_checkpoint(folder, tiny_policy, 
     assert not (tmp_path / "new").exists()
 
 
+def test_an_export_of_what_is_not_there_names_the_option(tmp_path):
+    words = ["--checkpoint", tmp_path / "typo", "--step", "3", "--to", tmp_path / "new"]
+    assert f"--step = '3': no such checkpoint under {tmp_path}/typo" in export_tool(words)
+
+
 def export_tool(words: list[object]) -> Any:
     """What tools/export.py exits with, run in this process; 0 at a good end."""
     with pytest.MonkeyPatch.context() as patch:

@@ -42,13 +42,14 @@ def main() -> None:
     try:
         folder = args.checkpoint
         root = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+        checkpoint = find(root, args.step, "--step")
         said = config_of(root.parent) if not (args.policy and args.dtype) else {}
         policy, dtype = args.policy or said.get("path", ""), args.dtype or said.get("dtype", "")
         if not (policy and Path(policy, "config.json").is_file()):
             raise RunError(f"{policy!r} is no model directory: name the policy's with --policy")
         if args.to.exists():
             raise RunError(f"{args.to} exists: give --to a new directory")
-        export_checkpoint(root, find(root, args.step), policy, args.to, dtype or "bfloat16")
+        export_checkpoint(root, checkpoint, policy, args.to, dtype or "bfloat16")
     except (RunError, ModelError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     print(args.to)

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 HEAVY = [
     "gpu_smoke",
     "serving",
+    "caption_engine",
     "loop",
     "s2d",
     "objectives",

@@ -179,3 +179,9 @@ def test_inputs_on_the_command_line_are_one_list() -> None:
     assert instead == {"--status"}
     with pytest.raises(ConfigError, match="--input: expected a value"):
         long_form(["--input", "--limit=3"])
+
+
+def test_the_recipe_is_one_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", "caption.toml", "--input", "a.png", "--dry-run"]
+    assert main(command("http://127.0.0.1:1/v1", Path("o.jsonl"), *words)) == 0
+    assert 'video_frames = "uniform"' in capsys.readouterr().out

@@ -79,9 +79,10 @@ def chats_of(result: JobResult, form: Format, folder: Path) -> Iterator[dict[str
 
     Relative paths of media start from `folder`, the output's, as training takes them to.
     """
-    assert result.record is not None
-    made, prompt = result.record["captions"], result.record["prompt"]
+    record = result.record
+    assert record is not None
     result = replace(result, entry=_seen_from(folder, result.entry))
+    made, prompt = record["captions"], record["prompt"]
     for number, caption in enumerate(made):
         identity = result.entry.id if len(made) == 1 else f"{result.entry.id}#{number}"
         if form == "llava":

@@ -26,7 +26,7 @@ from tests.config.conftest import MINIMAL
 
 # Those of the evaluation, prism*.toml, are tested beside it; s2d.toml names two others of these.
 FOLDER = Path(__file__).parents[2] / "train_configs"
-OTHERS = ("prism", "s2d.toml")
+OTHERS = ("caption.toml", "prism", "s2d.toml")
 RECIPES = sorted(f for f in FOLDER.glob("*.toml") if not f.name.startswith(OTHERS))
 OVERLAYS = {"one_80gb_2b.toml", "four_80gb_4b.toml", "paper.toml"}
 BASES = {"published.toml"}

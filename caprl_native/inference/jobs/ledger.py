@@ -77,8 +77,12 @@ class Ledger:
         self.folder = folder
         (folder / "open").mkdir(parents=True, exist_ok=True)
         self._lock = locked(folder)
-        self.size = self._begun(list(identity), size)
-        self.closed: dict[int, Closed] = {c.chunk: c for c in read_manifest(folder)}
+        try:
+            self.size = self._begun(list(identity), size)
+            self.closed: dict[int, Closed] = {c.chunk: c for c in read_manifest(folder)}
+        except (ConfigError, DataError, OSError):
+            self._lock.close()
+            raise
         self.totals = _totals(self.closed.values())
         path = folder / "earlier.sqlite"
         self._earlier = Earlier(path) if path.exists() else None

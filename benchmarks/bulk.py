@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -149,7 +151,9 @@ def measure(images: int, repeats: int, replicas: int) -> dict[str, Any]:
 
 
 def _turn(found: dict[str, dict[str, str]], way: str, run: Callable[[], dict[str, str]]) -> None:
+    began = time.perf_counter()
     found[way] = run()
+    print(f"{way}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def start_ray(address: str) -> Any:
     Ray's own cluster speaks to nobody else: given a loopback address alone it takes the machine's
     instead, and all its processes listen everywhere. What it does on systems without clusters is
     right here. Its processes end with this one, however it ends. Raises NoReplica where it would
-    listen elsewhere.
+    listen elsewhere, and where the cluster does not answer.
     """
     if not address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read at import, here and in theirs
@@ -39,13 +39,17 @@ def start_ray(address: str) -> Any:
     if ray.is_initialized():
         return ray
     ray_constants.ENABLE_RAY_CLUSTER = bool(address)  # where it was imported before
-    ray.init(
-        **({"address": address} if address else LOOPBACK),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), **ALONE}},
-    )
+    try:
+        ray.init(
+            **({"address": address} if address else LOOPBACK),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), **ALONE}},
+        )
+    except ConnectionError as error:
+        why = " ".join(str(error).split())[:200]
+        raise NoReplica(f"no Ray cluster answers at {address or 'this machine'}: {why}") from error
     addresses = [node["NodeManagerAddress"] for node in ray.nodes()]
     if not address and addresses != [LOOPBACK["_node_ip_address"]]:
         ray.shutdown()

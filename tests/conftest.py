@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # leaves them out.
 HEAVY = [
     "gpu_smoke",
+    "serving",
     "loop",
     "s2d",
     "objectives",

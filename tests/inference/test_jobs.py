@@ -23,7 +23,7 @@ from caprl_native.data.fields import DataError
 from caprl_native.data.listing import Entry
 from caprl_native.inference.endpoint_model import EndpointModel
 from caprl_native.inference.jobs.chunk import JobResult
-from caprl_native.inference.jobs.ledger import Ledger, read_manifest
+from caprl_native.inference.jobs.ledger import Ledger, entry_key, read_manifest
 from caprl_native.inference.jobs.runner import MOST_LOST, Ended, run_job
 from caprl_native.inference.jobs.status import describe
 from caprl_native.inference.jobs.task import Outcome, Task
@@ -31,6 +31,7 @@ from caprl_native.inference.models import Model, Request
 from caprl_native.inference.store import Reply
 from caprl_native.testing.chat_server import ChatServer, serve
 from caprl_native.testing.chat_server import Reply as Served
+from caprl_native.types import MediaRef
 from tests.ranks import ROOT
 
 SIZE = 8
@@ -192,10 +193,22 @@ def test_a_changed_input_keeps_what_it_still_holds(tmp_path: Path) -> None:
     assert not server.requests and [r.entry for r in results] == given[:3]
 
 
-def test_a_changed_file_is_another_entry(tmp_path: Path) -> None:
-    from caprl_native.inference.jobs.ledger import entry_key
-    from caprl_native.types import MediaRef
+def test_a_chunk_of_large_embedded_media_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caprl_native.inference.jobs.runner.MOST_HELD", 2500)
+    given = [
+        replace(entry, media=(MediaRef("image", data=bytes(1000), label="x"),))
+        for entry in entries(["a", "b", "a", "d", "e"])
+    ]
+    ended, results, server = run(tmp_path, Echo(share=True), given, echo)
+    assert ended.state == "finished" and len(server.requests) == 4
+    assert [closed.entries for closed in read_manifest(tmp_path)] == [3, 2]
+    assert [r.entry.id for r in results] == [e.id for e in given]
+    assert all(r.entry.media[0].data is None and r.record for r in results)
 
+
+def test_a_changed_file_is_another_entry(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(b"one")
     entry = Entry("a", (MediaRef("image", str(file)),))

@@ -27,6 +27,7 @@ from caprl_native.inference.store import Reply
 
 log = logging.getLogger(__name__)
 
+MOST_HELD = 64 << 20  # bytes of embedded media, after which a chunk ends
 MOST_LOST = 64  # entries in a row without a reply of the model, before the job gives up
 
 
@@ -143,8 +144,8 @@ class _Job:
 
     def _wanting(self, entries: Iterable[Entry]) -> Iterator[Chunk]:
         """The chunks that are not complete."""
-        coming, size = iter(entries), self.ledger.size
-        while part := list(islice(coming, size)):
+        coming = iter(entries)
+        while part := list(_next_part(coming, self.ledger.size)):
             keys = [entry_key(entry) for entry in part]
             if self.retry_failed:
                 self.ledger.reopen(self._chunks, part, keys)
@@ -268,6 +269,16 @@ class _Job:
             return Ended("incomplete", missing)
         self.ledger.finish(self._chunks)
         return Ended("finished")
+
+
+def _next_part(entries: Iterator[Entry], size: int) -> Iterator[Entry]:
+    """The entries of a chunk: so many, or fewer whose embedded media are large."""
+    held = 0
+    for entry in islice(entries, size):
+        yield entry
+        held += sum(len(m.data or b"") for m in entry.media)
+        if held > MOST_HELD:
+            return
 
 
 def _common(failure: str, entry: Entry) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/training.py shape SHAPE          both ways
     python benchmarks/training.py growth n|prompt      the shared way
+    python benchmarks/training.py memory               both ways, one group of long responses
 
 One process, float32 on a CPU and bfloat16 on CUDA, Qwen3-VL with random weights. Both sides are the
 same trainer with the same budget of tokens for a micro-batch.
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from common import (
+    MEMORY,
     MODEL,
     PROMPTS,
     SHAPES,
@@ -83,9 +85,8 @@ def repeated(groups: list[Group]) -> list[Group]:
     return [dataclasses.replace(g, rollouts=[r]) for g in groups for r in g.rollouts]
 
 
-def compare(bench: Bench, name: str) -> dict[str, Any]:
-    shape = SHAPES[name]
-    groups = bench.groups(shape, N, PROMPTS)
+def compare(bench: Bench, shape: Shape, prompts: int = PROMPTS) -> dict[str, Any]:
+    groups = bench.groups(shape, N, prompts)
     prompt, response = len(groups[0].prompt), shape.response
     budget = shape.at_once * (prompt + N * response)
     single = repeated(groups)
@@ -130,10 +131,15 @@ def growth(bench: Bench, over: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    what, name = sys.argv[1:]
+    what, *names = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(str(write_tiny_vlm(folder, **MODEL)))
-        found = growth(bench, name) if what == "growth" else compare(bench, name)
+        if what == "growth":
+            found = growth(bench, *names)
+        elif what == "memory":
+            found = compare(bench, MEMORY, prompts=1)
+        else:
+            found = compare(bench, *(SHAPES[name] for name in names))
     dist.destroy_process_group()
     print(json.dumps(found))
 

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from caprl_native.config.cli import ConfigError
 from caprl_native.config.models import ModelConfig
-from caprl_native.inference.build import build_model
-from caprl_native.inference.models import Model, Picture, Request, Result
-from caprl_native.inference.replicas import ReplicatedModel
+from caprl_native.inference.models import Picture, Request, Result
+from caprl_native.inference.room import open_model
 from caprl_native.inference.store import JsonLog, Reply, Store, key_of
 from caprl_native.text.thoughts import CUT_OFF, said
 from eval.captions import given_captions
@@ -187,8 +186,11 @@ class Evaluation:
             return
         run = self.config.run
         quiet = not sys.stderr.isatty()
+        opened = open_model(
+            config, self.config.media, run.seed, replicas=run.replicas, cluster=run.ray
+        )
         with (
-            closing(self._model(config)) as model,
+            closing(opened) as model,
             tqdm(
                 total=total,
                 desc=stage,
@@ -200,17 +202,6 @@ class Evaluation:
             for result in model.complete(requests):
                 keep(result)
                 bar.update()
-
-    def _model(self, config: ModelConfig) -> Model:
-        """On a GPU even one copy is an actor: when its process ends, its memory is free."""
-        import torch  # here: a command that asks no model need not wait for it
-
-        run = self.config.run
-        if config.path and (run.replicas > 1 or run.ray or torch.cuda.is_available()):
-            return ReplicatedModel(
-                config, self.config.media, run.seed, replicas=run.replicas, cluster=run.ray
-            )
-        return build_model(config, self.config.media, run.seed)
 
     # --- what is known ------------------------------------------------------------------------
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from caprl_native.config.models import TEMPLATE, ModelConfig
+from caprl_native.config.models import TEMPLATE
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
-from caprl_native.inference.endpoint import urls
+from caprl_native.inference.identity import media_identity, media_settings, model_identity
 from caprl_native.inference.models import Request
-from caprl_native.inference.store import fingerprint, key_of
-from caprl_native.redact import without_userinfo
+from caprl_native.inference.store import key_of
 from caprl_native.rewards.prompts import PROMPT_VERSION
 from caprl_native.seeds import seed_of
 from caprl_native.types import MediaRef
@@ -24,10 +22,6 @@ from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Benchmark, Files
 from eval.config import BenchmarkConfig, PrismConfig, chosen
 from eval.items import Broken, Item
-
-# Settings of media that say whether a file or a prompt is taken, not what is made of it.
-_NOT_SHOWN = {"max_per_prompt", "decode_seconds", "decode_gib"}
-_EDGE = 1 << 14  # bytes from each end of a video file, in its identity
 
 
 @dataclass(frozen=True)
@@ -77,48 +71,6 @@ def _files(given: BenchmarkConfig, allow_outside: bool) -> Files:
     )
 
 
-def media_identity(medium: MediaRef) -> list[Any]:
-    """What a medium is, wherever it lies: an image's bytes; a video's size and both ends, and clip.
-
-    A file that cannot be read is its path; decoding says what is wrong with it.
-    """
-    part = [medium.kind, medium.start, medium.end, medium.fps]
-    if medium.data is not None:
-        return [*part, hashlib.blake2b(medium.data, digest_size=12).hexdigest()]
-    path = Path(medium.path or "")
-    try:
-        if path.is_dir():
-            return [*part, [[f.name, _digest(f, whole=True)] for f in sorted(path.iterdir())]]
-        return [*part, path.stat().st_size, _digest(path, whole=medium.kind == "image")]
-    except (OSError, ValueError):  # ValueError: a path that no file can have
-        return [*part, str(path)]
-
-
-def _digest(path: Path, whole: bool) -> str:
-    if not path.is_file():  # a pipe would be waited for
-        raise OSError(f"{path} is no regular file")
-    digest = hashlib.blake2b(digest_size=12)
-    with path.open("rb") as file:
-        digest.update(file.read() if whole else file.read(_EDGE))
-        file.seek(max(0, path.stat().st_size - _EDGE))
-        digest.update(file.read(_EDGE))
-    return digest.hexdigest()
-
-
-def model_identity(model: ModelConfig) -> list[Any]:
-    """What a model's replies depend on, beside prompt and seed."""
-    sampling = [model.temperature, model.top_p, model.max_tokens]
-    if model.endpoint:
-        addresses = [without_userinfo(url) for url in urls(model.endpoint)]
-        address = addresses[0] if len(addresses) == 1 else sorted(addresses)
-        server = [address, model.model, model.revision, model.prefill]
-        return ["endpoint", *server, *sampling]
-    if not model.path:
-        return []
-    engine = [fingerprint(model.path), model.dtype, model.top_k, model.max_model_len]
-    return ["engine", *engine, *sampling]
-
-
 @dataclass(frozen=True)
 class Unit:
     """Media that are captioned once, whichever questions are asked about them.
@@ -153,9 +105,7 @@ class Captions:
         """What captions depend on, beside chat and media."""
         model = self.config.captioner
         shown = model.video_as if model.endpoint else ""
-        media = self.config.media.model_dump(exclude=_NOT_SHOWN)
-        if self.config.media.video_frames == "fps":  # as in keys from before there was a choice
-            del media["video_frames"]
+        media = media_settings(self.config.media)
         system = [] if model.system == TEMPLATE else [model.system]
         return [model_identity(model), media, shown, self.config.run.seed, *system]
 

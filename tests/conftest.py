@@ -49,6 +49,7 @@ HEAVY = [
     "report_html",
     "report_items",
     "laboratory",
+    "replicas",
     "judge_engine",
     "judge_run",
     "service_reader",

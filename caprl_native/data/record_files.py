@@ -91,6 +91,31 @@ def _past_blanks(text: mmap.mmap, position: int) -> int:
     return _BLANKS.match(text, position).end()  # type: ignore[union-attr]  # matches anywhere
 
 
+def records_of_list(text: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """The first byte of each record of a JSON list, and the one after its last.
+
+    Raises:
+        ValueError: the text is no complete list.
+    """
+    begin, depth, number = _past_blanks(text, text.find(b"[") + 1), 0, 0
+    for token in _TOKEN.finditer(text, begin):
+        mark = token[0][:1]
+        if depth == 0 and mark in b",]":
+            if begin < token.start() or mark == b"," or number:
+                yield begin, token.start()
+                number += 1
+            begin = _past_blanks(text, token.start() + 1)
+            if mark == b"]":
+                if _past_blanks(text, token.end()) < len(text):
+                    raise ValueError("something follows after the list")
+                return
+        elif mark in b"[{":
+            depth += 1
+        elif mark in b"]}":
+            depth -= 1
+    raise ValueError("the list has no end")
+
+
 class JsonArray(JsonLines):
     """The records of a JSON list, by byte offset: the file is passed once, and never held."""
 
@@ -104,33 +129,13 @@ class JsonArray(JsonLines):
             open(self.path, "rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
         ):
-            begin = self._after(text, text.find(b"["))
-            depth, end = 0, -1
-            for token in _TOKEN.finditer(text, begin):
-                mark = token[0][:1]
-                if depth == 0 and mark in b",]":
-                    self._add(text, begin, token.start(), last=mark == b"]")
-                    begin = self._after(text, token.start())
-                    if mark == b"]":
-                        end = token.end()
-                        break
-                elif mark in b"[{":
-                    depth += 1
-                elif mark in b"]}":
-                    depth -= 1
-            if end < 0 or _past_blanks(text, end) < len(text):
-                problem = "the list has no end" if end < 0 else "something follows after the list"
-                raise DataError(f"{self.path}: malformed JSON: {problem}; {self.fix}")
-
-    def _after(self, text: mmap.mmap, position: int) -> int:
-        return _past_blanks(text, position + 1)
-
-    def _add(self, text: mmap.mmap, begin: int, end: int, last: bool) -> None:
-        if begin == end and last and not self._starts:
-            return  # an empty list
-        self._starts.append(begin)
-        self._stops.append(end)
-        self._numbers.append(len(self._starts))
+            try:
+                for begin, end in records_of_list(text):
+                    self._starts.append(begin)
+                    self._stops.append(end)
+                    self._numbers.append(len(self._starts))
+            except ValueError as error:
+                raise DataError(f"{self.path}: malformed JSON: {error}; {self.fix}") from error
 
     def _stop(self, i: int) -> int:
         return self._stops[i]

@@ -18,6 +18,7 @@ from caprl_native.data.media import DecodedImage
 from caprl_native.inference.endpoint_pool import Connections, servers_of
 from caprl_native.inference.models import (
     Decoded,
+    Drawn,
     Picture,
     Request,
     Result,
@@ -38,7 +39,7 @@ class EndpointModel:
         self.video_as, self.workers = captioner.video_as, captioner.workers
         self.servers = servers_of(config)
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
         """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
         coming = iter(requests)
         replies: set[asyncio.Task[Result]] = set()
@@ -56,7 +57,7 @@ class EndpointModel:
                     for reply in ended:
                         yield reply.result()
             finally:
-                runner.run(calls.connection.close())
+                runner.run(calls.close())
 
     def messages(self, request: Request) -> tuple[list[dict[str, Any]], tuple[Picture, ...]]:
         """The chat with its media as data URLs, and what the report shows of them.
@@ -80,7 +81,7 @@ class _Calls:
 
     def __init__(self, model: EndpointModel, loop: asyncio.AbstractEventLoop) -> None:
         self.model, self.loop = model, loop
-        self.connection = Connections(model.servers)
+        self._connections: dict[Drawn | None, Connections] = {None: Connections(model.servers)}
         self._decoding = asyncio.Semaphore(model.workers)
         self._in_flight = asyncio.Semaphore(model.config.concurrency)
 
@@ -89,6 +90,17 @@ class _Calls:
         chat = self.loop.create_task(self._chat(request))
         numbers = range(len(request.keys))
         return {self.loop.create_task(self._result(chat, request, i)) for i in numbers}
+
+    def _connection(self, drawn: Drawn | None) -> Connections:
+        """The servers, told to draw tokens like this."""
+        if drawn not in self._connections:
+            config = self.model.config.replace(**vars(drawn))
+            self._connections[drawn] = Connections(servers_of(config))
+        return self._connections[drawn]
+
+    async def close(self) -> None:
+        for connection in self._connections.values():
+            await connection.close()
 
     async def _chat(self, request: Request) -> Chat | str:
         if not request.media:
@@ -112,7 +124,8 @@ class _Calls:
             return Result(key, Reply(failure=prepared))
         messages, pictures = prepared
         async with self._in_flight:
-            said = await self.connection.ask(messages, request.seed + number, request.prefix)
+            connection = self._connection(request.drawn)
+            said = await connection.ask(messages, request.seed + number, request.prefix)
         text = None if said.text is None else said.text.strip()
         failure = f"refused: {said.failure}" if said.refused else said.failure
         return Result(key, Reply(text, said.tokens, said.finish, failure), pictures)

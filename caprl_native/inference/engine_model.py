@@ -85,7 +85,7 @@ class EngineModel:
         # vLLM 0.26 raised ValueErrors for what it cannot take, 0.32 errors of its own.
         self.refusals = (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
         running: dict[str, _Running] = {}
         with ThreadPoolExecutor(self.workers, "prepare") as pool:
             ready = _Ahead(pool, self._prepare, requests, 2 * self.workers)
@@ -126,7 +126,8 @@ class EngineModel:
         if ready.failure:
             yield from failed(request, ready.failure)
             return
-        sampling = replace(self.sampling, n=len(request.keys))
+        drawn = vars(request.drawn) if request.drawn else {}
+        sampling = replace(self.sampling, n=len(request.keys), **drawn)
         try:
             name = self.engine.submit(ready.prompt, sampling, request.seed)
         except self.refusals as error:  # of a prompt that does not fit
@@ -156,7 +157,7 @@ class _Ahead:
         self,
         pool: ThreadPoolExecutor,
         make: Callable[[Request], _Ready],
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         ahead: int,
     ) -> None:
         self._pool, self._make, self._requests, self._ahead = pool, make, iter(requests), ahead

@@ -20,6 +20,14 @@ Decoded = DecodedImage | DecodedVideo
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How the tokens of a request are drawn, where not as the model's settings say."""
+
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
 class Request:
     """A chat, and how many replies it gets: reply i goes under `keys[i]`, drawn with `seed` + i.
 
@@ -32,6 +40,7 @@ class Request:
     name: str = ""  # for messages about its media
     media: tuple[MediaRef, ...] = ()
     prefix: str = ""  # opens the model's turn; the reply goes on from there
+    drawn: Drawn | None = None
 
     @property
     def sample(self) -> Sample:
@@ -58,8 +67,12 @@ class Result:
 
 
 class Model(Protocol):
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """A result for every key of every request, in the order in which they end."""
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
+        """A result for every key of every request, in the order in which they end.
+
+        A None among the requests: none is there just now. Replies that are under way go on, and
+        when one has ended the next is asked for; where nothing is under way, that is the end.
+        """
         ...
 
     def close(self) -> None: ...

@@ -1,216 +1,203 @@
 """Several copies of a model as Ray actors, on this machine or on a cluster.
 
-The actors take requests from one queue as they have room, and each reply is drawn with a seed of
-its own: which copy writes it makes no difference. The queue is short: requests are made as they are
-needed.
+Each copy is given a few requests more than it works on at a time, as replies come back, and each
+reply is drawn with a seed of its own: which copy writes it makes no difference. Requests and
+replies travel some at a time, those that ended since the last time: one call each would bound all
+copies together to about a thousand replies a second.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from caprl_native.config.cli import ConfigError
-from caprl_native.config.models import ModelConfig
-from caprl_native.config.schema import MediaConfig
-from caprl_native.inference.build import build_model
-from caprl_native.inference.models import Request, Result, failed
+from caprl_native.inference.backlog import Asked, Backlog, Share, requests_of
+from caprl_native.inference.models import Model, Request, Result
+from caprl_native.inference.ray_cluster import NoReplica, resources_of_one, room, start_ray
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-TAKEN = 16  # requests that an actor takes from the queue at a time
-# Every actor is a process group of its own, whatever started this process.
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-LOOPBACK = {"address": "local", "_node_ip_address": "127.0.0.1"}
-
-
-class NoReplica(ConfigError):
-    """There is no copy of a model to go on with."""
-
-    exit_code = 1
-
-
-class _Queue:
-    """The next requests that no actor has taken yet, some at a time; an empty list is the end."""
-
-    def __init__(self, size: int) -> None:
-        self._parts: asyncio.Queue[list[Request]] = asyncio.Queue(size)
-
-    async def put(self, part: list[Request]) -> None:
-        """Returns when there is room for it."""
-        await self._parts.put(part)
-
-    async def take(self) -> list[Request]:
-        return await self._parts.get()
+LEAST_AHEAD = 8  # replies that an actor is asked for beyond those that it works on
+STARTS = 3  # failures in a row to start a copy, after which it is given up
+DEATHS = 6  # deaths in a row of one copy, without any reply of it, after which it is given up
+WAIT_S = 60.0  # without news, between words about copies that wait for room
 
 
 class _Worker:
-    """One copy of the model."""
+    """One copy of the model, at work in a thread of its own."""
 
-    def __init__(self, config: ModelConfig, media: MediaConfig, seed: int) -> None:
-        self.model = build_model(config, media, seed)
+    def __init__(self, build: Callable[[], Model]) -> None:
+        self._build = build
+        self._asked: SimpleQueue[Request] = SimpleQueue()
+        self._said: SimpleQueue[Result | Exception | None] = SimpleQueue()
+        Thread(target=self._run, name="model", daemon=True).start()
 
-    def complete(self, queue: Any) -> Iterator[Result]:
-        yield from self.model.complete(_taken(queue))
+    def work(self, requests: list[Request]) -> list[Result]:
+        """Takes requests; returns the replies that have ended since, at least one.
+
+        The first call returns none, when the model is loaded. Raises what ended the model.
+        """
+        for request in requests:
+            self._asked.put(request)
+        found = [self._said.get()]
+        while not self._said.empty():
+            found.append(self._said.get())
+        for broken in found:
+            if isinstance(broken, Exception):
+                raise broken
+        return [result for result in found if isinstance(result, Result)]
+
+    def _run(self) -> None:
+        try:
+            model = self._build()
+            self._said.put(None)
+            while True:
+                for result in model.complete(self._arriving()):
+                    self._said.put(result)
+        except Exception as error:
+            self._said.put(RuntimeError(f"{type(error).__name__}: {error}"))  # may not be pickled
+
+    def _arriving(self) -> Iterator[Request | None]:
+        """A first request, when there is one; from then on None where none waits."""
+        yield self._asked.get()
+        while True:
+            yield None if self._asked.empty() else self._asked.get()
 
 
-def _taken(queue: Any) -> Iterator[Request]:
-    """Requests of the queue until it is empty."""
-    import ray
+@dataclass
+class _Copy:
+    """An actor in its place, which others take when it dies."""
 
-    while requests := ray.get(queue.take.remote()):
-        yield from requests
+    actor: Any
+    call: Any = None  # what it was called for, until it has returned
+    ready: bool = False
+    apart: bool = False  # it has requests over which another died, and nothing else
+    ended: int = 0  # replies of its last call
+    deaths: int = 0  # of this place, since its last reply
+    share: Share = field(default_factory=Share)
 
 
 class ReplicatedModel:
-    """Several copies of an in-process model.
-
-    What an actor that died has left goes to the others.
-    """
+    """Several copies of a model. One that dies is replaced, and the others go on meanwhile."""
 
     def __init__(
-        self, config: ModelConfig, media: MediaConfig, seed: int, *, replicas: int, cluster: str
+        self, build: Callable[[], Model], at_once: int, *, replicas: int, cluster: str
     ) -> None:
-        """`cluster`: a Ray cluster's address; empty: one of our own on this machine.
+        """`build` makes one copy in its process, which works on `at_once` replies at a time.
+        `cluster`: a Ray cluster's address; empty: one of our own on this machine.
 
-        Raises ConfigError where there is no room for so many.
+        On a cluster, copies that it has no room for start when it has. Raises ConfigError where
+        this machine has no room for so many.
         """
-        ray = start_ray(cluster)
-        have = ray.cluster_resources()
-        gpus = 1 if have.get("GPU") else 0
-        if replicas > (most := int(have["GPU" if gpus else "CPU"])):
-            raise ConfigError(f"run.replicas: {replicas}, but there is room for {most}")
-        cpus = 1 if gpus else have["CPU"] // replicas
-        worker = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
-        self.workers = [worker.remote(config, media, seed) for _ in range(replicas)]
+        self._at_once, self._death = at_once, ""
+        self._ray = ray = start_ray(cluster)
+        if replicas > room(ray):
+            why = f"run.replicas: {replicas}, but there is room for {room(ray)}"
+            if not cluster:
+                raise ConfigError(why)
+            log.warning("%s; the others start when there is more", why)
+        self._actors = ray.remote(**resources_of_one(ray, replicas))(_Worker)
+        self._build = ray.put(build)
+        self.copies = [self._started(_Copy(None)) for _ in range(replicas)]
 
-    def complete(self, requests: Iterable[Request]) -> Iterator[Result]:
-        """Raises NoReplica when no actor is left."""
-        begun = _Begun()
-        yield from self._round(begun, _parts(requests, TAKEN))
-        lost = begun.unanswered()
-        while lost:
-            if not self.workers:
-                raise NoReplica(
-                    f"every copy of the model died; what was written is kept, run again to go on. "
-                    f"The last: {self.death}"
-                )
-            yield from self._round(begun, _parts(lost, 1))  # one that kills takes no others along
-            lost = begun.unanswered()
-            if self.workers:  # it is not for want of one that these have no reply
-                why = f"the process that had it died twice: {self.death}"
-                for request in lost:
-                    yield from begun.answer(failed(request, why))
-                lost = []
-
-    def _round(self, begun: _Begun, parts: Iterator[list[Request]]) -> Iterator[Result]:
-        """Gives the actors all these requests, until those that live have answered theirs."""
-        import ray
-
-        queue = ray.remote(num_cpus=0)(_Queue).remote(2 * len(self.workers))
-        streams = {
-            worker.complete.options(num_returns="streaming").remote(queue): worker
-            for worker in self.workers
-        }
-        putting: list[Any] = []
-        ends = len(streams)
-        while streams:
-            if not putting and ((part := next(parts, None)) is not None or ends):
-                ends -= part is None
-                putting = [queue.put.remote(begun.add(part or []))]
-            (done,), _ = ray.wait([*putting, *streams], num_returns=1)
-            if done in putting:
-                ray.get(putting.pop())
-                continue
+    def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
+        """Raises NoReplica when all copies have been given up."""
+        backlog = Backlog(requests)
+        for copy in self.copies:
+            copy.share = Share()  # of a call that was left early
+        while True:
+            for copy in self.copies:
+                self._send(copy, backlog)
+            if not backlog and not any(len(copy.share) for copy in self.copies):
+                return
+            copy = self._first_to_return()
             try:
-                yield from begun.answer([ray.get(next(done))])
-            except StopIteration:
-                del streams[done]
-            except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
-                self._bury(streams.pop(done), error)
-                ends += 1  # it may take one with it
+                results = self._ray.get(copy.call)
+            except self._ray.exceptions.RayError as error:
+                yield from backlog.lost(copy.share)
+                self._replace(copy, error)
+            else:
+                yield from self._received(copy, results, backlog)
 
-    def _bury(self, worker: Any, error: Exception) -> None:
-        self.workers.remove(worker)
-        self.death = " ".join(str(error).split())[:300]
-        log.warning(
-            "a copy of the model died, %d left go on with its requests: %s",
-            len(self.workers),
-            self.death,
+    def _send(self, copy: _Copy, backlog: Backlog) -> None:
+        """Calls a copy for what it has, and for more, unless it is called already."""
+        if copy.call is None:
+            more = self._more(copy, backlog)
+            for asked in more:
+                copy.share.add(asked)
+            if copy.share:
+                copy.call = copy.actor.work.remote(list(requests_of(more)))
+
+    def _more(self, copy: _Copy, backlog: Backlog) -> list[Asked]:
+        if not copy.share:
+            group = backlog.group()
+            copy.apart = bool(group)
+            if group:
+                return group
+        if copy.apart:
+            return []
+        ahead = min(max(LEAST_AHEAD, 2 * copy.ended), self._at_once)
+        return backlog.new(self._at_once + ahead - len(copy.share))
+
+    def _first_to_return(self) -> _Copy:
+        calls = {copy.call: copy for copy in self.copies if copy.call is not None}
+        if not calls:
+            raise NoReplica(
+                "every copy of the model died again and again; what was written is kept, run again "
+                f"to go on. The last: {self._death}"
+            )
+        while not (done := self._ray.wait(list(calls), num_returns=1, timeout=WAIT_S)[0]):
+            if waiting := sum(not copy.ready for copy in self.copies):
+                log.warning("%d of %d copies of the model have not started yet (they load, or wait "
+                            "for room on the cluster)", waiting, len(self.copies))  # fmt: skip
+        copy = calls[done[0]]
+        self.copies.remove(copy)
+        self.copies.append(copy)  # the others' turn is next
+        return copy
+
+    def _received(self, copy: _Copy, results: list[Result], backlog: Backlog) -> Iterator[Result]:
+        """Gives a copy more to do before anybody looks at what it has done."""
+        copy.call, copy.ready, copy.ended = None, True, len(results)
+        if results:
+            copy.deaths = 0
+        news = copy.share.answers(results)
+        self._send(copy, backlog)
+        yield from news
+
+    def _replace(self, copy: _Copy, error: Exception) -> None:
+        """Starts a copy in the place of one that died, or that broke; not for ever."""
+        self._ray.kill(copy.actor)
+        self._death = _words(error)
+        copy.deaths += 1
+        if copy.deaths < (DEATHS if copy.ready else STARTS):
+            log.warning("a copy of the model died, another starts: %s", self._death)
+            self._started(copy)
+            return
+        self.copies.remove(copy)
+        log.error(
+            "a copy of the model died %d times without a reply and is given up, %d are left: %s",
+            copy.deaths,
+            len(self.copies),
+            self._death,
         )
+
+    def _started(self, copy: _Copy) -> _Copy:
+        copy.actor = self._actors.remote(self._build)
+        copy.call, copy.ready, copy.ended = copy.actor.work.remote([]), False, 0
+        return copy
 
     def close(self) -> None:
         """Ends the actors at once, whatever they are at."""
-        import ray
-
-        for worker in self.workers:
-            ray.kill(worker)
-        self.workers = []
+        for copy in self.copies:
+            self._ray.kill(copy.actor)
+        self.copies = []
 
 
-class _Begun:
-    """Requests that actors were given, and which of their replies are still to come."""
-
-    def __init__(self) -> None:
-        self._requests: dict[str, Request] = {}  # by each key that has no reply yet
-        self._answered: set[str] = set()
-
-    def add(self, part: list[Request]) -> list[Request]:
-        """Notes the requests of a part, and returns it."""
-        self._requests.update((key, request) for request in part for key in request.keys)
-        return part
-
-    def answer(self, results: Iterable[Result]) -> Iterator[Result]:
-        """The results that are news: what an actor died over is asked again as a whole."""
-        for result in results:
-            self._requests.pop(result.key, None)
-            if result.key not in self._answered:
-                self._answered.add(result.key)
-                yield result
-
-    def unanswered(self) -> list[Request]:
-        """The requests that lack a reply."""
-        return list({id(request): request for request in self._requests.values()}.values())
-
-
-def _parts(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """Some requests at a time."""
-    coming = iter(requests)
-    while part := list(islice(coming, size)):
-        yield part
-
-
-def start_ray(address: str) -> Any:
-    """Ray, connected to the cluster of that address, or to one of our own on this machine.
-
-    Ray's own cluster speaks to nobody else: given a loopback address alone it takes the machine's
-    instead, and all its processes listen everywhere. What it does on systems without clusters is
-    right here. Raises NoReplica where it would be otherwise.
-    """
-    if not address:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read at import, here and in theirs
-    import ray
-    from ray._private import ray_constants
-
-    if ray.is_initialized():
-        return ray
-    ray_constants.ENABLE_RAY_CLUSTER = bool(address)  # where it was imported before
-    ray.init(
-        **({"address": address} if address else LOOPBACK),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), **ALONE}},
-    )
-    addresses = [node["NodeManagerAddress"] for node in ray.nodes()]
-    if not address and addresses != [LOOPBACK["_node_ip_address"]]:
-        ray.shutdown()
-        raise NoReplica(f"Ray would listen at {addresses}, not on loopback alone")
-    return ray
+def _words(error: Exception) -> str:
+    """What ended a copy, in a line; of an error inside it the error, not where it was raised."""
+    return " ".join(str(getattr(error, "cause", None) or error).split())[:300]

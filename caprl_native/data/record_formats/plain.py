@@ -36,6 +36,7 @@ MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "videos": "video",
 }
 _PATHS: dict[str, Literal["image", "video"]] = {"image_path": "image", "video_path": "video"}
+ALL_MEDIA_FIELDS = MEDIA_FIELDS | _PATHS
 
 
 class Plain(RecordFormat):
@@ -65,7 +66,7 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
     reading.check_some_media(media)
     reading.check_not_too_many(media)
     return Sample(
-        id=_identity(raw.get("id"), reading.default_id),
+        id=identity_of(raw.get("id"), reading.default_id),
         media=tuple(media),
         messages=tuple(messages),
         questions=() if kind == "response" else _questions(raw, reading),
@@ -74,7 +75,8 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
     )
 
 
-def _identity(given: Any, default: str) -> str:
+def identity_of(given: Any, default: str) -> str:
+    """A record's id as a text. Raises `FieldError`."""
     if given in (None, ""):
         return default
     if not isinstance(given, str | int | float):
@@ -83,6 +85,21 @@ def _identity(given: Any, default: str) -> str:
 
 
 # Media
+
+
+def media_in(
+    raw: dict[str, Any],
+    *,
+    media_root: str,
+    source: str,
+    fields: Mapping[str, Literal["image", "video"]] = MEDIA_FIELDS,
+) -> list[MediaRef]:
+    """The media that a record's fields name or hold: all images, then all videos.
+
+    Raises:
+        FieldError: one of them is neither a path nor an embedded file.
+    """
+    return _media(raw, partial(_medium, root=media_root, source=source), fields)
 
 
 def _media(

@@ -98,8 +98,8 @@ def _drive(job: _Job, entries: Iterable[Entry], open_model: Callable[[], Model])
     first = next(requests, None)
     if first is None:
         return
-    job.progress.begin()
     model = open_model()
+    job.progress.begin()
     try:
         while first is not None:
             for result in model.complete(chain([first], requests)):

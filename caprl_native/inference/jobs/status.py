@@ -52,7 +52,7 @@ class Progress:
         )
 
     def begin(self) -> None:
-        """The first entry that was not known is begun."""
+        """The model is there, and the first entry that was not known is begun."""
         self._began, self._first = time.monotonic(), self._read()
 
     def add(self) -> None:

@@ -22,9 +22,7 @@ def workers_of(config: ServiceConfig) -> Callable[[], Handle]:
     server = config.server
     if server.replicas == 1 and not server.ray:
         return lambda: LocalWorker(config)
-    # Ray starts workers at nice 15, where a busy machine takes ten seconds to start one.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    from caprl_native.inference.replicas import start_ray
+    from caprl_native.inference.ray_cluster import start_ray
 
     ray = start_ray("" if server.ray == "local" else server.ray)
     have = ray.cluster_resources()

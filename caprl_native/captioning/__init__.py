@@ -1,0 +1,1 @@
+"""Captions of large collections of images and videos."""

@@ -7,8 +7,7 @@ from typing import Any
 
 from caprl_native.config.schema import MediaConfig
 from caprl_native.curation.config import SolverConfig
-from caprl_native.curation.identity import model_identity
-from caprl_native.curation.inputs import media_key
+from caprl_native.curation.identity import media_key, seeing_identity
 from caprl_native.curation.prompts import VERSION, solver_messages
 from caprl_native.curation.rounds import Round, rounds_of
 from caprl_native.data.listing import Entry
@@ -30,7 +29,7 @@ class Answer(Task):
 
     def __init__(self, solver: SolverConfig, media: MediaConfig, seed: int) -> None:
         self.solver, self.media, self.seed = solver, media, seed
-        self._identity = ["answer", VERSION, *model_identity(solver, media), seed]
+        self._identity = ["answer", VERSION, *seeing_identity(solver, media), seed]
         self._identity += [solver.rounds, solver.none_of_the_above]
 
     @property
@@ -39,11 +38,10 @@ class Answer(Task):
 
     def content(self, entry: Entry) -> str:
         """Equal questions on equal files."""
-        key = media_key(entry.media)
-        return key_of(key, _questions(entry)) if key and _questions(entry) else ""
+        return key_of(media_key(entry.media), _questions(entry)) if _questions(entry) else ""
 
     def requests(self, entry: Entry) -> Sequence[Request]:
-        subject = _subject(entry)
+        subject = media_key(entry.media)
         return [self._request(entry, subject, *named) for named in self._rounds(entry, subject)]
 
     def _rounds(self, entry: Entry, subject: str) -> Iterator[tuple[str, Round]]:
@@ -64,7 +62,7 @@ class Answer(Task):
     def finish(self, entry: Entry, replies: Mapping[str, Reply]) -> Outcome:
         answers: list[list[dict[str, Any]]] = [[] for _ in _questions(entry)]
         failures: list[str] = []
-        for name, its in self._rounds(entry, _subject(entry)):
+        for name, its in self._rounds(entry, media_key(entry.media)):
             reply, place = replies[name], int(name.partition("-")[0])
             if reply.text is None:
                 reason = reply.failure or "no answer"
@@ -77,11 +75,6 @@ class Answer(Task):
         lost = sum("failure" in its for rounds in answers for its in rounds)
         counts = {"questions": len(answers)} | ({"rounds without an answer": lost} if lost else {})
         return Outcome({"answers": answers}, counts=counts if answers else {})
-
-
-def _subject(entry: Entry) -> str:
-    """What seeds depend on: the media's contents, so that a file's name does not matter."""
-    return media_key(entry.media) or entry.id
 
 
 def _questions(entry: Entry) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, NoReturn
 from pydantic import Field
 
 from caprl_native.bounds import Must, Share, Temperature, UserPath
+from caprl_native.captioning.config import model_problem
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
 from caprl_native.config.models import VisionModelConfig
 from caprl_native.config.schema import MediaConfig, Program
-from caprl_native.inference.endpoint import key_problem, settings_problem
 
 STAGES = ("generate", "extract", "answer", "filter")
 Stage = Literal["generate", "extract", "answer", "filter", "all"]
@@ -103,7 +103,8 @@ class OutputConfig(Table):
         True, description="Shuffle each question's choices, so that no letter is right more often."
     )
     image_prompt: str = Field(
-        "", description='What the captioner is asked; empty: "Please describe this image in detail."'
+        "",
+        description='What the captioner is asked; empty: "Please describe this image in detail."',
     )
     video_prompt: str = Field("", description="The same for videos.")
 
@@ -116,9 +117,7 @@ class CurationRunConfig(Table):
         "",
         description="A data file with questions to answer and filter, in place of written ones.",
     )
-    retry_failed: bool = Field(
-        False, description="Try inputs again that failed for what they are."
-    )
+    retry_failed: bool = Field(False, description="Try inputs again that failed for what they are.")
     overwrite: bool = Field(
         False, description="Begin the stages anew that this call runs; what they left is removed."
     )
@@ -179,6 +178,8 @@ def check(config: CurationConfig, origins: Origins) -> None:
 
     if config.run.recheck and config.run.stage == "generate":
         fail("run.recheck", 'has questions already; contradicts run.stage = "generate"')
+    if "-" in config.input.files:
+        fail("input.files", '"-" can be read once alone; put the list into a file')
     if not config.run.recheck and not config.input.files:
         fail("input.files", "no input; give images, videos, or lists of them")
     needed = {"generate": ["writer"], "answer": ["solver"]}
@@ -191,21 +192,3 @@ def check(config: CurationConfig, origins: Origins) -> None:
             fail(f"{table}.{problem[0]}", problem[1])
     if config.solver2.is_given and not config.solver.is_given:
         fail("solver2.path", "is the second solver; give the first in [solver]")
-
-
-def model_problem(model: VisionModelConfig) -> tuple[str, str] | None:
-    """The setting of a model that cannot be meant, and why."""
-    from caprl_native.policy.model_check import ModelError, check_directory
-
-    if model.path and model.endpoint:
-        return "endpoint", "path is set, too; give one of them"
-    if model.endpoint and not model.model:
-        return "model", "the endpoint needs the name of its model"
-    if model.path and not (Path(model.path) / "config.json").is_file():
-        return "path", f"{model.path} is no Hugging Face model directory: no config.json"
-    try:
-        if model.path:
-            check_directory(model.path, processor=True)
-    except ModelError as error:
-        return "path", str(error)
-    return settings_problem(model) or key_problem(model)

@@ -7,8 +7,7 @@ from typing import Any
 
 from caprl_native.config.schema import MediaConfig
 from caprl_native.curation.config import WriterConfig
-from caprl_native.curation.identity import model_identity
-from caprl_native.curation.inputs import media_key
+from caprl_native.curation.identity import media_key, seeing_identity
 from caprl_native.curation.prompts import VERSION, writer_messages
 from caprl_native.data.listing import Entry
 from caprl_native.inference.jobs.task import Outcome, Task
@@ -27,7 +26,7 @@ class Write(Task):
 
     def __init__(self, writer: WriterConfig, media: MediaConfig, seed: int) -> None:
         self.writer, self.media, self.seed = writer, media, seed
-        self._identity = ["write", VERSION, *model_identity(writer, media), seed]
+        self._identity = ["write", VERSION, *seeing_identity(writer, media), seed]
         self._identity += [writer.questions, writer.choices, writer.time_share]
 
     @property
@@ -44,7 +43,7 @@ class Write(Task):
 
     def _seed(self, entry: Entry) -> int:
         """Of what the media show, so that a file's name does not matter."""
-        return seed_of("curation", "write", self.seed, media_key(entry.media) or entry.id)
+        return seed_of("curation", "write", self.seed, media_key(entry.media))
 
     def finish(self, entry: Entry, replies: Mapping[str, Reply]) -> Outcome:
         reply = replies[KEY]

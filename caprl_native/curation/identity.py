@@ -1,23 +1,26 @@
-"""What a model's replies depend on, beside the request."""
+"""What a model's replies depend on, beside the request; and what they are about."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from caprl_native.config.models import VisionModelConfig
 from caprl_native.config.schema import MediaConfig
-from caprl_native.inference.store import fingerprint
+from caprl_native.inference.identity import media_identity, media_settings, model_identity
+from caprl_native.inference.store import key_of
+from caprl_native.types import MediaRef
 
 
-def model_identity(model: VisionModelConfig, media: MediaConfig) -> list[Any]:
-    """The weights (of an endpoint its model's name and `revision`), sampling, and what of the media
-    it is shown."""
-    who: list[Any] = ["endpoint", model.model, model.revision, model.prefill, model.video_as]
-    if model.path:
-        who = ["engine", fingerprint(model.path), model.dtype]
-    sampling = [model.temperature, model.top_p, model.top_k, model.max_tokens]
-    shown = {k: v for k, v in media.model_dump().items() if not k.startswith("decode_")}
-    return [who, [*sampling, model.repetition_penalty], shown]
+def seeing_identity(model: VisionModelConfig, media: MediaConfig) -> list[Any]:
+    """Of a model that is shown media."""
+    shown = sorted(media_settings(media).items())
+    return [*model_identity(model), model.repetition_penalty, model.video_as, shown]
+
+
+def media_key(media: Iterable[MediaRef]) -> str:
+    """What the media are, wherever they lie; of equal files equal."""
+    return key_of(*map(media_identity, media))
 
 
 def model_name(model: VisionModelConfig) -> str:

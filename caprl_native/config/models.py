@@ -82,7 +82,25 @@ class ModelConfig(LanguageModelConfig):
     temperature: Temperature = Field(0.0, description="Sampling temperature; 0: greedy.")
 
 
-class CaptionerConfig(ModelConfig):
+class VisionModelConfig(ModelConfig):
+    """A model that is shown images and videos."""
+
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=2,
+        description="Tokens of the prompt and of the reply so far are made this much less likely; "
+        "1: no penalty.",
+    )
+    video_as: Literal["frames", "file"] = Field(
+        "frames",
+        description="What an endpoint gets of a video: our frames as images, or the file itself "
+        "(of clips and of folders of frames it gets our frames all the same).",
+    )
+    workers: int = Field(2, ge=1, description="Threads that decode media ahead.")
+
+
+class CaptionerConfig(VisionModelConfig):
     n: int = Field(4, ge=1, description="Captions per image or video.")
     temperature: Temperature = Field(1.0, description="Sampling temperature; 0: greedy.")
     max_tokens: int = Field(2048, ge=1, description="Longest caption, in tokens.")
@@ -95,12 +113,6 @@ class CaptionerConfig(ModelConfig):
         description='The system turn before the prompt: "template": what the chat template writes '
         "by itself; empty: none (an endpoint is sent none, and its template decides); or a text.",
     )
-    video_as: Literal["frames", "file"] = Field(
-        "frames",
-        description="What an endpoint gets of a video: our frames as images, or the file itself "
-        "(of clips and of folders of frames it gets our frames all the same).",
-    )
-    workers: int = Field(2, ge=1, description="Threads that decode media ahead.")
 
 
 class ReaderConfig(LanguageModelConfig):

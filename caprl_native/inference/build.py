@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.models import Model
 
@@ -20,5 +20,6 @@ def build_model(config: ModelConfig, media: MediaConfig, seed: int) -> Model:
 
 def replies_at_once(config: ModelConfig) -> int:
     """Replies that a model in process works on, with those whose media it decodes meanwhile."""
-    ahead = 4 * config.workers * config.n if isinstance(config, CaptionerConfig) else 4
+    each = config.n if isinstance(config, CaptionerConfig) else 1
+    ahead = 4 * config.workers * each if isinstance(config, VisionModelConfig) else 4
     return config.max_num_seqs + ahead

@@ -100,7 +100,7 @@ def key_problem(config: EndpointConfig) -> tuple[str, str] | None:
 # --- what a server takes ----------------------------------------------------------------------
 
 _PREFILL = frozenset({"chat_template_kwargs", "add_generation_prompt", "continue_final_message"})
-_OPTIONAL = frozenset({"temperature", "top_p", "seed"})
+_OPTIONAL = frozenset({"temperature", "top_p", "seed", "repetition_penalty"})
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _REFUSED = (
     r"(?:un(?:supported|recogni[sz]ed|known|expected|permitted)|not (?:supported|permitted|allowed|"
@@ -216,6 +216,9 @@ class Endpoint:
         if self.dialect.prefill and opening:
             turn = [{"role": "assistant", "content": opening}]
             extra |= {"add_generation_prompt": False, "continue_final_message": True}
+        penalty = getattr(self.config, "repetition_penalty", 1.0)
+        if penalty != 1 and "repetition_penalty" not in self.dialect.left_out:
+            extra["repetition_penalty"] = penalty
         wanted = {
             "temperature": self.config.temperature,
             "top_p": self.config.top_p,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.models import ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage
 from caprl_native.inference.endpoint_pool import Connections, servers_of
@@ -35,8 +35,8 @@ class EndpointModel:
 
     def __init__(self, config: ModelConfig, media: MediaConfig) -> None:
         self.config, self.media = config, media
-        captioner = config if isinstance(config, CaptionerConfig) else CaptionerConfig()
-        self.video_as, self.workers = captioner.video_as, captioner.workers
+        seeing = config if isinstance(config, VisionModelConfig) else VisionModelConfig()
+        self.video_as, self.workers = seeing.video_as, seeing.workers
         self.servers = servers_of(config)
 
     def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.inference.models import (
@@ -61,9 +61,10 @@ class EngineModel:
         self.workers, self.no_system = 1, False
         banned: tuple[int, ...] = ()
         sees_media: dict[str, Any] = {}
-        if isinstance(config, CaptionerConfig):
+        if isinstance(config, VisionModelConfig):
             family = family_of(config.path)
-            self.workers, self.no_system = config.workers, not config.system
+            self.workers = config.workers
+            self.no_system = isinstance(config, CaptionerConfig) and not config.system
             banned = family.banned_token_ids(AutoConfig.from_pretrained(config.path))
             sees_media = {
                 "mm_processor_kwargs": family.processor_kwargs(media),

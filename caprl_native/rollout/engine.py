@@ -53,6 +53,7 @@ class Sampling:
     logprobs: bool = True  # False: completions come without
     ignore_end: bool = False  # go on to `max_tokens` past a token that ends the text
     scored: tuple[int, ...] = ()  # tokens whose log-probs are wanted, too; then `max_tokens` is 1
+    repetition_penalty: float = 1.0  # of inference; the trainer knows of none
 
     @classmethod
     def of(
@@ -65,7 +66,14 @@ class Sampling:
     ) -> Sampling:
         """As a table of the config says."""
         return cls(
-            n, config.temperature, config.top_p, config.top_k, config.max_tokens, banned, logprobs
+            n,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            config.max_tokens,
+            banned,
+            logprobs,
+            repetition_penalty=getattr(config, "repetition_penalty", 1.0),
         )
 
 
@@ -211,6 +219,7 @@ class Engine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
+            repetition_penalty=sampling.repetition_penalty,
             seed=seed % 2**62,
             logprobs=0 if sampling.logprobs else None,
             logprob_token_ids=list(sampling.scored) or None,

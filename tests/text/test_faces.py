@@ -1,4 +1,4 @@
-"""Names of faces: the golden rows, and where they record a fault of the reference, what is right."""
+"""Names of faces: the golden rows; where one records a fault of the reference, what is right."""
 
 import json
 from pathlib import Path

@@ -252,11 +252,11 @@ def _beside(rules: Rules, config: Config) -> None:
         rules.require(share <= 1, name, "no more than the policy's engine leaves", *others)
         others.append(name)
     for name, options in config.reward.terms.items():
-        if options.engine_share:
-            share += options.engine_share
-            name = f"reward.terms.{name}.gpu_memory_utilization"
-            rules.require(share <= 1, name, "no more than the other engines leave", *others)
-            others.append(name)
+        for field, part in options.engine_shares.items():
+            share += part
+            key = f"reward.terms.{name}.{field}"
+            rules.require(share <= 1, key, "no more than the other engines leave", *others)
+            others.append(key)
 
 
 def check_options(rules: Rules) -> None:

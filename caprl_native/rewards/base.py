@@ -163,9 +163,10 @@ class TermOptions(Options):
     shaping: bool = Field(False, description=_SHAPING)
 
     @property
-    def engine_share(self) -> float:
-        """The share of a GPU's memory that an engine of its own takes here; 0: it has none."""
-        return 0.0
+    def engine_shares(self) -> dict[str, float]:
+        """The shares of a GPU's memory that engines of its own take here, by the key that says so;
+        empty: it has none."""
+        return {}
 
     @property
     def needs_questions(self) -> bool:

@@ -207,7 +207,7 @@ def overlaps(config: RewardConfig) -> bool:
     """
     if config.overlap != "auto":
         return config.overlap == "on"
-    judged_here = any(options.engine_share for options in config.terms.values())
+    judged_here = any(options.engine_shares for options in config.terms.values())
     return not (judged_here or config.in_process)
 
 

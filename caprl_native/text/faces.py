@@ -83,7 +83,7 @@ class _Numbers:
     """Which number each face has in the current segment."""
 
     def __init__(self, current: Mapping[int, int]) -> None:
-        self._given: dict[Hashable, int] = dict(current)
+        self._given: dict[Hashable, int] = {**current}
         self._taken = set(current.values())
         self._next = len(current) + 1
 

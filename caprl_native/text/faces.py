@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from caprl_native.messages import shown
 
@@ -83,7 +84,7 @@ class _Numbers:
     """Which number each face has in the current segment."""
 
     def __init__(self, current: Mapping[int, int]) -> None:
-        self._given: dict[Hashable, int] = {**current}
+        self._given: dict[Any, int] = dict(current)
         self._taken = set(current.values())
         self._next = len(current) + 1
 

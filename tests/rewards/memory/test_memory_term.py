@@ -103,7 +103,7 @@ def test_a_memory_sets_neither_its_score_nor_its_rank(tmp_path: Path) -> None:
     [
         ("correctness", Reply("It looks right to me.")),
         ("correctness", Reply(status=429)),
-        ("correctness", Reply(after_s=1.5)),
+        ("correctness", Reply(after_s=20)),
         ("correctness", Reply(status=401)),
         ("correctness", Reply(status=400)),  # a filter of contents, say
         ("label", Reply('{"correctness": 9, "label": 9}')),
@@ -121,7 +121,11 @@ def test_another_server_is_asked_before_a_group_is_given_up(
 
     pair = group(segment(tmp_path), memory("a long one"), memory("short"))
     with serve(answering(faulty)) as one, serve(answering()) as two:
-        given = {"endpoint": [one.url, two.url], "attempts": 1, "timeout_s": 0.8}
+        given = {
+            "endpoint": [one.url, two.url],
+            "attempts": 1,
+            "timeout_s": 2.0 if fault.after_s else 10.0,
+        }
         metrics = scored([pair], options(**given))
     assert [r.total for r in pair.rollouts] == pytest.approx([0.5, 0.55])
     assert metrics["reward/memory/judge_failure"] == 0

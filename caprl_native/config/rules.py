@@ -326,8 +326,15 @@ def _correction(rules: Rules, config: Config) -> None:
             kind,
         )
     rules.require(
-        not config.run.shuffle_rewards or config.algorithm.advantage.type != "gdpo",
+        not config.run.shuffle_rewards
+        or config.algorithm.advantage.type not in ("gdpo", "optimize_threshold"),
         "run.shuffle_rewards",
-        "false with gdpo: totals are shuffled, and it takes the rewards by term",
+        "false: totals are shuffled, and this advantage takes rewards by term, or their parts",
         "algorithm.advantage.type",
+    )
+    part = getattr(config.algorithm.advantage, "count", None)
+    rules.require(
+        part is None or part.partition("/")[0] in config.reward.terms,
+        "algorithm.advantage.count",
+        'a part "TERM/PART" of a term in reward.terms',
     )

@@ -50,6 +50,7 @@ HEAVY = [
     "laboratory",
     "judge_engine",
     "judge_run",
+    "memory_run",
     "service_reader",
     "service_load",
     "service_client",

@@ -58,6 +58,7 @@ class Sample:
     response: str | None = None
     source: str = ""  # "file:line", for error messages
     seconds: float | None = None  # of its longest video (or clip); None: nobody has decoded it
+    context: str | None = None  # what the prompt tells beside the media, for judges; None: unknown
 
     @property
     def modality(self) -> Modality:
@@ -83,6 +84,17 @@ class Rollout:
     reading: list[dict[str, Any]] = field(
         default_factory=list
     )  # the reader's questions and answers
+    thoughts: tuple[int, int] = (0, 0)  # its tokens from .. to that are thought; then the answer
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens of its thoughts, without the marks around them."""
+        return self.thoughts[1] - self.thoughts[0]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens from the mark that closes the thoughts to the end, both included."""
+        return len(self.token_ids) - self.thoughts[1]
 
 
 @dataclass

@@ -29,6 +29,7 @@ class GroupStatistics:
     count: Tensor
     mean: Tensor
     flat: Tensor  # bool: fewer than two known rewards, or all of them equal
+    highest: Tensor  # the largest known reward; -inf where there is none
 
     @classmethod
     def of(cls, rewards: Tensor, group: Groups) -> GroupStatistics:
@@ -40,7 +41,7 @@ class GroupStatistics:
         low = _group_extreme(torch.where(known, raw, torch.inf), index, "amin")
         high = _group_extreme(torch.where(known, raw, -torch.inf), index, "amax")
         mean = group_sum(values, index) / count.clamp(min=1)
-        return cls(values, known, index, count, mean, (count < 2) | (low == high))
+        return cls(values, known, index, count, mean, (count < 2) | (low == high), high)
 
     @property
     def centred(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from caprl_native.algorithm.aggregation import limited, masked
@@ -67,6 +67,7 @@ class AdvantageInputs:
     lengths: Tensor  # `[B]`, tokens, float64
     terms: dict[str, GroupStatistics]  # of each reward term; NaN where it is missing
     weights: dict[str, float]  # of each reward term
+    parts: dict[str, GroupStatistics] = field(default_factory=dict)  # "term/part"; NaN: missing
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,21 @@ def advantages_of(
     lengths: Tensor | None = None,
     terms: Mapping[str, Tensor] | None = None,
     weights: Mapping[str, float] | None = None,
+    parts: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """One advantage per response, `[B]`, float64, from the rewards `[B]` of a whole batch.
 
     `group` has the id of each response's group. NaN is a missing reward; its advantage is 0.
     `lengths` `[B]` are tokens (None: all are equally long). `terms` are the rewards by term, each
-    `[B]`, with their `weights`.
+    `[B]`, with their `weights`; `parts` what terms say to be made of, each `[B]`, by "term/part".
     """
-    terms = terms or {}
+    terms, parts = terms or {}, parts or {}
     inputs = AdvantageInputs(
         groups=GroupStatistics.of(rewards, group),
         lengths=torch.ones_like(rewards).double() if lengths is None else lengths.double(),
         terms={name: GroupStatistics.of(values, group) for name, values in terms.items()},
         weights=dict(weights or {}),
+        parts={name: GroupStatistics.of(values, group) for name, values in parts.items()},
     )
     values: Tensor = ADVANTAGES[options.type].value(inputs, options)
     return torch.where(inputs.groups.known, values, 0.0)

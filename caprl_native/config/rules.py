@@ -252,11 +252,11 @@ def _beside(rules: Rules, config: Config) -> None:
         rules.require(share <= 1, name, "no more than the policy's engine leaves", *others)
         others.append(name)
     for name, options in config.reward.terms.items():
-        if options.engine_share:
-            share += options.engine_share
-            name = f"reward.terms.{name}.gpu_memory_utilization"
-            rules.require(share <= 1, name, "no more than the other engines leave", *others)
-            others.append(name)
+        for field, part in options.engine_shares.items():
+            share += part
+            key = f"reward.terms.{name}.{field}"
+            rules.require(share <= 1, key, "no more than the other engines leave", *others)
+            others.append(key)
 
 
 def check_options(rules: Rules) -> None:
@@ -326,8 +326,15 @@ def _correction(rules: Rules, config: Config) -> None:
             kind,
         )
     rules.require(
-        not config.run.shuffle_rewards or config.algorithm.advantage.type != "gdpo",
+        not config.run.shuffle_rewards
+        or config.algorithm.advantage.type not in ("gdpo", "optimize_threshold"),
         "run.shuffle_rewards",
-        "false with gdpo: totals are shuffled, and it takes the rewards by term",
+        "false: totals are shuffled, and this advantage takes rewards by term, or their parts",
         "algorithm.advantage.type",
+    )
+    part = getattr(config.algorithm.advantage, "count", None)
+    rules.require(
+        part is None or part.partition("/")[0] in config.reward.terms,
+        "algorithm.advantage.count",
+        'a part "TERM/PART" of a term in reward.terms',
     )

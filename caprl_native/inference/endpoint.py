@@ -276,6 +276,11 @@ class Endpoint:
         return f"{redact(self.url)}: {self.redacted(text[: 4 * _REASON])[:_REASON]}"
 
 
+def _attempts(error: openai.APIError) -> int:
+    """How many requests ended in this failure, the client's own further attempts included."""
+    return 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
+
+
 def _text_of(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if error.__cause__ is not None and str(error.__cause__):
@@ -340,10 +345,12 @@ class Connection:
                 self._count(None)
             busy = error.status_code >= 500 or error.status_code in _BUSY
             refused = error.status_code in _REFUSALS
-            return Said(failure=self.server.reason(error), unanswered=busy, refused=refused)
+            failure, sent = self.server.reason(error), _attempts(error)
+            return Said(failure=failure, unanswered=busy, refused=refused, requests=sent)
         except openai.APIConnectionError as error:  # timeouts are of this kind, too
             self._count(error)
-            return Said(failure=self.server.reason(error), unanswered=True)
+            failure = self.server.reason(error)
+            return Said(failure=failure, unanswered=True, requests=_attempts(error))
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a chat that is no Unicode
             return Said(failure=self.server.reason(error))
         self._count(None)
@@ -368,10 +375,12 @@ class Connection:
                     continue
                 raise
             self.server.took(request)
+            sent = 1 + reply.retries_taken
             if self.server.top_logprobs:
                 said = read_top_tokens(reply.content)
-                return replace(said, opened=bool(spoken.prefill and opening))
-            return read_reply(reply.content, opening if spoken.prefill else "")
+                return replace(said, opened=bool(spoken.prefill and opening), requests=sent)
+            said = read_reply(reply.content, opening if spoken.prefill else "")
+            return replace(said, requests=sent)
 
     def _count(self, error: Exception | None) -> None:
         """Of a request that was answered (None), or that was not."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 from caprl_native.inference.endpoint import Connection, Endpoint, EndpointConfig, urls
@@ -79,18 +80,29 @@ class Connections:
         self._servers = [_Server(server) for server in servers]
         self._retries = servers[0].config.retries
 
-    async def ask(self, messages: Sequence[dict[str, Any]], seed: int, opening: str = "") -> Said:
-        """The model's reply, or why there is none; it raises nothing that a server can cause."""
+    async def ask(
+        self,
+        messages: Sequence[dict[str, Any]],
+        seed: int,
+        opening: str = "",
+        avoid: Container[int] = (),
+    ) -> Said:
+        """The model's reply, or why there is none; it raises nothing that a server can cause.
+
+        `avoid`: servers that are asked after the others, by their places (`Said.server`).
+        """
         if len(self._servers) == 1:
             return await self._servers[0].connection.ask(messages, seed, opening)
-        said = Said(failure="no server was asked")
+        said, sent = Said(failure="no server was asked"), 0
         for attempt in range(1 + self._retries):
             if attempt:
                 await asyncio.sleep(min(_RETRY_S * 2 ** (attempt - 1), _LONGEST_RETRY_S))
             asked: list[_Server] = []
             while left := self._left(asked):
-                asked.append(min(left, key=_Server.load))
+                asked.append(min(left, key=lambda s: (self._servers.index(s) in avoid, s.load())))
                 said = await asked[-1].attempt(messages, seed, opening)
+                sent += said.requests
+                said = replace(said, requests=sent, server=self._servers.index(asked[-1]))
                 if not said.unanswered:
                     return said
             if not asked:

@@ -33,6 +33,9 @@ class Said:
     failure: str | None = None
     unanswered: bool = False
     refused: bool = False
+    prompt_tokens: int | None = None
+    requests: int = 0  # that were sent for it, further attempts included
+    server: int = 0  # whose answer it is, among several
 
 
 def read_reply(body: bytes, opening: str = "") -> Said:
@@ -58,7 +61,7 @@ def read_reply(body: bytes, opening: str = "") -> Said:
         return _failed("its text is not Unicode: it holds half of a surrogate pair")
     if not text.strip() and finish not in (None, "stop"):
         return _failed(f"it was cut off before any (finish_reason {finish!r})")
-    return Said(text, _tokens(reply), finish)
+    return Said(text, _tokens(reply), finish, prompt_tokens=_tokens(reply, "prompt_tokens"))
 
 
 def read_top_tokens(body: bytes) -> Said:
@@ -102,7 +105,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _tokens(reply: dict[str, Any]) -> int | None:
+def _tokens(reply: dict[str, Any], kind: str = "completion_tokens") -> int | None:
     usage = reply.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    count = usage.get(kind) if isinstance(usage, dict) else None
     return count if type(count) is int and 0 <= count < _MOST_TOKENS else None

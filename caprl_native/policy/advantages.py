@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     utility: float | None
     tokens: int
     rewards: dict[str, float]  # by term
+    parts: dict[str, float]  # what these are made of, "term/part"
 
 
 GroupFacts = list[Facts]  # of the scored rollouts of a group
@@ -31,7 +32,7 @@ GroupFacts = list[Facts]  # of the scored rollouts of a group
 def facts_of(group: Group) -> GroupFacts:
     """What every rank is told of a group."""
     return [
-        Facts(r.total, r.utility, len(r.token_ids), r.rewards)
+        Facts(r.total, r.utility, len(r.token_ids), r.rewards, r.parts)
         for r in group.rollouts
         if r.total is not None
     ]
@@ -101,7 +102,7 @@ def _advantages(
     weights: Mapping[str, float],
 ) -> Tensor:
     """Of all rollouts of the batch, `[B]`, float64; `index`: the number of each one's group."""
-    totals, _, lengths, rewards = zip(*facts, strict=True)
+    totals, _, lengths, rewards, parts = zip(*facts, strict=True)
     tokens = torch.tensor(lengths, dtype=torch.float64)
     values = advantages_of(
         torch.tensor(totals, dtype=torch.float64),
@@ -110,6 +111,7 @@ def _advantages(
         lengths=tokens,
         terms={name: _column(rewards, name) for name in weights},
         weights=weights,
+        parts={name: _column(parts, name) for name in sorted({n for p in parts for n in p})},
     )
     return whitened(values, tokens) if algorithm.whiten else values
 

@@ -6,6 +6,7 @@ import torch
 from caprl_native.algorithm.advantages.dr_grpo import DrGrpo
 from caprl_native.algorithm.advantages.gdpo import Gdpo
 from caprl_native.algorithm.advantages.grpo import Grpo
+from caprl_native.algorithm.advantages.optimize_threshold import OptimizeThreshold
 from caprl_native.algorithm.groups import GroupStatistics, whitened
 from caprl_native.algorithm.objective import advantages_of
 from caprl_native.algorithm.registries import ADVANTAGES
@@ -100,6 +101,7 @@ def advantages(kind: str, rewards: torch.Tensor, group: list, **options) -> torc
         ADVANTAGES[kind].options(**options),
         terms={"one": rewards},
         weights={"one": 1.0},
+        parts={"memory/count": torch.ones_like(rewards)},
     )
 
 
@@ -168,6 +170,47 @@ def test_whitening_counts_every_token() -> None:
         unbiased=False) / 1e-4)  # fmt: skip
     assert (whitened(torch.full((3,), -3.1), torch.ones(3)) == 0).all()
     assert (whitened(values, torch.zeros(9)) == 0).all()
+
+
+def threshold(rewards: list[float], counts: list[float], group: list[int]) -> list[float]:
+    return advantages_of(
+        torch.tensor(rewards),
+        group,
+        OptimizeThreshold(eps=0.0, count="mine/count"),
+        parts={"mine/count": torch.tensor(counts)},
+    ).tolist()
+
+
+def test_what_is_right_is_not_pushed_down_for_being_less_useful() -> None:
+    """0.5 and 0.52 of a group of right answers, where the best has 0.6, have nothing to unlearn."""
+    plain = advantages_of(torch.tensor([0.5, 0.52, 0.6]), [0] * 3, Grpo(eps=0.0)).tolist()
+    assert plain[0] < plain[1] < 0 < plain[2]
+    assert threshold([0.5, 0.52, 0.6], [1, 1, 1], [0] * 3) == [0.0, 0.0, plain[2]]
+    # Beside a wrong one; and one whose thoughts have made its reward negative.
+    mixed = threshold([0.5, -0.5, 0.55, 0.6], [1, -1, 1, 1], [0] * 4)
+    assert mixed[1] < 0 < mixed[0] and min(mixed[2:]) > 0
+    long = threshold([-0.5, 0.5, 0.6], [1, 1, 1], [0] * 3)
+    assert long[0] < 0 < long[1]
+
+
+def test_without_anything_right_it_is_grpo() -> None:
+    rewards = [-0.5, -1.5, 0.1, -0.5, 0.2]
+    counts, group = [-1.0, -1.0, -1.0, -1.0, 1.0], [0, 0, 0, 1, 1]
+    plain = advantages_of(torch.tensor(rewards), group, Grpo(eps=0.0)).tolist()
+    assert threshold(rewards, counts, group) == plain
+    assert threshold([0.1, 0.2], [-1.0, -1.0], [0, 0])[0] < 0
+    # Of several things that a response tells: as many right as wrong is enough.
+    assert threshold([0.1, 0.2], [0.0, 0.0], [0, 0])[0] == 0.0
+    assert threshold([0.1, 0.2, 0.3], [1.0, 2.0, 2.0], [0] * 3)[0] < 0
+    missing = threshold([0.5, float("nan"), 0.6], [1.0, float("nan"), 1.0], [0] * 3)
+    assert missing[:2] == [0.0, 0.0] and missing[2] > 0
+
+
+def test_a_part_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="found 'mine/count'; parts of this batch: none"):
+        advantages_of(torch.ones(2), [0, 0], OptimizeThreshold(count="mine/count"))
+    with pytest.raises(ValueError, match="parts of this batch: mine/count"):
+        threshold([0.5, 0.6], [1.0, float("nan")], [0, 0])
 
 
 def test_wrong_arguments_are_named() -> None:

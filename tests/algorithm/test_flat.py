@@ -31,9 +31,9 @@ def group(accuracies: list[float], lengths: list[float]) -> Group:
     for accuracy, length in zip(accuracies, lengths, strict=True):
         rewards = {"accuracy": accuracy, "length": length}
         total = sum(WEIGHTS[name] * value for name, value in rewards.items())
-        rollouts.append(
-            Rollout([1, 2], [], "stop", "", rewards=rewards, total=total, utility=accuracy)
-        )
+        one = Rollout([1, 2], [], "stop", "", rewards=rewards, total=total, utility=accuracy)
+        one.parts = {"memory/count": 1.0 if accuracy > 0.4 else -1.0}
+        rollouts.append(one)
     return Group(Sample("s", (), ()), None, rollouts)
 
 

@@ -1,5 +1,6 @@
 """Policy losses: the golden rows (loss, gradient, clip shares), and the law of micro-batches."""
 
+import math
 from typing import Any, get_args
 
 import pytest
@@ -213,6 +214,17 @@ def test_on_policy_all_losses_have_the_policy_gradient(kind: str) -> None:
     loss, metrics = policy_loss(**batch, options=LOSSES[kind].options(), **options)
     torch.testing.assert_close(torch.autograd.grad(loss, logprobs)[0], want)
     assert metrics["clip_frac"] == 0 and metrics["kl"] == 0
+
+
+@pytest.mark.parametrize(("ratio", "value", "gradient"), [(9.0, 9.0, True), (15.0, 10.0, False)])
+def test_the_ratio_of_gspo_token_is_bounded(ratio: float, value: float, gradient: bool) -> None:
+    """As in verl: exp(10) at most, where the advantage is negative and nothing clips it."""
+    logprobs = torch.full((1, 4), -1.0, dtype=torch.float64, requires_grad=True)
+    old, mask = torch.full((1, 4), -1.0 - ratio, dtype=torch.float64), torch.ones(1, 4)
+    minus = torch.tensor([[-1.0]], dtype=torch.float64)
+    loss, _ = policy_loss(logprobs, old, minus, mask, LOSSES["gspo_token"].options())
+    assert loss.item() == pytest.approx(math.exp(value))
+    assert bool((torch.autograd.grad(loss, logprobs)[0] != 0).all()) == gradient
 
 
 def test_zero_advantages_carry_no_gradient() -> None:

@@ -13,6 +13,7 @@ from caprl_native.config.rules import check
 from caprl_native.config.schema import Config
 from caprl_native.config.toml import RECIPES
 from caprl_native.config.tree import value_at
+from caprl_native.rewards.memory.options import MemoryOptions
 from caprl_native.rewards.terms.timestamps import TimestampsOptions
 from caprl_native.train import main
 
@@ -152,6 +153,73 @@ def test_it_resolves_in_a_dry_run(files: tuple[str, ...], capsys: pytest.Capture
     assert tomli.loads(resolved) == tomli.loads(dump(config))
     assert all(place.startswith(str(RECIPES)) for place in origins.values())
     assert "prompts x 8 captions" in text and "every 50 steps" in text
+
+
+MEMORY = {
+    "run.epochs": 1,
+    "run.save_every": 10,
+    "data.batch_size": 32,
+    "data.max_prompt_tokens": 24_576,
+    "policy.path": "models/Qwen3-VL-30B-A3B-Thinking",
+    "policy.lr": 1e-6,
+    "policy.schedule": "constant",
+    "rollout.n": 8,
+    "rollout.temperature": 0.7,
+    "rollout.top_p": 0.8,
+    "rollout.top_k": 20,
+    "rollout.max_tokens": 8192,
+    "rollout.max_num_seqs": 1024,
+    "rollout.tensor_parallel_size": 4,
+    "rollout.gpu_memory_utilization": 0.7,
+    "reward.terms.memory.think_length_threshold": 1200,
+    "reward.terms.memory.think_penalty": -1.0,
+    "reward.terms.memory.memory_length_threshold": 5,
+    "reward.terms.memory.usefulness_scale": 0.1,
+    "reward.terms.memory.memory_token_threshold": 150,
+    "reward.terms.memory.correct_reward": 0.5,
+    "reward.terms.memory.wrong_reward": -0.5,
+    "reward.terms.memory.format_penalty": -1.5,
+    "reward.terms.memory.failure_penalty": 0.0,
+    "algorithm.advantage.type": "optimize_threshold",
+    "algorithm.loss.type": "gspo_token",
+    "algorithm.loss.clip_low": 0.2,
+    "algorithm.loss.clip_high": 0.28,
+    "algorithm.loss.max_log_ratio": 10.0,
+    "algorithm.aggregation": "seq-mean-token-mean",
+    "algorithm.updates": 4,
+    "algorithm.old": "trainer",
+    "algorithm.kl.weight": 0.0,
+    "log.project": "m3_qwen3_vl",
+}
+
+
+def test_the_run_of_memories_is_as_documented(capsys: pytest.CaptureFixture) -> None:
+    config, origins = load_with_origins(Config, ["memory.toml"])
+    check(config, origins)
+    assert {key: value_at(config, key) for key in MEMORY} == MEMORY
+    (term,) = config.reward.terms.values()
+    given = {name: getattr(term, name) for name in type(term).model_fields}
+    judges = {name: given.pop(name) for name in ("correctness", "label", "usefulness")}
+    assert given == {k: v for k, v in dict(MemoryOptions()).items() if k in given}, "the defaults"
+    assert {j.endpoint_file for j in judges.values()} == {"configs/api_config.json"}
+    main(["--config", "memory.toml", "--dry-run", "--ranks", "32", "--gpu-memory", "79.1"])
+    assert "optimizer steps       4 per batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--reward.terms.memory.label.model=", "label.model: expected the model's name"),
+        ("--reward.terms.memory.usefulness.endpoint_file=", "usefulness.path: expected one of"),
+        ("--reward.terms.memory.think_length_threshold=0", "expected 1 or more"),
+        ("--algorithm.advantage.count=other/count", 'expected a part "TERM/PART" of a term'),
+        ("--run.shuffle_rewards=true", "run.shuffle_rewards: expected false"),
+    ],
+)
+def test_what_contradicts_it_names_the_key(word: str, said: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--config", "memory.toml", "--dry-run", *word.split("=", 1)])
+    assert said in capsys.readouterr().err
 
 
 def test_the_largest_image_fits_into_a_prompt() -> None:

@@ -130,7 +130,23 @@ class Checks:
             "top_k": engine_logprobs(*self.write(top_k=1, prompts=self.prompts[:1])),
             "same": tokens(self.write(top_k=1, prompts=self.prompts[:1]))
             == tokens(self.write(top_p=1e-4, prompts=self.prompts[:1])),
+            "first": self.first_tokens(temperature=0.7, top_k=20, top_p=0.8),
         }
+
+    @torch.no_grad()
+    def first_tokens(self, temperature: float, top_k: int, top_p: float) -> list[list[float]]:
+        """Of the tokens that open a text: the engine's log-prob, the trainer's, and the log of the
+        probability that the cuts leave, the k likeliest first."""
+        cuts = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        (out,) = self.write(n=8, max_tokens=1, prompts=self.prompts[:1], **cuts)
+        vocabulary = range(self.policy.config.text_config.vocab_size)
+        row = PackedRow(self.prompts[0], [[token] for token in vocabulary], list(vocabulary))
+        ours = self.policy(collate([row], self.policy.positions), temperature)[0]
+        best = ours.exp().sort(descending=True).values[:top_k]
+        before = best.cumsum(0) / best.sum() - best / best.sum()
+        left = best[before < top_p].sum().log().item()
+        first = [(c.logprobs[0], c.token_ids[0]) for c in out.completions]
+        return [[engine, ours[token].item(), left] for engine, token in first]
 
     def greedy(self) -> Any:
         """Is every first token the one that the trainer finds likeliest?"""

@@ -13,6 +13,8 @@ from caprl_native.data.media import decode
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rewards.base import Caption, TermContext
+from caprl_native.rewards.memory.options import ROLES, MemoryOptions
+from caprl_native.rewards.terms import memory
 from caprl_native.rewards.terms.judge import JudgeTerm
 from caprl_native.testing.samples import MEDIA
 from tests.ranks import report
@@ -62,6 +64,19 @@ prompt = PromptBuilder(judge, MEDIA)(asked, decode(asked, MEDIA))
 gone = replace(video, id="gone", media=(replace(video.media[0], path="/nowhere.mp4"),))
 given = scores([caption(gone, "a square", media=prompt.for_engine)])
 
+# Three roles, one engine: the ranking is asked for when all are judged.
+memory.build_judge = lambda config, tp_size: term.judge
+remembers = memory.Memory(MemoryOptions(correctness={"path": judge}), term.context)
+remembers.begin(2)
+outputs = [f'</think>{{"description": "{text}"}}' for text in ("a man", "a red man")] + ["none"]
+group = [
+    replace(caption(video, "", i), raw=output, answer_tokens=9) for i, output in enumerate(outputs)
+]
+joined = remembers.submit_group(group, [remembers.submit(c) for c in group])
+remembers.finish()
+memories = [future.result().value for future in joined]
+costs = {role: remembers.metrics()[f"{role}/requests"].value for role in ROLES}
+
 term.submit(captions[4])
 shown = term.judge._prompt(term.judge._waiting[0].case)["prompt"]
 term.judge.sampling = replace(term.judge.sampling, max_tokens=2)  # it says its word twice
@@ -73,6 +88,8 @@ report(
         "given": given,
         "shown": shown,
         "unreadable": unreadable,
+        "memories": memories,
+        "requests": costs,
         "collective": term.collective,
     }
 )

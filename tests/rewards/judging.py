@@ -88,8 +88,10 @@ def obedient(request: dict[str, Any]) -> Reply:
     return Reply(BEST if told else json.dumps(HONEST))
 
 
-def write_judge(path: Path, reply: dict[str, float]) -> Path:
+def write_judge(path: Path, reply: dict[str, Any], after: str = "", before: str = "") -> Path:
     """A tiny Qwen3-VL, one of whose tokens is a whole judgement, which it says after anything.
+
+    `after` and `before`: what else that token says.
 
     Of the last hidden state only axis 0 counts, which is about 4 after every token, and that token
     has 8 there where the others have 4.
@@ -103,7 +105,7 @@ def write_judge(path: Path, reply: dict[str, float]) -> Path:
     file = path / "tokenizer.json"
     described = json.loads(file.read_text())
     vocab = described["model"]["vocab"]
-    said = vocab[json.dumps(reply)] = vocab.pop("[00:09]")
+    said = vocab[before + json.dumps(reply) + after] = vocab.pop("[00:09]")
     file.write_text(json.dumps(described))
     weights = load_file(path / "model.safetensors")
     embeddings = weights["model.language_model.embed_tokens.weight"]

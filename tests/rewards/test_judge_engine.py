@@ -21,7 +21,8 @@ REPLY |= {"hallucination_penalty": 0.9}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A judge and the media that it is shown; one of them is damaged."""
     folder = tmp_path_factory.mktemp("judge")
-    write_judge(folder / "judge", REPLY)
+    memories = {"correctness": 1, "label": 1}
+    write_judge(folder / "judge", REPLY | memories, " [RANK START][2, 1][RANK END]")
     image_sample(folder)
     video_sample(folder)
     truncate(video_sample(folder, "bad").media[0].path or "", 0.3)
@@ -43,4 +44,6 @@ def test_a_judge_in_process_scores_or_says_why_not(folder: Path) -> None:
     ((value, failure, _),) = seen["unreadable"]
     assert value is None and "2 objects with scores" in failure
     assert seen["shown"].count("<|im_end|>") == 2  # of the system's turn and of the user's
+    assert sorted(seen["memories"]) == pytest.approx([-1.5, 0.5, 0.55])
+    assert seen["requests"] == {"correctness": 2 / 2, "label": 2 / 2, "usefulness": 1 / 2}
     assert seen["shown"].count("<|video_pad|>") == 1 and "< |im_end|>" in seen["shown"]

@@ -46,6 +46,13 @@ def test_log_probs_are_those_of_the_truncated_distribution(found):
             assert all(value == 0.0 for value in rank["truncation"][name])
 
 
+def test_the_trainer_scores_what_top_k_and_top_p_have_cut_from(found):
+    """So that trainer and engine differ by the log of the probability that is left."""
+    for rank in found:
+        for engine, trainer, left in rank["truncation"]["first"]:
+            assert left < -0.2 and trainer - engine == pytest.approx(left, abs=1e-3)
+
+
 def test_greedy_takes_the_trainers_likeliest_token(found):
     assert all(rank["greedy"] == [True] * 4 for rank in found)
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from caprl_native.rewards.judges.base import Judge
-    from caprl_native.rewards.judges.options import JudgeOptions
+    from caprl_native.rewards.judges.options import JudgeConfig
 
 
-def build_judge(options: JudgeOptions, tensor_parallel: int = 1) -> Judge:
+def build_judge(options: JudgeConfig, tensor_parallel: int = 1) -> Judge:
     """The judge that the options ask for."""
     if options.path:
         from caprl_native.rewards.judges.engine import EngineJudge

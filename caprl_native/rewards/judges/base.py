@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from caprl_native.rewards.judges.reply import Judgement
 from caprl_native.types import MediaRef, Sample
 
 if TYPE_CHECKING:
@@ -16,17 +15,20 @@ if TYPE_CHECKING:
 MediaKey = tuple[str, tuple[MediaRef, ...]]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One caption before the judge.
+J = TypeVar("J")  # what a judge says, once it is read
 
-    `sample`: the media, and the chat that asks for a judgement with these `keys`. `decoded`: the
-    pixels of the media; raises `MediaError`. `seeds`: of the first reply, and of those that are
-    asked for when the ones before cannot be read.
+
+@dataclass(frozen=True)
+class Case(Generic[J]):
+    """One caption before the judge, or several.
+
+    `sample`: the media, and the chat that asks for a judgement. `read`: the judgement in a reply;
+    raises `Unreadable`. `decoded`: the pixels of the media; raises `MediaError`. `seeds`: of the
+    first reply, and of those that are asked for when the ones before cannot be read.
     """
 
     sample: Sample
-    keys: tuple[str, ...]
+    read: Callable[[str], J]
     decoded: Callable[[], list[Decoded]]
     seeds: tuple[int, ...]
 
@@ -37,19 +39,38 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Cost:
+    """What was spent: requests, those among them that were further attempts, tokens."""
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.requests + other.requests,
+            self.retries + other.retries,
+            self.prompt_tokens + other.prompt_tokens,
+            self.reply_tokens + other.reply_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[J]):
     """A judgement, or why there is none. `unreadable`: how many replies could not be read."""
 
-    judgement: Judgement | None
+    judgement: J | None
     failure: str | None = None
     unreadable: int = 0
+    cost: Cost = Cost()
 
 
 class Judge(Protocol):
     collective: bool
     """True: all ranks that share the policy's engine ask the same, and all get the verdicts."""
 
-    def ask(self, case: Case) -> Future[Verdict]:
+    def ask(self, case: Case[J]) -> Future[Verdict[J]]:
         """Takes a case; its verdict comes with `work` and `finish`, or from elsewhere."""
         ...
 

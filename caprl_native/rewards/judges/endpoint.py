@@ -11,11 +11,12 @@ from caprl_native.inference.addresses import read_addresses
 from caprl_native.inference.endpoint import Endpoint, key_problem, settings_problem
 from caprl_native.inference.endpoint_model import media_parts, with_media
 from caprl_native.inference.endpoint_pool import Connections, servers_of
+from caprl_native.inference.endpoint_reply import Said
 from caprl_native.inference.models import unprepared
 from caprl_native.loop_thread import LoopThread
-from caprl_native.rewards.judges.base import Case, MediaKey, Verdict
-from caprl_native.rewards.judges.options import JudgeOptions
-from caprl_native.rewards.judges.reply import Unreadable, read_judgement
+from caprl_native.rewards.judges.base import Case, Cost, J, MediaKey, Verdict
+from caprl_native.rewards.judges.options import JudgeConfig
+from caprl_native.rewards.judges.reply import Unreadable
 from caprl_native.text.control_tokens import without_control_tokens
 
 _THREADS = 2  # that encode media
@@ -23,14 +24,15 @@ Parts = list[list[dict[str, Any]]]  # of each medium, in the protocol's form
 
 
 class EndpointJudge:
-    """Chat servers that see images. Failed requests are tried again, with growing pauses.
+    """Chat servers that see images. Failed requests are tried again, with growing pauses; what one
+    server says no good answer to goes to another, where there is one.
 
     Requests are made from a thread of their own, while this one goes on.
     """
 
     collective = False
 
-    def __init__(self, options: JudgeOptions) -> None:
+    def __init__(self, options: JudgeConfig) -> None:
         if problem := settings_problem(options) or key_problem(options):
             raise ValueError(f"{problem[0]}: {problem[1]}")
         self.options = options
@@ -41,7 +43,7 @@ class EndpointJudge:
             self.servers = servers_of(options)
         self._thread: LoopThread | None = None
 
-    def ask(self, case: Case) -> Future[Verdict]:
+    def ask(self, case: Case[J]) -> Future[Verdict[J]]:
         thread = self._thread or self._open()
         return thread.run(self._verdict(case))
 
@@ -54,25 +56,41 @@ class EndpointJudge:
         self._thread = LoopThread("judge")
         return self._thread
 
-    async def _verdict(self, case: Case) -> Verdict:
+    async def _verdict(self, case: Case[J]) -> Verdict[J]:
         async with self._gate:
-            media = await self._media(case)
+            media = await self._media(case) if case.sample.media else []
             if isinstance(media, str):
                 return Verdict(None, f"judge: {media}")
             messages = without_control_tokens(with_media(case.sample.messages, media))
-            for unreadable, seed in enumerate(case.seeds):
-                said = await self._connection.ask(messages, seed)
-                if said.text is None:
-                    return Verdict(None, said.failure, unreadable)
-                try:
-                    judgement = read_judgement(said.text, case.keys)
-                except Unreadable as error:
-                    failure = f"judge: its reply cannot be read: {error}"
-                else:
-                    return Verdict(judgement, unreadable=unreadable)
-        return Verdict(None, failure, len(case.seeds))
+            return await self._asked(case, messages)
 
-    async def _media(self, case: Case) -> Parts | str:
+    async def _asked(self, case: Case[J], messages: list[dict[str, Any]]) -> Verdict[J]:
+        """Asks until a reply can be read: as often as there are seeds, and twice where there are
+        several servers. One that refuses the request is followed by those that were not asked.
+        """
+        most = max(len(case.seeds), min(2, len(self.servers)))
+        unreadable, cost, tried = 0, Cost(), set[int]()
+        while True:
+            seed = case.seeds[min(unreadable, len(case.seeds) - 1)]
+            said = await self._connection.ask(messages, seed, avoid=tried)
+            cost += _cost(said, again=bool(tried))
+            is_new = said.server not in tried
+            tried.add(said.server)
+            if said.text is not None:
+                try:
+                    return Verdict(case.read(said.text), unreadable=unreadable, cost=cost)
+                except Unreadable as error:
+                    unreadable += 1
+                    failure = f"judge: its reply cannot be read: {error}"
+                if unreadable < most:
+                    continue
+            elif is_new and len(tried) < len(self.servers) and not said.unanswered:
+                continue  # where no server answers, all have been asked
+            else:
+                failure = said.failure or ""
+            return Verdict(None, failure, unreadable, cost)
+
+    async def _media(self, case: Case[J]) -> Parts | str:
         """The media in the protocol's form, or why there are none; once for all captions."""
         task = self._encoded.get(case.media)
         if task is None:
@@ -82,11 +100,11 @@ class EndpointJudge:
                 self._encoded.popitem(last=False)
         return await task
 
-    async def _encode(self, case: Case) -> Parts | str:
+    async def _encode(self, case: Case[J]) -> Parts | str:
         async with self._encoding:
             return await asyncio.to_thread(self._parts, case)
 
-    def _parts(self, case: Case) -> Parts | str:
+    def _parts(self, case: Case[J]) -> Parts | str:
         """(A future that gets a StopIteration never ends.)"""
         try:
             pairs = zip(case.decoded(), case.sample.media, strict=True)
@@ -123,3 +141,9 @@ class EndpointJudge:
         self._thread.run(self._connection.close()).result()
         self._thread.close()
         self._thread = None
+
+
+def _cost(said: Said, *, again: bool) -> Cost:
+    """Of a request and its retries; `again`: it is itself a further attempt of a judgement."""
+    retries = said.requests - 1 + (again and said.requests > 0)
+    return Cost(said.requests, retries, said.prompt_tokens or 0, said.tokens or 0)

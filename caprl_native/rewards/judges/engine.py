@@ -11,10 +11,10 @@ from caprl_native.data.loader import SampleSkipped
 from caprl_native.inference.models import Decoded, unprepared
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder
-from caprl_native.rewards.judges.base import Case, MediaKey, Verdict
-from caprl_native.rewards.judges.options import JudgeOptions
-from caprl_native.rewards.judges.reply import Unreadable, read_judgement
-from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.rewards.judges.base import Case, Cost, J, MediaKey, Verdict
+from caprl_native.rewards.judges.options import JudgeConfig
+from caprl_native.rewards.judges.reply import Unreadable
+from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from caprl_native.text.control_tokens import spaced_control_tokens
 
 _KEPT = 4  # samples whose pixels are kept for their next caption
@@ -24,9 +24,10 @@ _KEPT = 4  # samples whose pixels are kept for their next caption
 class _Open:
     """A case whose verdict is to come, and how many of its replies could not be read."""
 
-    case: Case
-    verdict: Future[Verdict]
+    case: Case[Any]
+    verdict: Future[Verdict[Any]]
     unreadable: int = 0
+    cost: Cost = Cost()
 
 
 class EngineJudge:
@@ -37,7 +38,7 @@ class EngineJudge:
 
     collective = True
 
-    def __init__(self, options: JudgeOptions, tensor_parallel: int = 1) -> None:
+    def __init__(self, options: JudgeConfig, tensor_parallel: int = 1) -> None:
         from transformers import AutoConfig, AutoTokenizer
 
         self.options, family = options, family_of(options.path)
@@ -60,10 +61,10 @@ class EngineJudge:
         self._running: dict[str, _Open] = {}
         self._seen: OrderedDict[MediaKey, list[Decoded]] = OrderedDict()
 
-    def ask(self, case: Case) -> Future[Verdict]:
-        opened = _Open(case, Future())
-        self._waiting.append(opened)
-        return opened.verdict
+    def ask(self, case: Case[J]) -> Future[Verdict[J]]:
+        verdict: Future[Verdict[J]] = Future()
+        self._waiting.append(_Open(case, verdict))
+        return verdict
 
     def work(self) -> None:
         """Judges while there are enough captions to fill a batch."""
@@ -83,7 +84,7 @@ class EngineJudge:
         if not self.engine.unfinished:
             return
         for finished in self.engine.step():
-            self._take(self._running.pop(finished.request), finished.completion.text)
+            self._take(self._running.pop(finished.request), finished)
 
     def _submit(self, opened: _Open) -> None:
         """What a prompt lacks, or the engine refuses, is the same on all ranks of the engine."""
@@ -99,7 +100,7 @@ class EngineJudge:
         else:
             self._running[name] = opened
 
-    def _prompt(self, case: Case) -> dict[str, Any]:
+    def _prompt(self, case: Case[Any]) -> dict[str, Any]:
         sample = replace(case.sample, messages=tuple(map(self._as_text, case.sample.messages)))
         return self.builder.for_engine(sample, self._decoded(case), enable_thinking=False)
 
@@ -113,25 +114,27 @@ class EngineJudge:
         ]
         return {**message, "content": parts}
 
-    def _decoded(self, case: Case) -> list[Decoded]:
+    def _decoded(self, case: Case[Any]) -> list[Decoded]:
         if case.media not in self._seen:
             self._seen[case.media] = case.decoded()
             while len(self._seen) > _KEPT:
                 self._seen.popitem(last=False)
         return self._seen[case.media]
 
-    def _take(self, opened: _Open, text: str) -> None:
+    def _take(self, opened: _Open, finished: Finished) -> None:
+        spent = len(finished.prompt_ids), len(finished.completion.token_ids)
+        opened.cost += Cost(1, int(opened.unreadable > 0), *spent)
         try:
-            judgement = read_judgement(text, opened.case.keys)
+            judgement = opened.case.read(finished.completion.text)
         except Unreadable as error:
             opened.unreadable += 1
             if opened.unreadable < len(opened.case.seeds):
                 self._waiting.appendleft(opened)
                 return
             failure = f"judge: its reply cannot be read: {error}"
-            opened.verdict.set_result(Verdict(None, failure, opened.unreadable))
+            opened.verdict.set_result(Verdict(None, failure, opened.unreadable, opened.cost))
         else:
-            opened.verdict.set_result(Verdict(judgement, unreadable=opened.unreadable))
+            opened.verdict.set_result(Verdict(judgement, None, opened.unreadable, opened.cost))
 
     def reset(self) -> None:
         """Drops open cases and all caches: a step does not depend on those before it."""

@@ -30,10 +30,9 @@ def _weigh(count: int) -> Must:
     return Must(holds, f"{count} numbers, none below 0 and not all of them 0")
 
 
-class JudgeOptions(LanguageModelConfig, TermOptions):
-    """What a vision-language model thinks of a caption: right, complete, nothing made up."""
+class JudgeConfig(LanguageModelConfig):
+    """A model that judges: a directory that runs in process, or servers; what it is shown."""
 
-    type: Literal["judge"] = "judge"
     path: UserPath = Field(
         "", description="Directory of the vision-language model that judges, in process."
     )
@@ -56,19 +55,8 @@ class JudgeOptions(LanguageModelConfig, TermOptions):
     timeout_s: float = Field(
         180.0, gt=0, description="Seconds after which a request to the endpoint has failed."
     )
-    samples: int = Field(
-        1, ge=1, description="Judgements per caption, averaged; half of them must be readable."
-    )
     attempts: int = Field(
         3, ge=1, description="Replies asked for until one can be read; at temperature 0 one."
-    )
-    video_weights: Annotated[list[float], _weigh(4)] = Field(
-        [0.30, 0.25, 0.25, 0.20],
-        description="Of factuality, temporal alignment, coverage, and nothing made up.",
-    )
-    image_weights: Annotated[list[float], _weigh(3)] = Field(
-        [0.40, 0.35, 0.25],
-        description="Of factuality, coverage, and nothing made up (ours: none are published).",
     )
     video_max_frames: int = Field(
         64, ge=4, description="At most so many of the frames that the captioner saw."
@@ -84,10 +72,6 @@ class JudgeOptions(LanguageModelConfig, TermOptions):
         description="What an endpoint gets of a video: the captioner's frames, or the file itself, "
         "of which the judge may see more than the captioner did.",
     )
-    video_rubric: UserPath = Field(
-        "", description="Text file with instructions for videos in place of ours."
-    )
-    image_rubric: UserPath = Field("", description="The same for images.")
 
     @property
     def limits(self) -> MediaConfig:
@@ -100,9 +84,69 @@ class JudgeOptions(LanguageModelConfig, TermOptions):
             video_total_pixels=self.video_max_frames * self.video_frame_pixels,
         )
 
+    def contradictions(self) -> Iterator[tuple[str, ...]]:
+        """As `Options.conflicts`."""
+        given = [name for name in _WHERE if getattr(self, name)]
+        if len(given) != 1:
+            yield "path", "one of path, endpoint and endpoint_file: who judges", *_WHERE[1:]
+        elif given == ["path"]:
+            if self.max_tokens >= self.max_model_len:
+                yield "max_tokens", "less than max_model_len", "max_model_len"
+        else:
+            yield from self._conflicts_with_endpoint(given[0])
+
+    def _conflicts_with_endpoint(self, where: str) -> Iterator[tuple[str, ...]]:
+        if not self.model:
+            yield "model", "the model's name at the endpoint", where
+        if self.top_k:
+            yield "top_k", "0 with an endpoint: it is for a judge in process", where
+        if self.sleep:
+            yield "sleep", "false with an endpoint: it is for a judge in process", where
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """As `Options.problems`."""
+        if problem := settings_problem(self):
+            yield problem
+        elif self.endpoint_file and self.api_key_env:
+            yield "api_key_env", "expected none: an endpoint file names its servers' keys"
+
+    def absences(self) -> Iterator[tuple[str, str]]:
+        """As `Options.lacks`."""
+        if self.path and (problem := _model_problem(self.path)):
+            yield "path", f"expected a vision-language model that can be loaded: {problem}"
+        if self.endpoint_file:
+            try:
+                read_addresses(self.endpoint_file, self.model)
+            except AddressError as error:
+                yield "endpoint_file", str(error)
+        elif self.endpoint and (lack := key_problem(self)):
+            yield lack
+
+
+class JudgeOptions(JudgeConfig, TermOptions):
+    """What a vision-language model thinks of a caption: right, complete, nothing made up."""
+
+    type: Literal["judge"] = "judge"
+    samples: int = Field(
+        1, ge=1, description="Judgements per caption, averaged; half of them must be readable."
+    )
+    video_weights: Annotated[list[float], _weigh(4)] = Field(
+        [0.30, 0.25, 0.25, 0.20],
+        description="Of factuality, temporal alignment, coverage, and nothing made up.",
+    )
+    image_weights: Annotated[list[float], _weigh(3)] = Field(
+        [0.40, 0.35, 0.25],
+        description="Of factuality, coverage, and nothing made up (ours: none are published).",
+    )
+    video_rubric: UserPath = Field(
+        "", description="Text file with instructions for videos in place of ours."
+    )
+    image_rubric: UserPath = Field("", description="The same for images.")
+
     @property
-    def engine_share(self) -> float:
-        return self.gpu_memory_utilization if self.path and self.weight else 0.0
+    def engine_shares(self) -> dict[str, float]:
+        held = self.path and self.weight
+        return {"gpu_memory_utilization": self.gpu_memory_utilization} if held else {}
 
     def rubric_of(self, seen: Seen) -> str:
         """The instructions for images or videos: a file's, or ours.
@@ -115,41 +159,12 @@ class JudgeOptions(LanguageModelConfig, TermOptions):
     def conflicts(self) -> Iterator[tuple[str, ...]]:
         if not self.weight:
             return
-        given = [name for name in _WHERE if getattr(self, name)]
-        if len(given) != 1:
-            yield "path", "one of path, endpoint and endpoint_file: who judges", *_WHERE[1:]
-        elif given == ["path"]:
-            if self.max_tokens >= self.max_model_len:
-                yield "max_tokens", "less than max_model_len", "max_model_len"
-        else:
-            yield from self._conflicts_with_endpoint(given[0])
+        yield from self.contradictions()
         if self.samples > 1 and not self.temperature:
             yield "samples", "1 at temperature 0: all judgements would be the same", "temperature"
 
-    def _conflicts_with_endpoint(self, where: str) -> Iterator[tuple[str, ...]]:
-        if not self.model:
-            yield "model", "the model's name at the endpoint", where
-        if self.top_k:
-            yield "top_k", "0 with an endpoint: it is for a judge in process", where
-        if self.sleep:
-            yield "sleep", "false with an endpoint: it is for a judge in process", where
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if problem := settings_problem(self):
-            yield problem
-        elif self.endpoint_file and self.api_key_env:
-            yield "api_key_env", "expected none: an endpoint file names its servers' keys"
-
     def lacks(self) -> Iterator[tuple[str, str]]:
-        if self.path and (problem := _model_problem(self.path)):
-            yield "path", f"expected a vision-language model that can be loaded: {problem}"
-        if self.endpoint_file:
-            try:
-                read_addresses(self.endpoint_file, self.model)
-            except AddressError as error:
-                yield "endpoint_file", str(error)
-        elif self.endpoint and (lack := key_problem(self)):
-            yield lack
+        yield from self.absences()
         for seen in KEYS:
             try:
                 self.rubric_of(seen)

@@ -147,7 +147,7 @@ def _check_terms(config: ServiceConfig, fail: Callable[[str, str], NoReturn]) ->
 
 def has_engine(reward: RewardConfig) -> bool:
     """Whether a model runs in a worker's own process: a reader, or a term's own (a judge)."""
-    return bool(reward.in_process) or any(o.engine_share for o in reward.terms.values())
+    return bool(reward.in_process) or any(o.engine_shares for o in reward.terms.values())
 
 
 def token_of(server: ServerConfig) -> str:

@@ -21,7 +21,7 @@ from caprl_native.rewards.judges import build_judge
 from caprl_native.rewards.judges.base import Case, Verdict
 from caprl_native.rewards.judges.options import JudgeOptions
 from caprl_native.rewards.judges.prompts import judge_messages
-from caprl_native.rewards.judges.reply import KEYS, fused
+from caprl_native.rewards.judges.reply import KEYS, Judgement, fused, read_judgement
 from caprl_native.seeds import seed_of
 
 
@@ -54,7 +54,7 @@ class JudgeTerm(RewardTerm[JudgeOptions]):
             self.judge.ask(
                 Case(
                     sample,
-                    KEYS[seen],
+                    partial(read_judgement, keys=KEYS[seen]),
                     decoded,
                     tuple(seed_of("judge", *caption.key, i, k) for k in range(attempts)),
                 )
@@ -82,7 +82,7 @@ class JudgeTerm(RewardTerm[JudgeOptions]):
         self.judge.close()
 
 
-def _score(weights: dict[str, float], verdicts: list[Verdict]) -> Score:
+def _score(weights: dict[str, float], verdicts: list[Verdict[Judgement]]) -> Score:
     """The mean over the readable judgements; missing where less than half of them are.
 
     Parts: each criterion; `unreadable`, the share of replies that could not be read; `extreme`,

@@ -7,9 +7,11 @@ none of them is read as the released ones are (`record_formats/plain.py`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
+from caprl_native.data.curriculum import stage_of
 from caprl_native.data.fields import FieldError, check_texts, kind_of
 from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.data.question_columns import QuestionColumns
@@ -37,11 +39,12 @@ def parse_record(
     columns: QuestionColumns | None = None,
     dropped: list[WrongQuestion] | None = None,
     no_answer: Callable[[str], bool] = never,
+    curriculum: str = "",
 ) -> Sample:
     """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
 
     With `columns` it may have no questions left, and so with a list `dropped`, into which those go
-    that are wrong; without one they are errors.
+    that are wrong; without one they are errors. `curriculum`: the column that has its stage.
 
     Every text in the record is looked at, also in fields that are not used: half of a surrogate
     pair says that the file was damaged.
@@ -53,6 +56,8 @@ def parse_record(
         kind, source, default_id, media_root, prompt_override, max_media, dropped, no_answer
     )
     sample = _in_some_format(raw, reading)
+    if curriculum:
+        sample = replace(sample, stage=stage_of(raw, curriculum))
     if not columns or not sample.questions:
         return sample
     return columns.apply(sample, raw, [wrong.number for wrong in dropped or ()])

@@ -206,7 +206,12 @@ class Trainer(Lifecycle[Config]):
                     for w in finished:
                         is_local, media = w.place % tp_size == tp_rank, w.item.prepared.for_engine
                         scoring.add(
-                            w.item.sample, w.index, w.rollout, is_local=is_local, media=media
+                            w.item.sample,
+                            w.index,
+                            w.rollout,
+                            is_local=is_local,
+                            media=media,
+                            of=captioner.sampling.n,
                         )
                     scoring.work()
                 written += finished
@@ -304,6 +309,7 @@ class Trainer(Lifecycle[Config]):
         tokens = sum(len(r.token_ids) for g in batch.sampled for r in g.rollouts)
         local = group_metrics(batch.sampled, self.rubric.names, self.config.algorithm.flat)
         local |= caption_metrics(batch.sampled) | (batch.blind.metrics() if batch.blind else {})
+        local |= self.rubric.metrics()
         local["perf/tokens_per_s"] = Sum(tokens)
         found = self.log.rollouts(batch.step, batch.sampled, local)
         seconds, times = self.log.take_seconds()

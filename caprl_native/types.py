@@ -78,8 +78,7 @@ class Sample:
     stands for `media[n]`. `response` is set in supervised data only.
 
     `stage`: its place in the curriculum. `carried`: how its messages are made of what captions of
-    other samples left behind, and what its own leave. `context`: the part of the messages that
-    tells what came before, for judges of what is new. `kind`: what the record calls itself.
+    other samples left behind, and what its own leave. `kind`: what the record calls itself.
     """
 
     id: str
@@ -91,7 +90,7 @@ class Sample:
     seconds: float | None = None  # of its longest video (or clip); None: nobody has decoded it
     stage: int = 0
     carried: Carried | None = None
-    context: str = ""
+    context: str | None = None  # what the prompt tells beside the media, for judges; None: unknown
     kind: str = ""
 
     @property
@@ -118,6 +117,17 @@ class Rollout:
     reading: list[dict[str, Any]] = field(
         default_factory=list
     )  # the reader's questions and answers
+    thoughts: tuple[int, int] = (0, 0)  # its tokens from .. to that are thought; then the answer
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens of its thoughts, without the marks around them."""
+        return self.thoughts[1] - self.thoughts[0]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens from the mark that closes the thoughts to the end, both included."""
+        return len(self.token_ids) - self.thoughts[1]
 
 
 @dataclass

@@ -43,6 +43,7 @@ from caprl_native.registry import Options, Registry
 from caprl_native.types import Sample
 
 if TYPE_CHECKING:
+    from caprl_native.observe.metrics import Metric
     from caprl_native.rewards.readers.base import Reader
 
 
@@ -56,7 +57,8 @@ class Caption:
 
     `text` is what the policy said outside its thoughts; `tokens` counts them too. `media` gives the
     prompt that it was written from in vLLM's form, decoded media under "multi_modal_data"; None:
-    nobody has decoded them, they are in the sample's files.
+    nobody has decoded them, they are in the sample's files. `raw` is all that the policy wrote,
+    `thinking_tokens` and `answer_tokens` are of its two parts, as `Rollout` has them.
     """
 
     sample: Sample
@@ -64,6 +66,9 @@ class Caption:
     tokens: int
     key: tuple[int | str, ...]
     media: Callable[[], Mapping[str, Any]] | None = None
+    raw: str = ""
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
 
 
 @dataclass
@@ -103,14 +108,15 @@ def finished(score: Score | float) -> Future[Score]:
 
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
-def gathered(parts: Sequence[Future[T]], score: Callable[[list[T]], Score]) -> Future[Score]:
-    """The score that is made of several results, in their order, as soon as the last one is there.
+def gathered(parts: Sequence[Future[T]], made: Callable[[list[T]], U]) -> Future[U]:
+    """What is made of several results, in their order, as soon as the last one is there.
 
-    It fails as the first of them that fails does, or as `score` does.
+    It fails as the first of them that fails does, or as `made` does.
     """
-    whole: Future[Score] = Future()
+    whole: Future[U] = Future()
     left, lock = len(parts), threading.Lock()
 
     def one_more(_: object) -> None:
@@ -119,7 +125,7 @@ def gathered(parts: Sequence[Future[T]], score: Callable[[list[T]], Score]) -> F
             left -= 1
             done = left <= 0
         if done:
-            _settle(whole, lambda: score([part.result() for part in parts]))
+            _settle(whole, lambda: made([part.result() for part in parts]))
 
     for part in parts:
         part.add_done_callback(one_more)
@@ -128,7 +134,7 @@ def gathered(parts: Sequence[Future[T]], score: Callable[[list[T]], Score]) -> F
     return whole
 
 
-def _settle(whole: Future[Score], result: Callable[[], Score]) -> None:
+def _settle(whole: Future[U], result: Callable[[], U]) -> None:
     """Callbacks swallow what they raise, and whoever waits would wait for ever."""
     try:
         whole.set_result(result())
@@ -231,6 +237,21 @@ class RewardTerm(ABC, Generic[O]):
     def submit(self, caption: Caption) -> Future[Score]:
         """Takes a caption. Its score is there at once, or comes with `work` and `finish`, or from
         elsewhere; an exception in the future is a missing reward."""
+
+    def submit_group(
+        self, captions: Sequence[Caption], scores: Sequence[Future[Score]]
+    ) -> list[Future[Score]]:
+        """Takes all captions of a sample, in their order, once the last of them is there, each with
+        the score that `submit` gave for it; returns the scores that count.
+
+        For terms that score captions beside one another. A sample's captions are all on one rank.
+        """
+        return list(scores)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Numbers of the step that are of no single caption: this rank's part of them, by name;
+        logged as `reward/TERM/NAME`."""
+        return {}
 
     def for_evaluation(self, draws: int) -> Self:
         """The term that scores held-out captions; `draws` questions each where it draws any."""

@@ -26,6 +26,7 @@ from caprl_native.types import Group, Rollout, Sample
 
 if TYPE_CHECKING:
     from caprl_native.config.reward import RewardConfig
+    from caprl_native.observe.metrics import Metric
     from caprl_native.rewards.held_out import HeldOut
     from caprl_native.rewards.readers.base import Reader
 
@@ -57,6 +58,18 @@ class WeightedTerm:
             if self.term.collective:
                 raise
             return finished(missing(f"reward.terms.{self.name}: {reason_of(error)}"))
+
+    def submit_group(
+        self, captions: Sequence[Caption], scores: Sequence[Future[Score]]
+    ) -> list[Future[Score]]:
+        """As the term does; what it raises is the reason of all scores, as in `submit`."""
+        try:
+            return self.term.submit_group(captions, scores)
+        except Exception as error:
+            if self.term.collective:
+                raise
+            reason = f"reward.terms.{self.name}: {reason_of(error)}"
+            return [finished(missing(reason)) for _ in captions]
 
     def outcome(self, future: Future[Score]) -> Score:
         """Waits for a score. One that is no finite number is missing."""
@@ -137,6 +150,14 @@ class Rubric:
         for part in self._parts():
             part.finish()
 
+    def metrics(self) -> dict[str, Metric]:
+        """What the terms count beside captions, this rank's part of it."""
+        return {
+            f"reward/{t.name}/{name}": metric
+            for t in self.terms
+            for name, metric in t.term.metrics().items()
+        }
+
     def sleep(self) -> None:
         """On CUDA, gives memory back while the policy trains."""
         for part in self._parts():
@@ -207,6 +228,7 @@ class Scoring:
     rubric: Rubric
     step: int
     _open: list[Open] = field(default_factory=list)
+    _groups: dict[int, list[Open]] = field(default_factory=dict)  # not complete; by the sample's id
 
     def add(
         self,
@@ -216,20 +238,34 @@ class Scoring:
         *,
         is_local: bool = True,
         media: Callable[[], Mapping[str, Any]] | None = None,
+        of: int | None = None,
     ) -> None:
         """Takes rollout `index` of a sample; with `overlap` the terms get it now. `media`: as
-        `Caption` has it.
+        `Caption` has it. `of`: how many the sample has, so that its group is known to be complete
+        before the step ends; None: nobody knows.
 
         They see what the policy said outside its thoughts. A caption of another rank of the group
         (not `is_local`) goes to collective terms alone, and its rollout stays as it is.
         """
         key = (self.rubric.context.seed, self.step, sample.id, index)
-        text, tokens = without_thoughts(rollout.text), len(rollout.token_ids)
-        caption = Caption(sample, text, tokens, key, media)
+        caption = Caption(
+            sample,
+            without_thoughts(rollout.text),
+            len(rollout.token_ids),
+            key,
+            media,
+            rollout.text,
+            rollout.thinking_tokens,
+            rollout.answer_tokens,
+        )
         opened = Open(rollout, caption, is_local)
         self._open.append(opened)
+        group = self._groups.setdefault(id(sample), [])
+        group.append(opened)
         if self.rubric.overlap:
             self._submit(opened)
+            if len(group) == of:
+                self._submit_group(self._groups.pop(id(sample)))
 
     def _submit(self, opened: Open) -> None:
         opened.scores = {
@@ -237,6 +273,17 @@ class Scoring:
             for t in self.rubric.terms
             if opened.is_local or t.term.collective
         }
+
+    def _submit_group(self, group: Sequence[Open]) -> None:
+        """Tells the terms that a sample's captions are complete."""
+        group = sorted(group, key=lambda opened: opened.caption.key[-1])
+        for term in self.rubric.terms:
+            given = [(o.caption, o.scores) for o in group if o.scores and term.name in o.scores]
+            if given:
+                own = [scores[term.name] for _, scores in given]
+                joined = term.submit_group([caption for caption, _ in given], own)
+                for (_, scores), score in zip(given, joined, strict=True):
+                    scores[term.name] = score
 
     def work(self) -> None:
         """Lets models in this process go on, as long as they have enough to fill a batch."""
@@ -247,6 +294,8 @@ class Scoring:
         for opened in self._open:
             if opened.scores is None:
                 self._submit(opened)
+        for group in self._groups.values():
+            self._submit_group(group)
         self.rubric.finish()
         for opened in self._open:
             if opened.is_local and opened.scores is not None:
@@ -256,7 +305,7 @@ class Scoring:
                 fill(opened.rollout, applying, gate=self.rubric.gate)
         if self.rubric.held_out is not None:
             self.rubric.held_out.compare(self._open, self.step)
-        self._open = []
+        self._open, self._groups = [], {}
 
 
 def fill(
@@ -268,6 +317,7 @@ def fill(
     that a caption that tells nothing earns nothing by being short; the part "TERM/ungated" is what
     they were.
     """
+    rollout.reading = _readings({t.name: score.reading for t, score in scores if score.reading})
     failures = [score.failure for _, score in scores if score.failure]
     if failures or not scores:
         rollout.failure = failures[0] if failures else "no reward term applies to the sample"
@@ -286,7 +336,6 @@ def fill(
         rollout.rewards[term.name] = value
         total += term.weight * value  # in the config's order, to the last bit
     rollout.total = total
-    rollout.reading = _readings({t.name: score.reading for t, score in scores if score.reading})
 
 
 def _within_one(utility: float | None, weights: float) -> float:
@@ -296,8 +345,8 @@ def _within_one(utility: float | None, weights: float) -> float:
 
 def _readings(by_term: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """All terms' readings, one after the other; where several have one, each entry says whose."""
-    if len(by_term) == 1:
-        return next(iter(by_term.values()))
+    if len(by_term) <= 1:
+        return next(iter(by_term.values()), [])
     return [{"term": name} | entry for name, entries in by_term.items() for entry in entries]
 
 

@@ -105,6 +105,5 @@ def _written(place: int, item: LoadedSample, finished: Finished) -> Written:
             f"{same}"
         )
     c = finished.completion
-    return Written(
-        place, item, finished.index, Rollout(c.token_ids, c.logprobs, c.finish_reason, c.text)
-    )
+    rollout = Rollout(c.token_ids, c.logprobs, c.finish_reason, c.text, thoughts=c.thoughts)
+    return Written(place, item, finished.index, rollout)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
+from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
 
 CPU_BATCH_TOKENS = 4096  # of one engine step on a CPU, where that is enough for a whole prompt
 CPU_BLOCK_TOKENS = 32  # of the KV cache; prompts share whole blocks, and 128, the default, is long
@@ -76,6 +77,7 @@ class Completion:
     finish_reason: str
     text: str
     scored: dict[int, float] = field(default_factory=dict)  # the same of `Sampling.scored`
+    thoughts: tuple[int, int] = (0, 0)  # its tokens from .. to that are thought
 
 
 @dataclass
@@ -259,9 +261,19 @@ class Engine:
         # A text that was cut off may end within a character.
         text = self._tokenizer.decode(said, skip_special_tokens=True).rstrip("\ufffd")
         completion = Completion(
-            tokens, logprobs[: len(tokens)], parts[-1].finish_reason, text, scored
+            tokens,
+            logprobs[: len(tokens)],
+            parts[-1].finish_reason,
+            text,
+            scored,
+            self._thoughts(tokens, text),
         )
         return Finished(name, index, list(out.prompt_token_ids), completion)
+
+    def _thoughts(self, tokens: list[int], text: str) -> tuple[int, int]:
+        if OPENS not in text and CLOSES not in text:
+            return 0, 0
+        return thought_span(self._tokenizer.convert_ids_to_tokens(tokens))
 
     def abort(self) -> None:
         """Forgets all that has not ended."""

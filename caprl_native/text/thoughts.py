@@ -8,9 +8,14 @@ no answer, no judgement and no caption.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 CUT_OFF = "the model's thoughts were cut off before it said anything"
+
+OPENS, CLOSES = "<think>", "</think>"  # of the families that are trained with thoughts
 
 MAX_CHARS = 400_000  # far beyond any reply; what is longer is a model that repeats itself
 
@@ -99,6 +104,22 @@ def _joined(parts: list[str]) -> str:
 def without_thoughts(output: str) -> str:
     """`said(output).text`; "" where nothing was said."""
     return said(output).text
+
+
+def thought_span(pieces: Sequence[str]) -> tuple[int, int]:
+    """Which of an output's tokens, given by their texts, are thought: first, and end.
+
+    The marks are left out. What stands before the opening mark is no thought; without one, thoughts
+    begin with the output, as the prompt has opened them; without a closing one they end with it.
+    The answer begins with the closing mark. (0, 0) where there is no mark.
+    """
+    output, ends = "".join(pieces), list(accumulate(map(len, pieces)))
+    closes = output.find(CLOSES)
+    opens = output.find(OPENS, 0, closes if closes >= 0 else len(output))
+    if opens < 0 > closes:
+        return 0, 0
+    start = bisect_right(ends, opens + len(OPENS) - 1) + 1 if opens >= 0 else 0
+    return start, bisect_right(ends, closes) if closes >= 0 else len(pieces)
 
 
 def _read(found: re.Match[str]) -> _Mark:

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
+from caprl_native.observe.metrics import Sum
 from caprl_native.registry import Entry
 from caprl_native.rewards.base import (
     NOT_APPLICABLE,
@@ -22,7 +23,7 @@ from caprl_native.rewards.base import (
     gathered,
     missing,
 )
-from caprl_native.rewards.rubric import Rubric
+from caprl_native.rewards.rubric import Rubric, WeightedTerm
 from caprl_native.rewards.terms.accuracy import AccuracyOptions
 from caprl_native.rewards.terms.length import LengthOptions
 from caprl_native.rewards.terms.timestamps import TimestampsOptions
@@ -180,6 +181,50 @@ def test_captions_of_other_ranks_reach_what_all_ranks_work_on_together(
     first, second = g.rollouts
     assert first.total is not None
     assert second.total is None and second.failure is None and second.rewards == {}
+
+
+class RankOptions(TermOptions):
+    type: Literal["rank"] = "rank"
+
+
+class Rank(RewardTerm[RankOptions]):
+    """The share of a sample's other captions that think longer."""
+
+    def submit(self, caption: Caption) -> Future[Score]:
+        return finished(caption.thinking_tokens)
+
+    def submit_group(self, captions, scores):
+        heard = [(c.key[-1], c.raw, c.answer_tokens) for c in captions]
+        if "" in [c.raw for c in captions]:
+            raise ValueError("an empty caption")
+        values = [score.result().value for score in scores]
+        more = [sum(other > v for other in values) / len(values) for v in values]
+        return [finished(Score(m, reading=[{"heard": heard}])) for m in more]
+
+    def metrics(self):
+        return {"asked": Sum(3)}
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("of", [2, None])
+def test_terms_get_a_sample_s_captions_together(overlap: bool, of: int | None) -> None:
+    context = TermContext(ListeningReader)
+    ours = Rubric([WeightedTerm("rank", 1.0, Rank(RankOptions(), context))], context)
+    ours.overlap = overlap
+    groups = [group(["a", "b"]), group(["c", "d"]), group(["e", ""], name="s1")]  # two of one id
+    for g in groups:
+        g.rollouts[0].thoughts = (0, 1)
+    scoring = ours.begin(1)
+    for i in (1, 0):
+        for g in groups:
+            scoring.add(g.sample, i, g.rollouts[i], of=of)
+    scoring.finish()
+    assert [[r.total for r in g.rollouts] for g in groups[:2]] == [[0.0, 0.5]] * 2
+    assert groups[1].rollouts[0].reading == [{"heard": [(0, "c", 0), (1, "d", 1)]}]
+    assert {r.failure for r in groups[2].rollouts} == {
+        "reward.terms.rank: ValueError: an empty caption"
+    }
+    assert ours.metrics() == {"reward/rank/asked": Sum(3)}
 
 
 def test_a_failure_of_what_all_ranks_work_on_together_ends_the_run() -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from caprl_native.text.thoughts import Said, said, without_thoughts
+from caprl_native.text.thoughts import Said, said, thought_span, without_thoughts
 from eval.scoring.letters import choice_letter
 from eval.scoring.math_answer import final_answer
 
@@ -78,3 +78,22 @@ def test_time_is_linear(mark: str) -> None:
     start = time.process_time()
     said(mark * (1_000_000 // len(mark)))
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "thought"),
+    [
+        (["<think>", "a", "b", "</think>", "{", "}"], ["a", "b"]),
+        (["a", "b", "</think>", "c"], ["a", "b"]),  # the prompt opened it
+        (["x", "<think>", "a", "</think>", "c"], ["a"]),
+        (["<th", "ink>", "a", "</", "think", ">", "c"], ["a"]),  # marks of several tokens
+        (["<think>", "a", "<think>", "b", "</think>"], ["a", "<think>", "b"]),
+        (["<think>", "a", "b"], ["a", "b"]),  # never closed
+        (["<think>", "</think>", "c"], []),
+        (["a", "b"], []),
+        ([], []),
+    ],
+)
+def test_which_tokens_are_thought(pieces: list[str], thought: list[str]) -> None:
+    start, end = thought_span(pieces)
+    assert pieces[start:end] == thought

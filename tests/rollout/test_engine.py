@@ -8,7 +8,7 @@ import pytest
 from tests.ranks import run_ranks
 
 LIMIT = {"float32": 1e-4, "bfloat16": 0.005}  # nats, mean over tokens
-KINDS = {"image", "images", "video", "text"}
+KINDS = {"image", "images", "video", "mixed", "text"}
 
 
 @pytest.fixture(scope="module")

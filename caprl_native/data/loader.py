@@ -108,6 +108,7 @@ class _Batches(SupervisedBatches[Any]):
 
     def _open(self, position: int) -> Iterator[Any]:
         """New worker processes, and a new budget: nothing of earlier ones waits any more."""
+        order = self._order(position)  # first: it says what the data set is to know by now
         config, dataset = self._config, copy.copy(self._dataset)
         context = worker_context(dataset.prepare) if config.workers else None
         if context:
@@ -117,7 +118,7 @@ class _Batches(SupervisedBatches[Any]):
             warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's
             loader = StatefulDataLoader(
                 dataset,
-                batch_sampler=self._order(position),
+                batch_sampler=order,
                 num_workers=config.workers,
                 prefetch_factor=max(1, config.prefetch) if context else None,
                 collate_fn=_as_it_is,

@@ -33,6 +33,7 @@ class Batch:
     reduced: int = 0  # prompts, of all ranks, whose media were reduced to fit
     everywhere: list[list[GroupFacts]] = field(default_factory=list)
     dropped: list[Group] = field(default_factory=list)  # sampled, but given up for better ones
+    left: dict[str, float] = field(default_factory=dict)  # metrics of texts for later prompts
     blind: Blind | None = None  # where the step is due: what the reader knows without captions
 
     @property

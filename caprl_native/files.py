@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import quote
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the stand-in for a file begins
+_SAFE = " !#$&'()*+,:;=@[]^`{}~"  # in names of files
 PULL_IT = "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
 
 
@@ -66,3 +69,11 @@ def check_writable(folder: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes: itself where it can be, else with escapes, cut."""
+    safe = quote(name, safe=_SAFE)
+    if len(safe) <= 200:
+        return safe
+    return f"{safe[:160]}-{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}"

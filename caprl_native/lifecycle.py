@@ -84,6 +84,12 @@ class Lifecycle(Generic[C]):
         )
 
     @property
+    def parts(self) -> dict[str, Stateful]:
+        """What keeps a state beside the model and its optimizer, by the name it is saved under."""
+        parts: dict[str, Stateful] = {"loader": self.loader, "ledger": self.ledger}
+        return parts if self.loader.history is None else parts | {"history": self.loader.history}
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         run = self.config.run
@@ -91,8 +97,9 @@ class Lifecycle(Generic[C]):
 
     def begin(self) -> None:
         """Resumes where asked."""
-        parts: dict[str, Stateful] = {"loader": self.loader, "ledger": self.ledger}
-        checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, parts)
+        checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, self.parts)
+        if self.loader.history is not None:
+            self.loader.history.write_all()
         self.log.start(self.step, self.total_steps, self.first_metrics)
 
     def steps(self) -> Iterator[int]:
@@ -108,7 +115,7 @@ class Lifecycle(Generic[C]):
         last = step == self.total_steps or self.stopping
         if not last and (not every or step % every):
             return
-        state = {"loader": self.loader.state_dict(), "ledger": self.ledger.state_dict()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         run = self.config.run
         with self.log.timed("save"):
             checkpoint.save(

@@ -29,6 +29,7 @@ from caprl_native.files import atomic_write, unused
 
 LOCK = ".lock"
 CONFIG = "config.toml"
+HISTORY = "history"  # the folder of texts that captions left for later prompts
 _PATIENCE_S = 5.0  # a killed process may need a moment to give its lock back
 _SEEN_S = 10.0  # a file server's clients look for new files every few seconds
 _NOT_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # file systems without locks
@@ -80,7 +81,7 @@ class RunFolder:
                 f"{self.path} holds a run ({', '.join(held)}): go on with it by --resume, put it "
                 "aside and start over by --run.overwrite=true, or give another --run.dir"
             )
-        for name in ("metrics.jsonl", "export"):
+        for name in ("metrics.jsonl", "export", HISTORY):
             if name in held:
                 aside = unused(self.path / f"{name}.abandoned")
                 (self.path / name).rename(aside)
@@ -166,7 +167,7 @@ def _held(folder: Path) -> list[str]:
     metrics, saved = folder / "metrics.jsonl", named(folder / "checkpoints")
     held = ["metrics.jsonl"] if metrics.is_file() and metrics.stat().st_size else []
     held += [f"{len(saved)} checkpoint(s)"] if saved else []
-    return held + (["export"] if (folder / "export").exists() else [])
+    return held + [name for name in ("export", HISTORY) if (folder / name).exists()]
 
 
 def _locked(folder: Path) -> TextIO:

@@ -55,6 +55,7 @@ class SftTrainer(Lifecycle[SftConfig]):
             prompt_override=data.prompt,
             max_media=config.media.max_per_prompt,
             invalid=Invalid.of(data),
+            curriculum=data.curriculum,
         )
         self.report_dropped(records)
         self.keep_decoded(records)

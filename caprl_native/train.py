@@ -38,6 +38,7 @@ def train(trainer: Trainer) -> None:
         trainer.refill(batch)
         trainer.assign_advantages(batch)
         metrics = trainer.update(batch)
+        trainer.carry_over(batch)
         trainer.sync_weights()
         trainer.report(batch, metrics)
         trainer.evaluate(step)

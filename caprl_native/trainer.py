@@ -11,6 +11,7 @@ import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
 from caprl_native.config.schema import Config, RolloutConfig
+from caprl_native.data.carried import History
 from caprl_native.data.hold_out import hold_out
 from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import (
@@ -21,12 +22,13 @@ from caprl_native.data.loader import (
     build_loader,
     eval_batches,
 )
+from caprl_native.data.picks import left_by
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.data.reduced import ReducedLedger
 from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
-from caprl_native.distributed.world import ParallelDims, sum_counts
+from caprl_native.distributed.world import ParallelDims, gather_objects, sum_counts
 from caprl_native.lifecycle import Lifecycle
 from caprl_native.observe.alarms import Alarms, caption_metrics, first_lengths
 from caprl_native.observe.memory import give_back_freed_memory
@@ -47,6 +49,7 @@ from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, g
 from caprl_native.rollout.engine import Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
 from caprl_native.rollout.weight_sync import sync
+from caprl_native.run_folder import HISTORY
 from caprl_native.seeds import HELD_OUT
 from caprl_native.types import Group
 
@@ -102,7 +105,10 @@ class Trainer(Lifecycle[Config]):
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
         share, shared = config.data.hold_out, SharedMedia() if config.data.hold_out else None
-        records, self.held_out = read(config.data.files, columns=columns, shared=shared), None
+        records = read(
+            config.data.files, columns=columns, shared=shared, curriculum=config.data.curriculum
+        )
+        self.held_out = None
         self.keep_decoded(records)
         opened = [records]
         if shared is not None:
@@ -118,6 +124,7 @@ class Trainer(Lifecycle[Config]):
             shard=dims.data_rank,
             num_shards=dims.data_size,
             prepare=self.prepare,
+            history=History(self.folder / HISTORY if dims.is_main else None),
         )
         self.ledger = SkipLedger(config.data.max_skipped_share)
         self.reduced = ReducedLedger()
@@ -275,6 +282,16 @@ class Trainer(Lifecycle[Config]):
         with self.log.timed("train"):
             return self.learner.update(batch.trainable, batch.step - 1)
 
+    def carry_over(self, batch: Batch) -> None:
+        """What the captions leave for the prompts of later steps; nothing with most data."""
+        if self.loader.history is None:
+            return
+        local = left_by(batch.sampled, self.config.data.history)
+        entries = [entry for part in gather_objects(local) for entry in part]
+        self.loader.carry(entries)
+        kept = sum(bool(entry.text) for entry in entries)
+        batch.left = {"data/texts_left": kept, "data/texts_empty": len(entries) - kept}
+
     def sync_weights(self) -> None:
         """The engine gets the policy's new weights."""
         with self.log.timed("sync"):
@@ -299,7 +316,7 @@ class Trainer(Lifecycle[Config]):
         if not self.dims.is_main:
             return
         metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
-        metrics["data/reduced"] = batch.reduced
+        metrics |= {"data/reduced": batch.reduced} | batch.left
         metrics |= {"perf/step_s": seconds} | times
         metrics["perf/tokens_per_s"] /= seconds
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""

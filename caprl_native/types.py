@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,12 +45,40 @@ class MediaRef:
 
 
 @dataclass(frozen=True)
+class Carried(ABC):
+    """How a sample's prompt is made of what captions of earlier samples left, and what its own
+    leave. A record format derives from it; its `repr` is part of the data's identity.
+
+    `series`: samples that know each other's texts, those of a video, say. `key`: the name of its
+    own text in the series; "": it leaves none. `needs`: the keys of the texts that its prompt is
+    made of; `wants`: of those that go in where they are there.
+    """
+
+    series: str
+    key: str
+    needs: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
+
+    @abstractmethod
+    def filled(self, sample: Sample, texts: Mapping[str, str]) -> Sample:
+        """The sample with its messages made of these texts, by key: all that it needs, and what
+        there is of those that it wants."""
+
+    @abstractmethod
+    def text_of(self, written: str) -> str | None:
+        """The text that a response of the policy leaves; None where it has not the right form."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One record of a data set.
 
     `messages` is a chat in the Hugging Face template's form: each `content` is a list of parts,
     `{"type": "text", "text": ...}`, `{"type": "image"}` or `{"type": "video"}`; the n-th media part
     stands for `media[n]`. `response` is set in supervised data only.
+
+    `stage`: its place in the curriculum. `carried`: how its messages are made of what captions of
+    other samples left behind, and what its own leave. `kind`: what the record calls itself.
     """
 
     id: str
@@ -58,7 +88,10 @@ class Sample:
     response: str | None = None
     source: str = ""  # "file:line", for error messages
     seconds: float | None = None  # of its longest video (or clip); None: nobody has decoded it
+    stage: int = 0
+    carried: Carried | None = None
     context: str | None = None  # what the prompt tells beside the media, for judges; None: unknown
+    kind: str = ""
 
     @property
     def modality(self) -> Modality:

@@ -214,8 +214,9 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def captions(folder: Path) -> dict[str, str]:
-    """The rollout logs, word for word."""
+    """The rollout logs, and what captions have left for later prompts, word for word."""
     files = [*folder.glob("rollouts/*.jsonl"), *folder.glob("eval/*.jsonl")]
+    files += folder.glob("history/*.json")
     return {str(f.relative_to(folder)): f.read_text() for f in files}
 
 

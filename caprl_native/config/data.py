@@ -8,6 +8,7 @@ from pydantic import Field
 
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.fields import Lists, Table
+from caprl_native.config.history import HistoryConfig
 
 Files = Annotated[list[UserPath], Must(all, "file names that are not empty")]
 
@@ -35,6 +36,12 @@ class DataConfig(Table):
         description="Longest prompt, media tokens counted, see media.fit; text is never cut.",
     )
     shuffle: bool = Field(True, description="Reshuffle the records in every epoch.")
+    curriculum: str = Field(
+        "",
+        description="Column with a whole number per record, its stage: an epoch goes through the "
+        "stages in order, shuffled within each; empty: there are none.",
+    )
+    history: HistoryConfig = Field(default_factory=HistoryConfig)
     workers: int = Field(
         2,
         ge=0,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from caprl_native.config.fields import OFF
+from caprl_native.config.history import HistoryConfig
 from caprl_native.config.models import ReaderConfig
 from caprl_native.config.reward import RewardConfig
 from caprl_native.config.schema import PARTS, Config, RolloutConfig, SftConfig
@@ -106,6 +107,10 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     )
     rules.require(not config.data.hold_out, "data.hold_out", "0: supervised runs evaluate nothing")
     _questions(rules, asked=False, why="supervised training asks no questions")
+    history = "data.history"
+    rules.require(
+        rules.value(history) == HistoryConfig(), history, "the defaults: there are no rollouts"
+    )
     key = "data.invalid_questions"
     rules.require(rules.value(key) == "error", key, '"error": supervised training asks none')
 
@@ -178,6 +183,12 @@ def _rollout(rules: Rules, rollout: RolloutConfig) -> None:
         "rollout.n",
     )
     _fits(rules, "rollout")
+    rules.require(
+        not (rollout.refill and rules.value("data.curriculum")),
+        "rollout.refill",
+        "false with a curriculum: fresh prompts would be of a later stage",
+        "data.curriculum",
+    )
     tries = "rollout.refill_tries"
     rules.require(not rollout.refill or rollout.refill_tries >= 1, tries, "1 or more")
 

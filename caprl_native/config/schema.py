@@ -309,6 +309,13 @@ class LogConfig(Table):
     )
     project: str = Field("caprl_native", description="Its project.")
     rollouts: int = Field(-1, ge=-1, description="Captions per step in the rollout log; -1: all.")
+    per_sample: Annotated[
+        str, Must(lambda name: not name or _can_be_a_folders(name), "empty, or a folder's name")
+    ] = Field(
+        "",
+        description="Folder within the run's where each step's captions are written once more, in "
+        "a file for each sample: FOLDER/STEP/ID.json; empty: they are not.",
+    )
     progress: bool = Field(True, description="Show a progress bar.")
 
 

@@ -22,8 +22,9 @@ class Contents:
 
     def add(self, sample: Sample) -> None:
         """Takes a record in; of its media files the names within the folder, and the sizes."""
+        carried = sample.carried  # its messages have places for what it brings
         parts = {
-            "prompts": sample.messages,
+            "prompts": sample.messages if carried is None else (sample.messages, carried),
             "questions": _as_weighted(sample.questions),
             "responses": sample.response,
             "media files": [

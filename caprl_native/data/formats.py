@@ -1,24 +1,23 @@
 """One record of a data file -> a `Sample`, in whichever format it is written.
 
-The formats that plugins register are asked first, then LLaVA's and OpenAI's; a record that is in
-none of them is read as the released ones are (`record_formats/plain.py`).
+The formats that plugins register are asked first, then those of `record_formats/` by name; a record
+that is in none of them is read as the released ones are (`record_formats/plain.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
+from caprl_native.data.curriculum import stage_of
 from caprl_native.data.fields import FieldError, check_texts, kind_of
 from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
-from caprl_native.data.record_formats.llava import LLAVA
-from caprl_native.data.record_formats.openai import OPENAI
 from caprl_native.types import Sample
 
-_CHATS = (LLAVA, OPENAI)
 __all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "added_formats", "parse_record"]
 
 # What a format raises on a record that it did not expect.
@@ -37,11 +36,12 @@ def parse_record(
     columns: QuestionColumns | None = None,
     dropped: list[WrongQuestion] | None = None,
     no_answer: Callable[[str], bool] = never,
+    curriculum: str = "",
 ) -> Sample:
     """The sample that one decoded record describes; `max_media` 0: any number. Raises `FieldError`.
 
     With `columns` it may have no questions left, and so with a list `dropped`, into which those go
-    that are wrong; without one they are errors.
+    that are wrong; without one they are errors. `curriculum`: the column that has its stage.
 
     Every text in the record is looked at, also in fields that are not used: half of a surrogate
     pair says that the file was damaged.
@@ -53,13 +53,16 @@ def parse_record(
         kind, source, default_id, media_root, prompt_override, max_media, dropped, no_answer
     )
     sample = _in_some_format(raw, reading)
+    if curriculum:
+        sample = replace(sample, stage=stage_of(raw, curriculum))
     if not columns or not sample.questions:
         return sample
     return columns.apply(sample, raw, [wrong.number for wrong in dropped or ()])
 
 
 def _in_some_format(raw: dict[str, Any], reading: Reading) -> Sample:
-    for name in (*added_formats(), *_CHATS):
+    added = added_formats()
+    for name in (*added, *(own for own in FORMATS if own not in (PLAIN, *added))):
         if (sample := _parsed(name, raw, reading)) is not None:
             return sample
     return parse_plain(raw, reading)
@@ -67,7 +70,10 @@ def _in_some_format(raw: dict[str, Any], reading: Reading) -> Sample:
 
 def added_formats() -> tuple[str, ...]:
     """The names of the formats that plugins add, in the order in which they are tried."""
-    return tuple(name for name in FORMATS if name not in (PLAIN, *_CHATS))
+    own = f"{FORMATS.package}."
+    return tuple(
+        name for name in FORMATS if not type(FORMATS[name].value).__module__.startswith(own)
+    )
 
 
 def _parsed(name: str, raw: dict[str, Any], reading: Reading) -> Sample | None:

@@ -25,6 +25,11 @@ def hold_out(
         DataError: no set of records with media of its own is so small, or nothing is left to train
             on.
     """
+    if records.links is not None:
+        raise DataError(
+            "data.hold_out: expected 0 for records whose prompts are made of what captions of "
+            "other records leave; name held-out files in data.eval_files"
+        )
     sets, ids = shared.sets(), shared.ids
     wanted = max(1, round(share * len(ids)))
     taken: set[int] = set()
@@ -54,9 +59,14 @@ def _part(records: Records, chosen: Sequence[int], mark: str) -> Records:
     return replace(
         records,
         kept=array("q", chosen if kept is None else (kept[i] for i in chosen)),
+        stages=_of(records.stages, chosen),
         renamed={k: records.renamed[i] for k, i in enumerate(chosen) if i in records.renamed},
         fingerprint=digest.hexdigest(),
     )
+
+
+def _of(stages: array[int] | None, chosen: Sequence[int]) -> array[int] | None:
+    return None if stages is None else array("i", (stages[i] for i in chosen))
 
 
 def _as_they_are(records: Records) -> Records:

@@ -1,9 +1,12 @@
 """Samples -> batches: decoded and prepared in worker processes, sharded over ranks, resumable.
 
-The order is a pure function of (seed, epoch). Batch k of an epoch is `order[k * B : (k + 1) * B]`,
-and shard r of S takes every S-th sample of it. So a position is two numbers, epoch and batch, that
-mean the same on any number of ranks and worker processes. StatefulDataLoader's own state does not
-(it holds each worker's state), so the batches that were *delivered* are counted here.
+The batches of an epoch are a pure function of (seed, epoch), see curriculum.py, and shard r of S
+takes every S-th sample of each. So a position is two numbers, epoch and batch, that mean the same
+on any number of ranks and worker processes. StatefulDataLoader's own state does not (it holds each
+worker's state), so the batches that were *delivered* are counted here.
+
+Where prompts are made of what earlier captions left (carried.py), worker processes prepare the
+batches of one stage and stop: those of the next are begun when what this one left is known.
 """
 
 from __future__ import annotations
@@ -11,123 +14,71 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from caprl_native.config.history import HistoryConfig
 from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.data.carried import (
+    Entry,
+    History,
+    check_links,
+    check_texts_are_there,
+)
+from caprl_native.data.curriculum import Schedule, epoch_order
 from caprl_native.data.decoders import close_decoders
-from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode, longest
 from caprl_native.data.records import DataError, Records
+from caprl_native.data.samples import (
+    LoadedSample,
+    LoaderItem,
+    Prepare,
+    Samples,
+    SampleSkipped,
+    SkippedSample,
+)
 from caprl_native.data.supervise import SupervisedBatches
-from caprl_native.data.transport import Budget, Parcel
+from caprl_native.data.transport import Budget
 from caprl_native.data.workers import without_main, worker_context, worker_init
-from caprl_native.types import Sample
 
-Prepare = Callable[[Sample, list[DecodedImage | DecodedVideo]], Any]
+__all__ = [
+    "LoadedSample",
+    "Loader",
+    "LoaderItem",
+    "SampleSkipped",
+    "SkipLedger",
+    "SkippedSample",
+    "TooManySkipped",
+    "build_loader",
+    "epoch_order",
+    "eval_batches",
+]
 
 log = logging.getLogger(__name__)
 
 
-class SampleSkipped(Exception):
-    """Raised by `prepare` for a sample that cannot be used, such as a prompt that is too long."""
-
-
-class TooManySkipped(RuntimeError):
-    """More samples could not be used than the configuration allows."""
-
-
-@dataclass(frozen=True)
-class LoadedSample:
-    """A sample, what `prepare` made of it (without one: its decoded media), and its record."""
-
-    sample: Sample  # embedded files' bytes are dropped, they have been decoded
-    prepared: Any
-    index: int
-
-
-@dataclass(frozen=True)
-class SkippedSample:
-    """A sample that could not be used. `name`: the file or record that is to blame."""
-
-    sample: Sample
-    reason: str
-    index: int
-    name: str
-
-
-LoaderItem = LoadedSample | SkippedSample
-
-
-class _Samples(Dataset[LoaderItem]):
-    """What a worker process runs: record -> decoded -> prepared."""
-
-    budget: Budget | None = None  # None: this process takes the samples itself
-
-    def __init__(self, records: Records, media: MediaConfig, prepare: Prepare | None) -> None:
-        self.records, self.media, self.prepare = records, media, prepare
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitems__(self, indices: list[int]) -> list[LoaderItem] | Parcel:
-        """A batch, in a worker process packed for its way."""
-        worker = get_worker_info()
-        if self.budget is None or worker is None:
-            return [self[index] for index in indices]
-        return self.budget.pack(worker.id, indices, self.__getitem__)
-
-    def __getitem__(self, index: int) -> LoaderItem:
-        try:
-            return self._item(index)
-        except StopIteration as error:  # an iterator's end to whoever called, who would stop early
-            raise RuntimeError(f"{self.records.place(index)}: StopIteration") from error
-
-    def _item(self, index: int) -> LoaderItem:
-        try:
-            sample = self.records[index]
-        except DataError as error:  # it was right at start-up, but for the bytes of its media
-            place = self.records.place(index)
-            unread = Sample(id=place, media=(), messages=(), source=place)
-            return SkippedSample(unread, str(error).removeprefix(f"{place}: "), index, place)
-        light = replace(sample, media=tuple(replace(m, data=None) for m in sample.media))
-        try:
-            decoded = decode(sample, self.media)
-            light = replace(light, seconds=longest(decoded))
-            prepared = decoded if self.prepare is None else self.prepare(sample, decoded)
-        except MediaError as error:
-            return SkippedSample(light, error.reason, index, error.name)
-        except SampleSkipped as error:
-            return SkippedSample(light, str(error), index, f"sample {sample.id} ({sample.source})")
-        return LoadedSample(light, prepared, index)
-
-
-def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
-    """The order in which an epoch visits `n` records."""
-    if not shuffle:
-        return np.arange(n)
-    return np.random.default_rng([seed % 2**64, epoch]).permutation(n)
-
-
+@dataclass
 class _BatchOrder(Sampler[list[int]]):
-    """This shard's part of every batch from `first` on, epoch after epoch, without end."""
+    """This shard's part of every batch from `first` on, up to `end`; None: without end."""
 
-    def __init__(self, n: int, size: int, *, seed: int, shuffle: bool, shard: slice) -> None:
-        self.n, self.size, self.seed, self.shuffle, self.shard = n, size, seed, shuffle, shard
-        self.first = 0
+    schedule: Schedule
+    shard: slice
+    first: int = 0
+    end: int | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
-        per_epoch = self.n // self.size
-        epoch, batch = divmod(self.first, per_epoch)
+        epoch, batch = divmod(self.first, len(self.schedule))
+        position = self.first
         while True:
-            order = epoch_order(self.n, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-            for k in range(batch, per_epoch):
-                yield order[k * self.size : (k + 1) * self.size][self.shard].tolist()
+            for indices in self.schedule.batches(epoch)[batch:]:
+                if position == self.end:
+                    return
+                yield indices[self.shard].tolist()
+                position += 1
             epoch, batch = epoch + 1, 0
 
 
@@ -136,7 +87,7 @@ class _Batches(SupervisedBatches[Any]):
 
     def __init__(
         self,
-        dataset: _Samples,
+        dataset: Samples,
         order: Callable[[int], Sampler[list[int]] | Sequence[list[int]]],
         config: DataConfig,
         position: int = 0,
@@ -157,6 +108,7 @@ class _Batches(SupervisedBatches[Any]):
 
     def _open(self, position: int) -> Iterator[Any]:
         """New worker processes, and a new budget: nothing of earlier ones waits any more."""
+        order = self._order(position)  # first: it says what the data set is to know by now
         config, dataset = self._config, copy.copy(self._dataset)
         context = worker_context(dataset.prepare) if config.workers else None
         if context:
@@ -166,7 +118,7 @@ class _Batches(SupervisedBatches[Any]):
             warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's
             loader = StatefulDataLoader(
                 dataset,
-                batch_sampler=self._order(position),
+                batch_sampler=order,
                 num_workers=config.workers,
                 prefetch_factor=max(1, config.prefetch) if context else None,
                 collate_fn=_as_it_is,
@@ -185,39 +137,38 @@ def _as_it_is(batch: Any) -> Any:
 class Loader:
     """An endless iterator over this shard's part of each batch, a list of `LoaderItem`s.
 
-    Records that do not fill an epoch's last batch are left out of that epoch. Worker processes
-    start with the first batch and live until `close`; they prefetch over the ends of epochs.
+    Without a curriculum, records that do not fill an epoch's last batch are left out of that epoch.
+    Worker processes start with the first batch and live until `close`; they prefetch over the ends
+    of epochs and stages. With a `history` they live for a stage, and whoever takes batches says by
+    `carry` what became of each.
     """
 
     def __init__(
         self,
-        dataset: _Samples,
+        dataset: Samples,
         config: DataConfig,
         *,
         seed: int,
         shard: int,
         num_shards: int,
+        history: History | None = None,
     ) -> None:
-        n, size = len(dataset), config.batch_size
-        if n < size:
-            raise DataError(
-                f"{n} records do not fill one batch of {size}; "
-                f"add records, or set data.batch_size to {n} or less"
-            )
-        self.batches_per_epoch = n // size
-        self._delivered = 0
+        records, size = dataset.records, config.batch_size
+        self.schedule = Schedule(len(records), size, seed, config.shuffle, records.stages)
+        self.batches_per_epoch = len(self.schedule)
+        self.history = history
+        self._delivered = self._carried = 0
         self._config, self._dataset = config, dataset
         self._batches = self._supervised()
-        self._order = _BatchOrder(
-            n, size, seed=seed, shuffle=config.shuffle, shard=slice(shard, None, num_shards)
-        )
+        self._order = _BatchOrder(self.schedule, slice(shard, None, num_shards))
         self._identity = {
             "seed": seed,
             "shuffle": config.shuffle,
             "batch_size": size,
-            "records": len(dataset.records),
-            "ids": dataset.records.fingerprint,
-            **dataset.records.contents,
+            "records": len(records),
+            "ids": records.fingerprint,
+            "stages": self.schedule.fingerprint,
+            **records.contents,
         }
 
     @property
@@ -234,15 +185,44 @@ class Loader:
         return self
 
     def __next__(self) -> list[LoaderItem]:
+        if self.history is not None and self.schedule.begins_stage(self._delivered):
+            self._begin_stage(self.history)
         items = next(self._batches)
         self._delivered += 1
         return items
+
+    def carry(self, entries: Iterable[Entry]) -> None:
+        """Takes in what all ranks' captions of the batches that were delivered have left."""
+        assert self.history is not None
+        self.history.add(entries)
+        self._carried = self._delivered
+
+    def _begin_stage(self, history: History) -> None:
+        """What was left before is what this stage's prompts are made of.
+
+        Raises:
+            DataError: some of it is not there.
+        """
+        if self._carried != self._delivered:
+            raise RuntimeError("a stage is to begin, and what the one before has left is not known")
+        history.settle()
+        epoch, batch = divmod(self._delivered, len(self.schedule))
+        end = self.schedule.stage_end(self._delivered) - epoch * len(self.schedule)
+        records = self._dataset.records
+        chosen = [i for part in self.schedule.batches(epoch)[batch:end] for i in part.tolist()]
+        check_texts_are_there(
+            chosen, records.links or [], history.settled, records.place, self._config.history
+        )
+        self._reopen()
 
     def _supervised(self) -> _Batches:
         return _Batches(self._dataset, self._from, self._config, self._delivered)
 
     def _from(self, position: int) -> _BatchOrder:
         self._order.first = position
+        if self.history is not None:
+            self._order.end = self.schedule.stage_end(position)
+            self._dataset.texts = self.history.settled
         return self._order
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,12 +240,16 @@ class Loader:
         if changed:
             raise DataError(f"cannot continue in mid-epoch: {said}; restore it, or start a new run")
         self._delivered = state["epoch"] * self.batches_per_epoch + state["batch"]
+        self._carried = self._delivered
         self.close()
+
+    def _reopen(self) -> None:
+        self._batches.close()
+        self._batches = self._supervised()
 
     def close(self) -> None:
         """Ends the worker processes; prefetched batches are lost, the position is not."""
-        self._batches.close()
-        self._batches = self._supervised()
+        self._reopen()
         close_decoders()  # those of this process; a worker's end with it
 
 
@@ -278,16 +262,33 @@ def build_loader(
     shard: int,
     num_shards: int,
     prepare: Prepare | None = None,
+    history: History | None = None,
 ) -> Loader:
     """The training loader of shard `shard` of `num_shards`.
 
     `prepare(sample, decoded)` runs in the worker processes, so it must be picklable and defined in
     an importable module; it may raise `SampleSkipped`. An attribute `worker_imports` names heavy
-    modules that it will need, to be imported once and not by every worker. Raises `DataError` if
-    the records do not fill one batch.
+    modules that it will need, to be imported once and not by every worker. `history`: what captions
+    leave, where prompts are made of it. Raises `DataError` if the records do not fill one batch, or
+    need what none of them leaves.
     """
-    dataset = _Samples(records, media, prepare)
-    return Loader(dataset, config, seed=seed, shard=shard, num_shards=num_shards)
+    if records.links is not None:
+        check_links(records.links, records.stages, records.place, config.history)
+        history = history or History()
+    elif config.history != HistoryConfig():
+        raise DataError(
+            "data.history: no record's prompt is made of what earlier captions left; "
+            "remove the table"
+        )
+    dataset = Samples(records, media, prepare)
+    return Loader(
+        dataset,
+        config,
+        seed=seed,
+        shard=shard,
+        num_shards=num_shards,
+        history=history if records.links is not None else None,
+    )
 
 
 def eval_batches(
@@ -302,19 +303,29 @@ def eval_batches(
 ) -> Iterator[list[LoaderItem]]:
     """This shard's part of the first `limit` records (0: all) in batches, in order, once.
 
-    Every shard gets the same number of batches; the last may be smaller, or empty.
+    Every shard gets the same number of batches; the last may be smaller, or empty. Raises
+    `DataError` for records whose prompts are made of what others leave.
     """
+    if any(link is not None and link.needs for link in records.links or ()):
+        raise DataError(
+            f"{records.names[0]}: expected held-out records whose prompts need nothing of what "
+            "captions of other records leave: those of the first stage"
+        )
     n = min(limit, len(records)) if limit else len(records)
     batches = [
         list(range(start, min(start + config.batch_size, n)))[shard::num_shards]
         for start in range(0, n, config.batch_size)
     ]
-    dataset = _Samples(records, media, prepare)
+    dataset = Samples(records, media, prepare)
     supervised = _Batches(dataset, lambda k: batches[k:], config)
     try:
         yield from supervised
     finally:
         supervised.close()
+
+
+class TooManySkipped(RuntimeError):
+    """More samples could not be used than the configuration allows."""
 
 
 class SkipLedger:

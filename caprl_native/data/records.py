@@ -19,6 +19,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from caprl_native.data.carried import Link
 from caprl_native.data.contents import Contents
 from caprl_native.data.fields import DataError, FieldError, QuestionError, UnreadableFile
 from caprl_native.data.formats import Kind, added_formats, parse_record
@@ -71,6 +72,8 @@ class Records(Sequence[Sample]):
     contents: dict[str, str] = field(default_factory=dict)  # fingerprints of the rest, by kind
     plugins: tuple[str, ...] = ()  # what registers the formats: workers import it
     kept: array[int] | None = None  # places of the records that were not left out; None: all
+    stages: array[int] | None = None  # of the records that are kept; None: there is no curriculum
+    links: list[Link | None] | None = None  # theirs to one another; None: there are none
     invalid: Invalid = Invalid()
     dropped: DropReport = field(default_factory=DropReport)
 
@@ -78,7 +81,8 @@ class Records(Sequence[Sample]):
         self._ends = list(accumulate(len(rows) for rows in self.files))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"dropped": DropReport()}  # a worker has no use for the list
+        # A worker has no use for the lists.
+        return self.__dict__ | {"dropped": DropReport(), "stages": None, "links": None}
 
     def __len__(self) -> int:
         if self.kept is not None:
@@ -171,6 +175,7 @@ def read_records(
     columns: QuestionColumns | None = None,
     shared: SharedMedia | None = None,
     invalid: Invalid | None = None,
+    curriculum: str = "",
 ) -> Records:
     """Opens data files (JSONL, JSON lists or Parquet, told apart by content).
 
@@ -178,6 +183,7 @@ def read_records(
     the data file's own folder if it is empty. More than `max_media` of them in a record are wrong
     (0: any number). Records of which `columns` leave no question are left out; what is `invalid`
     ends the reading (None), or is left out, too. `shared` is told which media each record has.
+    `curriculum`: the column that has the stage of each record.
     Raises `DataError` with the first 20 of all problems found in any file, or of all that was left
     out where that is too much.
     """
@@ -195,12 +201,14 @@ def read_records(
             max_media=max_media,
             columns=columns,
             no_answer=invalid.no_answer,
+            curriculum=curriculum,
         )
         for path in paths
     ]
     plugins = tuple(PLUGINS) if added_formats() else ()
     rows = [open_file(path) for path in paths]
-    records = Records(rows, parsers, paths, plugins=plugins, invalid=invalid)
+    stages = array("i") if curriculum else None
+    records = Records(rows, parsers, paths, plugins=plugins, invalid=invalid, stages=stages)
     _Check(records, may_lack_questions=kind != "questions", shared=shared).run()
     return records
 
@@ -221,6 +229,7 @@ class _Check:
         self.problems: list[str] = []
         self.wrong = self.unasked = 0
         self.kept = array("q")
+        self.links: list[Link | None] = []
         self.seen: set[str] = set()
         self.digest, self.contents = hashlib.blake2b(digest_size=16), Contents()
 
@@ -274,6 +283,9 @@ class _Check:
         self.seen.add(identity)
         self.digest.update(identity.encode() + b"\0")
         self.contents.add(sample)
+        self.links.append(Link.of(sample.carried))
+        if self.records.stages is not None:
+            self.records.stages.append(sample.stage)
         if self.shared is not None:
             self.shared.add(identity, sample.media)
 
@@ -296,6 +308,7 @@ class _Check:
             raise DataError(excess)
         records.fingerprint = self.digest.hexdigest()
         records.contents = self.contents.fingerprints()
+        records.links = self.links if any(self.links) else None
         if len(self.kept) == count:
             return
         if not self.kept:

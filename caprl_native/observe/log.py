@@ -16,7 +16,7 @@ from tqdm import tqdm
 from caprl_native.config.schema import LogConfig
 from caprl_native.distributed.errors import writing
 from caprl_native.distributed.world import gather_on_main
-from caprl_native.files import atomic_write
+from caprl_native.files import atomic_write, file_name
 from caprl_native.observe.backends import close_backend, open_backends
 from caprl_native.observe.metrics import Metric, added, plain
 from caprl_native.types import Group, Sample
@@ -104,7 +104,8 @@ class RunLog:
         With them go this rank's pieces of metrics; returns those of all, merged, on rank 0.
         """
         name = f"rollouts/step_{step:06d}.jsonl"
-        return self._write(name, groups, self.config.rollouts, local)
+        by_sample = step if self.config.per_sample else None
+        return self._write(name, groups, self.config.rollouts, local, by_sample)
 
     def evaluation(
         self, step: int, groups: Sequence[Group], local: Mapping[str, Metric]
@@ -113,15 +114,25 @@ class RunLog:
         return self._write(f"eval/step_{step:06d}.jsonl", groups, -1, local)
 
     def _write(
-        self, name: str, groups: Sequence[Group], limit: int, local: Mapping[str, Metric]
+        self,
+        name: str,
+        groups: Sequence[Group],
+        limit: int,
+        local: Mapping[str, Metric],
+        by_sample: int | None = None,
     ) -> dict[str, Metric]:
-        records = _records(groups, None if limit < 0 else limit)
+        """`by_sample`: the step whose captions go into files by sample, too, all of them."""
+        records = _records(groups, None if limit < 0 or by_sample is not None else limit)
         parts = gather_on_main((records, plain(local)))
         if self.main:
             records = [record for part, _ in parts for record in part]
             kept = records if limit < 0 else records[:limit]
             lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
             _replace(self.folder / name, lines)
+            if by_sample is not None:
+                for sample, text in _by_sample(records, by_sample).items():
+                    folder = self.folder / self.config.per_sample / str(by_sample)
+                    _replace(folder / f"{file_name(sample)}.json", text)
         return added(metrics for _, metrics in parts)
 
     def close(self, *, failed: bool = False) -> None:
@@ -154,9 +165,36 @@ def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str
             "advantage": r.advantage,
             "failure": r.failure,
             "reader": r.reading,
+            **_of_the_record(group.sample),
         }
         for group, i, r in islice(captions, limit)
     ]
+
+
+def _of_the_record(sample: Sample) -> dict[str, Any]:
+    """What few records have: what they call themselves, and what came before them."""
+    found = {"kind": sample.kind, "context": sample.context}
+    return {name: text for name, text in found.items() if text}
+
+
+def _by_sample(records: Sequence[dict[str, Any]], step: int) -> dict[str, str]:
+    """The captions of a step as a JSON text for each sample, by its id."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["id"], []).append(record)
+    return {
+        name: json.dumps(_one(name, rows, step), ensure_ascii=False, indent=1)
+        for name, rows in found.items()
+    }
+
+
+def _one(name: str, rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
+    """TaskMem's log of a sample: its captions' input, texts and rewards."""
+    head = {"id": name, "type": rows[0].get("kind", ""), "global_step": step}
+    items = [{"input": row["prompt"], **row} for row in rows]
+    for item in items:
+        del item["prompt"], item["id"]
+    return {**head, "num_items": len(items), "items": items}
 
 
 def _prompt_text(sample: Sample) -> str:
@@ -178,6 +216,6 @@ def _step_of(line: str) -> float:
 
 def _replace(file: Path, text: str) -> None:
     with writing(file):
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as opened:
             opened.write(text)

@@ -13,7 +13,7 @@ from caprl_native.algorithm.aggregation import Denominators
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.observe.metrics import Metric, Norm, Sum, added, numbers, over_ranks, over_updates
-from caprl_native.policy.balance import Costs, balanced
+from caprl_native.policy.balance import Costs, Shares, balanced
 from caprl_native.policy.flops import Flops, Work
 from caprl_native.policy.fsdp import reduce_gradients
 from caprl_native.policy.model import Policy
@@ -48,26 +48,27 @@ class Learner:
         """Trains on this rank's groups (a collective); returns the metrics of the whole batch.
 
         The loss is that of the global batch however it is cut: every piece divides by the global
-        numbers of tokens and sequences, and pieces and ranks add up.
+        numbers of tokens and sequences, and pieces and ranks add up. A batch of fewer groups than
+        `updates` makes fewer optimizer steps.
         """
         updates = self.algorithm.updates
         parts = [groups[u::updates] for u in range(updates)]
-        mini, shares = balanced(parts, Costs.of(self.policy), self.dims.device)
+        mini, shares = _filled(*balanced(parts, Costs.of(self.policy), self.dims.device))
         plans = [Plan.of(s, self.config.micro_batch_tokens) for s in shares]
         pieces = [self._batches(g, p) for g, p in zip(mini, plans, strict=True)]
         shapes = (shape for ranks in shares for share in ranks for shape in share)
         self.work = Work.of(
             shapes,
             Flops.of(self.policy),
-            scored=self._is_stale(updates),
+            scored=self._is_stale(len(mini)),
             reference=self.reference is not None,
         )
         with self._vision_cached(pieces, plans):
             return self._updates(pieces, plans, step)
 
     def _updates(self, pieces: list[Pieces], plans: Sequence[Plan], step: int) -> dict[str, float]:
-        updates = len(pieces)
-        stale = self._is_stale(updates)
+        updates = self.algorithm.updates
+        stale = self._is_stale(len(pieces))
         old = [self._score(self.policy, p) if stale else None for p in pieces]
         reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
         found = [
@@ -193,6 +194,16 @@ class Learner:
             mask=batch.mask,
         )
         return objective(tables, self.algorithm, denominators)
+
+
+def _filled(
+    mini: list[list[Group]], shares: list[Shares]
+) -> tuple[list[list[Group]], list[Shares]]:
+    """The mini-batches that have a group on any rank."""
+    filled = [
+        (ours, all_ranks) for ours, all_ranks in zip(mini, shares, strict=True) if any(all_ranks)
+    ]
+    return [ours for ours, _ in filled], [all_ranks for _, all_ranks in filled]
 
 
 def _padded(rows: list[list[float]], shape: tuple[int, int]) -> Tensor:

@@ -86,7 +86,7 @@ class PromptBuilder:
             raise SampleSkipped(
                 f"it has {len(decoded)} media, media.max_per_prompt is {self.media.max_per_prompt}"
             )
-        _, processor = _loaded(self.path, self.plugins)
+        family, processor = _loaded(self.path, self.plugins)
         for message in sample.messages:
             for part in message["content"]:
                 refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
@@ -96,9 +96,11 @@ class PromptBuilder:
             )
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
         videos = [(d.frames, d.metadata) for d in decoded if isinstance(d, DecodedVideo)]
-        if images and videos:
-            raise SampleSkipped("it has both images and videos; give a sample one kind")
-        media = {"image": images} if images else {"video": videos} if videos else {}
+        if images and videos and not family.mixes_media:
+            raise SampleSkipped(
+                f"it has both images and videos, and {family.model_type} takes one kind"
+            )
+        media = {kind: of for kind, of in {"image": images, "video": videos}.items() if of}
         return {"prompt": text, **({"multi_modal_data": media} if media else {})}
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:

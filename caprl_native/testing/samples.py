@@ -50,11 +50,17 @@ def noise_video(seed: int, frames: int = 6, size: tuple[int, int] = (64, 64)) ->
 
 
 def prompt(path: Path | str, kind: str, seed: int = 0) -> Prompt:
-    """A prompt of kind "image", "images" (two of different sizes), "video" or "text"."""
+    """A prompt of kind "image", "images" (two of different sizes), "video", "mixed" (an image, a
+    video, another image) or "text"."""
     makers: dict[str, Callable[[], list[Any]]] = {
         "image": lambda: [noise_image(seed)],
         "images": lambda: [noise_image(seed), noise_image(seed + 1, (64, 128))],
         "video": lambda: [noise_video(seed)],
+        "mixed": lambda: [
+            noise_image(seed),
+            noise_video(seed + 1),
+            noise_image(seed + 2, (64, 128)),
+        ],
         "text": list,
     }
     media = makers[kind]()

@@ -38,9 +38,7 @@ def reference(hf, policy, prompt, tokens, padding: int):
     }
     inputs["attention_mask"][0, len(prompt) + n :] = 0
     if prompt.media is not None:
-        image = not (prompt.token_types == 2).any()
-        inputs["pixel_values" if image else "pixel_values_videos"] = normalised(prompt.media)
-        inputs["image_grid_thw" if image else "video_grid_thw"] = prompt.media["grid"]
+        inputs |= apart(prompt)
     if prompt.media is not None and "seconds" in prompt.media:
         # transformers 5.19 places the text after such a video where the video still is.
         inputs["second_per_grid_ts"] = prompt.media["seconds"]
@@ -52,6 +50,20 @@ def reference(hf, policy, prompt, tokens, padding: int):
     return logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
 
+def apart(prompt):
+    """A prompt's media as transformers has them: images and videos each for themselves."""
+    grid, types = prompt.media["grid"], prompt.token_types[prompt.token_types != 0]
+    first = (grid.prod(1) // 4).cumsum(0) - grid.prod(1) // 4  # of each medium's features
+    patches = normalised(prompt.media).split(grid.prod(1).tolist())
+    found = {}
+    for kind, pixels, name in ((1, "pixel_values", "image"), (2, "pixel_values_videos", "video")):
+        chosen = (types[first] == kind).nonzero()[:, 0].tolist()
+        if chosen:
+            found[pixels] = torch.cat([patches[i] for i in chosen])
+            found[f"{name}_grid_thw"] = grid[chosen]
+    return found
+
+
 def gradients(module) -> dict[str, torch.Tensor]:
     found = {
         name: torch.zeros(p.shape) if p.grad is None else full_tensor(p.grad).clone()
@@ -61,7 +73,7 @@ def gradients(module) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["image", "images", "video", "text"])
+@pytest.mark.parametrize("kind", ["image", "images", "video", "mixed", "text"])
 def test_log_probs_and_gradients_are_those_of_separate_sequences(model, kind):
     policy, hf, path = model
     given = prompt(path, kind)
@@ -80,7 +92,7 @@ def test_log_probs_and_gradients_are_those_of_separate_sequences(model, kind):
 
 def test_kinds_may_share_a_micro_batch(model):
     policy, hf, path = model
-    kinds = ["image", "video", "text", "images"]
+    kinds = ["image", "video", "mixed", "text", "images"]
     rows = []
     for i, kind in enumerate(kinds):
         tokens = responses(policy.config, policy.banned, 2, seed=i)

@@ -35,7 +35,7 @@ from caprl_native.rollout.weight_sync import sync, trainable_parts
 from caprl_native.testing.samples import MEDIA, prompt, sample
 from tests.ranks import report
 
-KINDS = ["image", "images", "video", "text"]
+KINDS = ["image", "images", "video", "mixed", "text"]
 
 
 class Checks:

@@ -8,7 +8,7 @@ import pytest
 from tests.ranks import run_ranks
 
 LIMIT = {"float32": 1e-4, "bfloat16": 0.005}  # nats, mean over tokens
-KINDS = {"image", "images", "video", "text"}
+KINDS = {"image", "images", "video", "mixed", "text"}
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +75,12 @@ def test_texts_are_those_of_vllms_detokenizer(found):
 
 
 def test_positions_are_the_engines_own(found):
-    assert all(rank["positions"] == [True] * 4 for rank in found)
+    assert all(rank["positions"] == [True] * 5 for rank in found)
 
 
 def test_new_vision_weights_are_seen_in_a_known_picture(found):
     for rank in found:
-        changed = {"image": True, "images": True, "video": True, "text": False}
+        changed = {"image": True, "images": True, "video": True, "mixed": True, "text": False}
         assert rank["vision"]["changed"] == changed
         assert within(rank["vision"]["gaps"])
 
@@ -149,6 +149,6 @@ def test_families_precisions_and_tensor_parallel_engines_agree(
     found = run_ranks("engines", 2, path, dtype, tensor_parallel, "agreement,positions")
     for rank in found:
         agree(rank["agreement"], dtype)
-        assert rank["positions"] == [True] * 4
+        assert rank["positions"] == [True] * 5
     if tensor_parallel == 2:  # one engine: both ranks hold the same captions
         assert found[0]["agreement"]["tokens"] == found[1]["agreement"]["tokens"]

@@ -75,6 +75,7 @@ class Family:
     model_type: str
     parts: Mapping[str, tuple[str, ...]]
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"  # of transformers, which loads it
+    mixes_media: ClassVar[bool] = False  # whether a prompt may have images and videos
 
     @property
     def sees_media(self) -> bool:
@@ -112,7 +113,8 @@ class Family:
         decoded: Sequence[DecodedImage | DecodedVideo],
         media: MediaConfig,
     ) -> Prompt:
-        """The prompt of a rendered chat with media of one kind; `engine` is filled in later.
+        """The prompt of a rendered chat with its media, of one kind unless the family
+        `mixes_media`; `engine` is filled in later.
 
         May raise anything: the sample is then skipped, with the reason.
         """

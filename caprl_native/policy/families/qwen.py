@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caprl_native.policy.families.base import FAMILIES, Family, MediaFeatures, Prompt
 
@@ -28,6 +28,8 @@ VIDEO = 2  # in Prompt.token_types, as the processors have it; images are 1
 @dataclass(frozen=True)
 class Qwen(Family):
     """Both families' processors, positions and modules."""
+
+    mixes_media: ClassVar[bool] = True
 
     def processor_kwargs(self, media: MediaConfig) -> dict[str, Any]:
         """Frames are chosen and sizes are capped when media are decoded, so the processor only
@@ -75,17 +77,20 @@ class Qwen(Family):
         out = processor(**inputs, **options, return_tensors="pt")
         prompt = Prompt(out["input_ids"][0], out["mm_token_type_ids"][0])
         if decoded:
-            part = processor.image_processor if images else processor.video_processor
-            patches = out["pixel_values" if images else "pixel_values_videos"]
-            grid = out["image_grid_thw" if images else "video_grid_thw"]
-            prompt.media = {"patches": patches, "grid": grid, "norm": _norm(part, len(grid))}
-            prompt.num_patches = len(patches)
-            prompt.patch_pairs = sum(t * (h * w) ** 2 for t, h, w in grid.tolist())
+            order = [not isinstance(d, DecodedImage) for d in decoded]
+            prompt.media = media_of = _in_order(processor, out, order)
+            grid = media_of["grid"].tolist()
+            prompt.num_patches = len(media_of["patches"])
+            prompt.patch_pairs = sum(t * (h * w) ** 2 for t, h, w in grid)
             if (seconds := out.get("second_per_grid_ts")) is not None:
-                prompt.media["seconds"] = torch.from_numpy(np.asarray(seconds, dtype=np.float64))
-            size = options["images_kwargs" if images else "videos_kwargs"]["size"]
-            pixels = Pixels.of(part, [video.metadata for video in videos])
-            if pixels.are_kept(grid, size["shortest_edge"], size["longest_edge"]):
+                media_of["seconds"] = torch.from_numpy(np.asarray(seconds, dtype=np.float64))
+            part = processor.image_processor if images else processor.video_processor
+            metadata = [None if isinstance(d, DecodedImage) else d.metadata for d in decoded]
+            pixels = Pixels.of(part, metadata)
+            sizes = [
+                options["videos_kwargs" if video else "images_kwargs"]["size"] for video in order
+            ]
+            if pixels.are_kept(grid, sizes):
                 prompt.pixels = pixels
         return prompt
 
@@ -102,15 +107,16 @@ class Qwen(Family):
 
         if prompt.media is None:
             return None
-        images = isinstance(decoded[0], DecodedImage)
-        part = processor.image_processor if images else processor.video_processor
-        kind = self.processor_kwargs(media)["images_kwargs" if images else "videos_kwargs"]
-        least, most = kind["size"]["shortest_edge"], kind["size"]["longest_edge"]
+        parts, kinds = _processors(processor), self.processor_kwargs(media)
+        part = next(iter(parts.values()))
         merge, block = part.merge_size, part.merge_size * part.patch_size
         ladders, frames, tops = [], [], []
         for one, (t, h, w) in zip(decoded, prompt.media["grid"].tolist(), strict=True):
             # The limits count all frames of a video.
-            shown = 1 if isinstance(one, DecodedImage) else t * part.temporal_patch_size
+            is_image = isinstance(one, DecodedImage)
+            size = kinds["images_kwargs" if is_image else "videos_kwargs"]["size"]
+            least, most = size["shortest_edge"], size["longest_edge"]
+            shown = 1 if is_image else t * part.temporal_patch_size
             top = (w // merge, h // merge)
             ladders.append(ladder(one.size, top, block, -(-least // shown), most // shown))
             frames.append(t)
@@ -119,8 +125,8 @@ class Qwen(Family):
         if sizes is None:
             return None
         return [
-            one if size == top else resized(one, (size[0] * block, size[1] * block))
-            for one, size, top in zip(decoded, sizes, tops, strict=True)
+            one if new == top else resized(one, (new[0] * block, new[1] * block))
+            for one, new, top in zip(decoded, sizes, tops, strict=True)
         ]
 
     def positions(self, config: Any, prompt: Prompt) -> Tensor:
@@ -237,26 +243,28 @@ class Qwen(Family):
 @dataclass(frozen=True)
 class Pixels:
     """Makes the engine's media of a prompt's patches: `temporal` frames of `size` x `size` pixels,
-    `merge` x `merge` patches in a block. `metadata`: of each video; empty: they are images."""
+    `merge` x `merge` patches in a block. `metadata`: of each medium that is a video; None: it is an
+    image."""
 
     temporal: int
     size: int
     merge: int
-    metadata: tuple[dict[str, Any], ...]
+    metadata: tuple[dict[str, Any] | None, ...]
 
     @classmethod
-    def of(cls, processor: Any, metadata: Sequence[dict[str, Any]]) -> Pixels:
+    def of(cls, processor: Any, metadata: Sequence[dict[str, Any] | None]) -> Pixels:
         """Of the image or video processor that makes the patches."""
         sizes = processor.temporal_patch_size, processor.patch_size, processor.merge_size
         return cls(*sizes, tuple(metadata))
 
-    def are_kept(self, grid: Tensor, low: int, high: int) -> bool:
-        """Whether the engine's processor leaves these sizes as they are: it takes `low` to `high`
-        pixels per medium, and no side above 200 times the other."""
-        for t, h, w in grid.tolist():
-            frames = t * self.temporal if self.metadata else 1
+    def are_kept(self, grids: Sequence[list[int]], sizes: Sequence[dict[str, int]]) -> bool:
+        """Whether the engine's processor leaves these sizes as they are: it takes `shortest_edge`
+        to `longest_edge` pixels of each medium, and no side above 200 times the other."""
+        for (t, h, w), size, video in zip(grids, sizes, self.metadata, strict=True):
+            frames = 1 if video is None else t * self.temporal
             pixels = frames * h * w * self.size**2
-            if not low <= pixels <= high or max(h, w) > 200 * min(h, w):
+            fits = size["shortest_edge"] <= pixels <= size["longest_edge"]
+            if not fits or max(h, w) > 200 * min(h, w):
                 return False
         return True
 
@@ -267,9 +275,13 @@ class Pixels:
         grids = media["grid"].tolist()
         parts = media["patches"].split([t * h * w for t, h, w in grids])
         frames = [self._frames(p, g) for p, g in zip(parts, grids, strict=True)]
-        if not self.metadata:
-            return {"image": [Image.fromarray(f[0]) for f in frames]}
-        return {"video": list(zip(frames, self.metadata, strict=True))}
+        made: dict[str, Any] = {}
+        for one, video in zip(frames, self.metadata, strict=True):
+            if video is None:
+                made.setdefault("image", []).append(Image.fromarray(one[0]))
+            else:
+                made.setdefault("video", []).append((one, video))
+        return made
 
     def _frames(self, patches: Tensor, grid: list[int]) -> Any:
         t, h, w = grid
@@ -277,6 +289,39 @@ class Pixels:
         blocks = patches.view(t, h // m, w // m, m, m, -1, self.temporal, size, size)
         frames = blocks.permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
         return frames.reshape(t * self.temporal, h * size, w * size, -1).numpy()
+
+
+def _processors(processor: Any) -> dict[str, Any]:
+    return {"image": processor.image_processor, "video": processor.video_processor}
+
+
+def _in_order(processor: Any, out: Any, videos: Sequence[bool]) -> dict[str, Tensor]:
+    """`Prompt.media` of a processor's output, which has images and videos apart. `videos`: whether
+    each medium of the prompt is one."""
+    import torch
+
+    kinds = ("video",) if all(videos) else ("image",) if not any(videos) else ("image", "video")
+    suffix = {"image": "pixel_values", "video": "pixel_values_videos"}
+    grids = {kind: out[f"{kind}_grid_thw"] for kind in kinds}
+    norms = {kind: _norm(_processors(processor)[kind], len(grids[kind])) for kind in kinds}
+    patches = {kind: out[suffix[kind]] for kind in kinds}
+    if len(kinds) == 1:  # not copied: a long video's patches are 70 MiB
+        (kind,) = kinds
+        return {"patches": patches[kind], "grid": grids[kind], "norm": norms[kind]}
+    pieces = {
+        kind: iter(
+            zip(
+                patches[kind].split(grids[kind].prod(1).tolist()),
+                grids[kind],
+                norms[kind],
+                strict=True,
+            )
+        )
+        for kind in kinds
+    }
+    placed = [next(pieces["video" if video else "image"]) for video in videos]
+    p, g, n = zip(*placed, strict=True)
+    return {"patches": torch.cat(p), "grid": torch.stack(g), "norm": torch.stack(n)}
 
 
 def _norm(processor: Any, count: int) -> Tensor:
@@ -306,14 +351,22 @@ def _grids(config: Any, prompt: Prompt) -> list[tuple[list[int], float]]:
     """Each medium's grid, and the positions that one step in time advances."""
     if prompt.media is None:
         return []
-    grids, seconds = prompt.media["grid"].tolist(), prompt.media.get("seconds")
-    if not bool((prompt.token_types == VIDEO).any()):
-        return [(grid, 1.0) for grid in grids]
+    seconds = prompt.media.get("seconds")  # of the videos
     per_second = getattr(config.vision_config, "tokens_per_second", 1)
-    if seconds is None:
-        # Qwen3-VL writes a time stamp before each frame pair, so every pair is a medium of its own.
-        return [([1, h, w], per_second * 1.0) for t, h, w in grids for _ in range(t)]
-    return [(g, per_second * s) for g, s in zip(grids, seconds.tolist(), strict=True)]
+    of_videos = None if seconds is None else iter(seconds.tolist())
+    kinds, at = prompt.token_types[prompt.token_types != 0].tolist(), 0
+    found: list[tuple[list[int], float]] = []
+    for t, h, w in prompt.media["grid"].tolist():
+        is_video = kinds[at] == VIDEO
+        at += t * h * w // config.vision_config.spatial_merge_size**2
+        if not is_video:
+            found.append(([t, h, w], 1.0))
+        elif of_videos is None:
+            # Qwen3-VL writes a time stamp before each frame pair, a medium of its own.
+            found += [([1, h, w], per_second * 1.0)] * t
+        else:
+            found.append(([t, h, w], per_second * next(of_videos)))
+    return found
 
 
 def _parts(*projector: str) -> dict[str, tuple[str, ...]]:

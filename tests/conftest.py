@@ -98,6 +98,14 @@ def tiny_policy_2_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_policy_moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen3-VL-MoE directory (4 experts, 2 per token), read only."""
+    from caprl_native.testing.tiny_models import write_tiny_vlm
+
+    return write_tiny_vlm(tmp_path_factory.mktemp("models") / "qwen3_vl_moe", "qwen3_vl_moe")
+
+
+@pytest.fixture(scope="session")
 def tiny_reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random text-only Qwen3 directory, read only."""
     from caprl_native.testing.tiny_models import write_tiny_reader

@@ -197,7 +197,15 @@ class PolicyConfig(OptimizerStateConfig):
     activation_checkpointing: bool = Field(
         True, description="Recompute vision blocks and language layers in the backward pass."
     )
-    compile: bool = Field(True, description="On CUDA: compile vision blocks, language layers.")
+    compile: bool = Field(
+        True,
+        description="On CUDA: compile vision blocks, and language layers that have no experts.",
+    )
+    experts: Literal["grouped_mm", "eager"] = Field(
+        "grouped_mm",
+        description="Mixtures of experts: all experts of a layer in one grouped product, or one "
+        "after the other.",
+    )
     replicas: int = Field(
         0,
         ge=0,

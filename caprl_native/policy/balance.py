@@ -29,7 +29,10 @@ class Costs:
     @classmethod
     def of(cls, policy: Policy) -> Costs:
         head = policy.hf.get_output_embeddings()
-        language = policy.family.language_layers(policy.hf).parameters()
+        family, hf = policy.family, policy.hf
+        language = sum(p.numel() for p in family.language_layers(hf).parameters())
+        experts = sum(p.numel() for unit in family.experts(hf) for p in unit.parameters())
+        unused = experts * (1.0 - family.active_share(policy.config))
         vision = [
             p for n, p in policy.hf.named_parameters() if policy.family.part_of(n) != "language"
         ]
@@ -38,7 +41,7 @@ class Costs:
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
         return cls(
-            token=2.0 * sum(p.numel() for p in language),
+            token=2.0 * (language - unused),
             answer=2.0 * head.weight.numel(),
             pair=4.0 * text.num_hidden_layers * width,
             patch=2.0 * sum(p.numel() for p in vision) / (3 if policy.tower_is_frozen else 1),

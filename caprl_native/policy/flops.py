@@ -1,7 +1,8 @@
 """Floating-point operations of an update, by the shapes of its groups.
 
 A product of matrices `[a, b] x [b, c]` takes 2 a b c. Forward, for a group with P prompt tokens and
-responses of R tokens each, in a language model with W weights in the linear layers of its L layers,
+responses of R tokens each, in a language model with W weights in the linear layers of its L layers (of
+experts, those that a token meets),
 attention of width A (heads x head size), a head of V x D, and a tower whose blocks hold U weights
 and are h wide:
 
@@ -53,7 +54,7 @@ class Flops:
         width, blocks, window, merged = family.vision_attention(config)
         windowed = len(family.vision_blocks(hf)) - blocks
         return cls(
-            token=2.0 * _weights(family.language_layers(hf).modules()),
+            token=2.0 * (_weights(family.language_layers(hf).modules()) + _routed(policy)),
             pair=4.0 * text.num_hidden_layers * text.num_attention_heads * size,
             answer=2.0 * hf.get_output_embeddings().weight.numel(),
             pixels=2.0 * weights.get("pixels", 0),
@@ -109,6 +110,16 @@ class Work:
         tokens = sum(shape.prompt + sum(shape.responses) for shape in every)
         done = (flops.update(shape, scored=scored, reference=reference) for shape in every)
         return cls(sum(done), tokens)
+
+
+def _routed(policy: Policy) -> float:
+    """Weights of routers, and of experts the share that a token meets."""
+    family, hf = policy.family, policy.hf
+    routers, experts = (
+        sum(p.numel() for module in modules for p in module.parameters())
+        for modules in (family.routers(hf), family.experts(hf))
+    )
+    return routers + experts * family.active_share(policy.config)
 
 
 def _weights(modules: Iterable[nn.Module]) -> int:

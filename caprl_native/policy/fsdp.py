@@ -38,10 +38,12 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     full = load_hf(path) if dims.is_main else None
     family = family_of(path, or_text=True)
     policy = Policy(load_hf(path, empty=True), family, chunk=config.logprob_chunk)
+    if family.experts(policy.hf):
+        policy.hf.set_experts_implementation(config.experts)
     if dims.device.type == "cuda" and config.dtype == "bfloat16":  # as its kernel wants it
         family.attend_in_segments(policy.hf)
     if dims.device.type == "cuda" and config.compile:
-        compile_blocks(policy.blocks)
+        compile_blocks(whole_blocks(policy))
     freeze(policy, config.freeze)
     # Asked of one rank: nodes of different sizes would see different numbers.
     copies = from_rank_0(lambda: replicas(config.replicas, dims.world))
@@ -55,6 +57,12 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     if config.activation_checkpointing:
         recompute(policy)
     return policy.train()
+
+
+def whole_blocks(policy: Policy) -> list[nn.Module]:
+    """Blocks that are one unit; inside others stand FSDP's hooks, which no compiled function has."""
+    units = set(policy.family.experts(policy.hf))
+    return [block for block in policy.blocks if units.isdisjoint(block.modules())]
 
 
 def recompute(policy: Policy) -> None:
@@ -96,14 +104,15 @@ def freeze(policy: Policy, parts: list[str]) -> None:
 
 
 def shard(policy: Policy, config: PolicyConfig, mesh: DeviceMesh) -> None:
-    """FSDP2: one unit per vision block and language layer, the rest in the root."""
+    """FSDP2: one unit per vision block and language layer, its experts apart, the rest in the
+    root."""
     precision = MixedPrecisionPolicy(
         param_dtype=DTYPES[config.dtype],
         reduce_dtype=torch.float32,
         # Inputs have their right types already; rotary tables must not lose their float32.
         cast_forward_inputs=False,
     )
-    for block in policy.blocks:
+    for block in (*policy.family.experts(policy.hf), *policy.blocks):
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
     register_fsdp_forward_method(policy, "cache_vision")

@@ -30,6 +30,7 @@ class Policy(nn.Module):
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
         hf.config.get_text_config()._attn_implementation = attention.NAME
+        family.adapt(hf)
         self._vision_cache: dict[int, States] = {}  # by a prompt's id(); 0: of the dummy
 
     @property

@@ -13,11 +13,16 @@ from caprl_native.rollout.engine import Engine
 
 
 def stream(
-    policy: Policy, dtype: torch.dtype, parts: set[str] | None = None
+    policy: Policy,
+    dtype: torch.dtype,
+    parts: set[str] | None = None,
+    *,
+    as_stored: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Whole parameters in the engine's dtype under Hugging Face names; a collective over all ranks.
 
-    `parts`: only these parts of the model. Shards are cast before they are gathered, each tensor
+    `parts`: only these parts of the model. `as_stored`: laid out as checkpoints are, which is what
+    vLLM's loader takes, and not as the model in transformers is: experts differ. Shards are cast before they are gathered, each tensor
     is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
     all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
     """
@@ -25,6 +30,8 @@ def stream(
     for name, parameter in policy.hf.named_parameters():
         if parts is None or policy.family.part_of(name) in parts:
             whole = full_tensor(parameter.detach().to(dtype))
+            if as_stored:
+                whole = policy.family.as_stored(name, whole)
             yield name, whole
             if parameter is head is inputs:
                 # vLLM's CPU build packs a tied LM head apart, which would stay as it was.
@@ -46,5 +53,6 @@ def sync(policy: Policy, engine: Engine, *, everything: bool = False) -> None:
     """
     dtype = DTYPES[engine.settings.dtype]
     engine.wake("weights")
-    engine.load_weights(stream(policy, dtype, None if everything else trainable_parts(policy)))
+    parts = None if everything else trainable_parts(policy)
+    engine.load_weights(stream(policy, dtype, parts, as_stored=True))
     engine.wake("kv_cache")

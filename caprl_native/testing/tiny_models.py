@@ -98,7 +98,7 @@ _TEMPLATE = """{%- for m in messages -%}
 {%- if add_generation_prompt -%}<|im_start|>assistant
 {% endif -%}"""
 
-Family = Literal["qwen3_vl", "qwen2_5_vl"]
+Family = Literal["qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl"]
 
 
 def pieces(text: str) -> list[str]:
@@ -161,14 +161,14 @@ def _vlm_config(
     init: float,
     vocab_size: int,
 ) -> Any:
-    """The config of either family; heads of 32, vision blocks that two ranks can share."""
-    from transformers import Qwen2_5_VLConfig, Qwen3VLConfig
+    """The config of a family; heads of 32, vision blocks that two ranks can share."""
+    from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, Qwen3VLMoeConfig
 
     heads = hidden // 32
     text = dict(
         vocab_size=max(vocab_size, len(vocab)), hidden_size=hidden, intermediate_size=hidden * 2,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=32768, rope_parameters=_mrope(32, 10000.0, family == "qwen3_vl"),
+        max_position_embeddings=32768, rope_parameters=_mrope(32, 10000.0, _is_3(family)),
         rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
         initializer_range=init,
     )  # fmt: skip
@@ -183,12 +183,23 @@ def _vlm_config(
         vision_end_token_id=vocab[VISION_END],
         tie_word_embeddings=True,
     )
-    if family == "qwen3_vl":
+    if _is_3(family):
         text |= dict(head_dim=32)
         tower |= dict(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0, 1])
+    if family == "qwen3_vl":
         return Qwen3VLConfig(text_config=text, vision_config=tower, **ids)
+    if family == "qwen3_vl_moe":  # as published: its head is not tied, and weights add up to 1
+        text |= dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=hidden * 3 // 4)
+        text |= dict(norm_topk_prob=True, tie_word_embeddings=False)
+        ids["tie_word_embeddings"] = False
+        return Qwen3VLMoeConfig(text_config=text, vision_config=tower, **ids)
     tower |= dict(patch_size=14, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2)
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids)
+
+
+def _is_3(family: Family) -> bool:
+    """Whether tower, processors and positions are Qwen3-VL's."""
+    return family.startswith("qwen3_vl")
 
 
 def _balance_vision(visual: Any) -> None:
@@ -212,14 +223,14 @@ def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerF
         Qwen3VLVideoProcessor,
     )
 
-    patch = 16 if family == "qwen3_vl" else 14
+    patch = 16 if _is_3(family) else 14
     side: dict[str, Any] = dict(patch_size=patch, merge_size=2, temporal_patch_size=2)
     least, most = (2 * patch) ** 2, (2 * patch) ** 2 * 1024
     size = {"shortest_edge": least, "longest_edge": most}
-    if family == "qwen3_vl":  # vLLM normalises videos with the image processor's numbers
+    if _is_3(family):  # vLLM normalises videos with the image processor's numbers
         side |= dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     image = Qwen2VLImageProcessor(size=size, **side)
-    if family == "qwen3_vl":
+    if _is_3(family):
         video = Qwen3VLVideoProcessor(
             size={"shortest_edge": least, "longest_edge": most * 16}, **side
         )
@@ -263,7 +274,11 @@ def write_tiny_vlm(
     `init`: standard deviation of the weights; models this narrow learn faster from 0.06.
     `vocab_size`: of the embedding, where it is to be larger than the tokenizer's.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
+    from transformers import (
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLMoeForConditionalGeneration,
+    )
 
     path = Path(path)
     tokenizer = build_tokenizer(vocab_words)
@@ -271,6 +286,7 @@ def write_tiny_vlm(
     config = _vlm_config(family, vocab, hidden, layers, vision, init, vocab_size)
     classes = {
         "qwen3_vl": Qwen3VLForConditionalGeneration,
+        "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
         "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
     }
     with torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from caprl_native.testing.samples import prompt, relative, responses
 TEMPERATURE = 0.8
 
 
-@pytest.fixture(scope="module", params=["tiny_policy", "tiny_policy_2_5"])
+@pytest.fixture(scope="module", params=["tiny_policy", "tiny_policy_2_5", "tiny_policy_moe"])
 def model(request, dims):
     """(sharded policy, the same model as transformers loads it, its directory) of each family."""
     path = request.getfixturevalue(request.param)

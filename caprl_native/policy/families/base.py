@@ -178,6 +178,26 @@ class Family:
         """The language model's layers: FSDP units, recomputed in the backward pass where asked."""
         raise NotImplementedError
 
+    def routers(self, hf: Any) -> Sequence[nn.Module]:
+        """What chooses experts for each token, a module per layer that has some."""
+        return ()
+
+    def experts(self, hf: Any) -> Sequence[nn.Module]:
+        """All experts of a layer in one module, stacked along the first axis of each weight: FSDP
+        units of their own. Empty where each token meets all weights."""
+        return ()
+
+    def active_share(self, config: Any) -> float:
+        """Of the weights of `experts`, how much one token meets."""
+        return 1.0
+
+    def adapt(self, hf: Any) -> None:
+        """Makes the model compute what the trainer wants otherwise than transformers has it."""
+
+    def as_stored(self, name: str, weight: Tensor) -> Tensor:
+        """A parameter as checkpoints, and so engines' loaders, have it; a view of `weight`."""
+        return weight
+
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor] | None:
         """The smallest legal `Prompt.media`; None where there is no tower.
 

@@ -377,5 +377,7 @@ def _parts(*projector: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-FAMILIES.add("qwen3_vl", Qwen("qwen3_vl", _parts("merger", "deepstack_merger_list")))
+QWEN3_VL_PARTS = _parts("merger", "deepstack_merger_list")
+
+FAMILIES.add("qwen3_vl", Qwen("qwen3_vl", QWEN3_VL_PARTS))
 FAMILIES.add("qwen2_5_vl", Qwen("qwen2_5_vl", _parts("merger")))

@@ -15,7 +15,7 @@ from caprl_native.types import MediaRef
 def seeing_identity(model: VisionModelConfig, media: MediaConfig) -> list[Any]:
     """Of a model that is shown media."""
     shown = sorted(media_settings(media).items())
-    return [*model_identity(model), model.repetition_penalty, model.video_as, shown]
+    return [*model_identity(model, servers=False), model.repetition_penalty, model.video_as, shown]
 
 
 def media_key(media: Iterable[MediaRef]) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from caprl_native.config.cli import load
 from caprl_native.config.schema import Config, SftConfig
+from caprl_native.curation.config import CurationConfig
 from caprl_native.rewards.service.config import ServiceConfig
 from eval.config import PrismConfig
 
@@ -52,7 +53,9 @@ def test_files_of_the_project_that_a_document_names_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_settings_that_a_document_names_exist(document):
     known = {
-        key for model in (Config, SftConfig, PrismConfig, ServiceConfig) for key in keys(model)
+        key
+        for model in (Config, SftConfig, PrismConfig, ServiceConfig, CurationConfig)
+        for key in keys(model)
     }
     tables = {key.split(".")[0] for key in known if "." in key}
     named = re.findall(r"`(?:--)?([a-z]+\.[a-z_0-9.]*[a-z_0-9])\b", document.read_text())

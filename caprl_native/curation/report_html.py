@@ -123,8 +123,7 @@ def _examples(tally: Tally, pictures: Mapping[str, str]) -> list[str]:
             paths = [m.get("path", "") for m in example["media"]]
             found = [pictures[path] for path in paths if path in pictures]
             images = "".join(f'<img alt="" src="{_text(uri)}">' for uri in found)
-            text = f'<div><div class="muted">{_text(example["id"])}</div>'
-            parts.append(
-                f'<div class="example">{images}{text}<pre>{_text(example["text"])}</pre></div></div>'
-            )
+            name, text = _text(example["id"]), _text(example["text"])
+            said = f'<div><div class="muted">{name}</div><pre>{text}</pre></div>'
+            parts.append(f'<div class="example">{images}{said}</div>')
     return parts

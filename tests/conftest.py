@@ -61,6 +61,7 @@ HEAVY = [
     "reader",
     "rubric",
     "reward_run",
+    "curate_engine",
     "additions",
     "sleeping",
     "balance_ranks",

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from caprl_native.captioning.config import CaptionConfig
 from caprl_native.config.cli import load
 from caprl_native.config.schema import Config, SftConfig
+from caprl_native.curation.config import CurationConfig
 from caprl_native.rewards.service.config import ServiceConfig
 from eval.config import PrismConfig
 
@@ -54,7 +55,14 @@ def test_files_of_the_project_that_a_document_names_exist(document):
 def test_settings_that_a_document_names_exist(document):
     known = {
         key
-        for model in (Config, SftConfig, PrismConfig, ServiceConfig, CaptionConfig)
+        for model in (
+            Config,
+            SftConfig,
+            PrismConfig,
+            ServiceConfig,
+            CaptionConfig,
+            CurationConfig,
+        )  # fmt: skip
         for key in keys(model)
     }
     tables = {key.split(".")[0] for key in known if "." in key}

@@ -34,7 +34,7 @@ def head(entry: Entry) -> Line:
 
 
 def read(path: Path) -> Iterator[Line]:
-    """The lines of a stage's file. Raises ConfigError where it is missing, DataError where damaged."""
+    """The lines of a stage's file. Raises ConfigError where it is missing, or DataError."""
     if not path.exists():
         raise ConfigError(f"{path}: is not there; run the stage before first")
     with path.open("rb") as file:

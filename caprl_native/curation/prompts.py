@@ -20,8 +20,8 @@ _WRITER = """\
 You set multiple-choice questions that find out how closely somebody has looked at {what}.
 
 Write {questions} questions about {what} that you are shown. For each:
-- {choices} options, of which exactly one is right. The wrong ones are of the same kind and about the \
-same length as the right one, and look just as likely to somebody who has not seen {what}.
+- {choices} options, of which exactly one is right. The wrong ones are of the same kind and about \
+the same length as the right one, and look just as likely to somebody who has not seen {what}.
 - The right option can be told from {what} alone, beyond doubt, and neither from general knowledge \
 nor from the question's own words.
 - It asks for something specific: what things are, their number, colour, place, size, material or \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from caprl_native.curation.config import CurationConfig
@@ -37,18 +38,18 @@ def markdown(tally: Tally, config: CurationConfig) -> str:
         ("Verdicts", tally.verdicts),
     ):
         if counts:
-            rows = [(_cell(reason), n) for reason, n in counts.most_common()]
-            parts += [f"## {title}", _table(("reason", "count"), rows)]
+            found = [(_cell(reason), n) for reason, n in counts.most_common()]
+            parts += [f"## {title}", _table(("reason", "count"), found)]
     if tally.rounds:
         size = range(tally.rounds + 1)
         head = ("right with the media", *(f"{t} without" for t in size))
-        rows = [(v, *(tally.pairs[v, t] for t in size)) for v in size]
-        parts += [f"## Right of {tally.rounds} rounds", _table(head, rows)]
+        grid = [(v, *(tally.pairs[v, t] for t in size)) for v in size]
+        parts += [f"## Right of {tally.rounds} rounds", _table(head, grid)]
     letters = sorted({*tally.letters_before, *tally.letters_after})
-    rows = [(x, tally.letters_before[x], tally.letters_after[x]) for x in letters]
-    parts += ["## Right letters", _table(("letter", "as written", "in the output"), rows)]
-    rows = sorted(tally.per_row.items())
-    parts += ["## Questions per row", _table(("questions", "rows"), rows)]
+    both = [(x, tally.letters_before[x], tally.letters_after[x]) for x in letters]
+    parts += ["## Right letters", _table(("letter", "as written", "in the output"), both)]
+    per_row = sorted(tally.per_row.items())
+    parts += ["## Questions per row", _table(("questions", "rows"), per_row)]
     if tally.of_videos:
         parts.append(
             f"{tally.ordered:,} of {tally.of_videos:,} questions on videos speak of order or time."
@@ -56,8 +57,8 @@ def markdown(tally: Tally, config: CurationConfig) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: tuple[object, ...], rows: list[tuple[object, ...]] | list[tuple[str, int]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    lines: list[Sequence[object]] = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 

@@ -9,21 +9,28 @@ from typing import Any
 
 from caprl_native.curation.tally import Tally
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
+)
 _UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _STYLE = """
-:root { color-scheme: light dark; --page: light-dark(#f5f6f8, #121519); --ink: light-dark(#1a1e24, #e6e9ed);
-  --panel: light-dark(#fff, #1a1e24); --line: light-dark(#dce0e6, #2e353e); --bar: light-dark(#2456c7, #86acff);
-  --kept: light-dark(#1b7a4b, #5cc48f); --muted: light-dark(#58626f, #9ba6b3); }
-body { margin: 0 auto; max-width: 1100px; padding: 16px 24px; background: var(--page); color: var(--ink);
-  font: 14px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; background: var(--panel); } td, th { padding: 3px 10px;
-  border: 1px solid var(--line); text-align: right; } td:first-child, th:first-child { text-align: left; }
-.kept { color: var(--kept); font-weight: 700; } .charts { display: flex; flex-wrap: wrap; gap: 24px; }
+:root { color-scheme: light dark; --page: light-dark(#f5f6f8, #121519);
+  --ink: light-dark(#1a1e24, #e6e9ed); --panel: light-dark(#fff, #1a1e24);
+  --line: light-dark(#dce0e6, #2e353e); --bar: light-dark(#2456c7, #86acff);
+  --muted: light-dark(#58626f, #9ba6b3); }
+body { margin: 0 auto; max-width: 1100px; padding: 16px 24px; background: var(--page);
+  color: var(--ink); font: 14px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; background: var(--panel); }
+td, th { padding: 3px 10px; border: 1px solid var(--line); text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+.charts { display: flex; flex-wrap: wrap; gap: 24px; margin-bottom: 12px; }
 figure { margin: 0; } figcaption, .muted { color: var(--muted); } rect { fill: var(--bar); }
-text { fill: var(--ink); font-size: 11px; } .example { display: flex; gap: 12px; margin: 8px 0; padding: 8px;
-  background: var(--panel); border: 1px solid var(--line); } .example img { max-width: 160px; max-height: 120px; }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font: inherit; }
+text { fill: var(--ink); font-size: 11px; }
+.example { display: flex; gap: 12px; margin: 8px 0; padding: 8px; background: var(--panel);
+  border: 1px solid var(--line); } .example img { max-width: 160px; max-height: 120px; }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
+  font: inherit; }
 """
 
 
@@ -116,8 +123,7 @@ def _examples(tally: Tally, pictures: Mapping[str, str]) -> list[str]:
             paths = [m.get("path", "") for m in example["media"]]
             found = [pictures[path] for path in paths if path in pictures]
             images = "".join(f'<img alt="" src="{_text(uri)}">' for uri in found)
-            text = f'<div><div class="muted">{_text(example["id"])}</div>'
-            parts.append(
-                f'<div class="example">{images}{text}<pre>{_text(example["text"])}</pre></div></div>'
-            )
+            name, text = _text(example["id"]), _text(example["text"])
+            said = f'<div><div class="muted">{name}</div><pre>{text}</pre></div>'
+            parts.append(f'<div class="example">{images}{said}</div>')
     return parts

@@ -81,10 +81,12 @@ def test_every_heading_goes_with_every_label_and_every_answer(style, heading, an
 
 
 JUNK = [
-    "1. ", "A) ", '{"a":', "**", "[[[(", "Answer: ", "1. q\nA) x\nB) y\n", "A) x\n", "| ", "\u95ee\u9898",
+    "1. ", "A) ", '{"a":', "**", "[[[(", "Answer: ", "1. q\nA) x\nB) y\n", "A) x\n", "| ",
+    "\u95ee\u9898",
     "(correct", "- ", "*a ", " ", "\n", "1:", '{"question": ', "\u0301", "Q", "A.B.", "question ",
     "\u4ee5\u4e0a", '{"question": "a"}', "{ ", '{"', "<answer>", "<think>", "a b c d e f. ",
-    "1. A) a B) b Answer: ", "\u7b54\u6848\uff1a1. B ", "\\boxed{", "[x] ", "Answers\n1. B\n", "\x00\ud800",
+    "1. A) a B) b Answer: ", "\u7b54\u6848\uff1a1. B ", "\\boxed{", "[x] ", "Answers\n1. B\n",
+    "\x00\ud800",
 ]  # fmt: skip
 
 

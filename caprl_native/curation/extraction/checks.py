@@ -141,9 +141,8 @@ def _meant(answer: str, options: list[str]) -> int | str:
     by_text = [i for i, option in enumerate(options) if _essence(option) == plain]
     letter = _LETTER.match(plain)
     if by_text:
-        alone = letter and not letter[2]
-        other = alone and letter and _index(letter[1]) != by_text[0]
-        return reasons.DISAGREE if other and _index(letter[1]) < len(options) else by_text[0]
+        other = _index(letter[1]) if letter and not letter[2] else by_text[0]
+        return reasons.DISAGREE if by_text[0] != other < len(options) else by_text[0]
     if not letter:
         return reasons.NO_SUCH_TEXT
     if _MORE_LETTERS.match(letter[2]) or _MORE_LETTERS.match(plain[letter.end(1) :].strip()):

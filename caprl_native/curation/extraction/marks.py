@@ -97,8 +97,9 @@ _KEY_PAIR = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = (
-    r"(?:[\u2713\u2714\u2705\u2611]\ufe0f?|[(\uff08\[]\s?(?:correct|right|correct answer|right answer|"
-    r"answer|\u6b63\u786e|\u6b63\u786e\u7b54\u6848|\u5bf9|\u2713|\u2714|\u2705)\s?[)\uff09\]]"
+    r"(?:[\u2713\u2714\u2705\u2611]\ufe0f?|[(\uff08\[]\s?(?:correct|right|correct answer|"
+    r"right answer|answer|\u6b63\u786e"
+    r"|\u6b63\u786e\u7b54\u6848|\u5bf9|\u2713|\u2714|\u2705)\s?[)\uff09\]]"
     r"|(?:<-{1,2}|\u2190)\s?(?:correct|answer|correct answer))"
 )
 _RIGHT_MARK = re.compile(rf"(?:^{_RIGHT}\s*|\s*{_RIGHT}$)", re.IGNORECASE)

@@ -40,7 +40,7 @@ class Share:
         return len(self._open)
 
     def add(self, asked: Asked) -> None:
-        self._open.update((key, asked) for key in asked.left)
+        self._open.update((key, asked) for key in asked.request.keys if key in asked.left)
 
     def answers(self, results: Iterable[Result]) -> list[Result]:
         """The results that were still to come; what was answered before is dropped."""

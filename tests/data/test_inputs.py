@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 import tarfile
 import tracemalloc
@@ -45,6 +46,15 @@ def test_a_folder_is_read_in_natural_order_and_by_its_media_alone(folder: Path) 
     assert ids(entries) == ["9.png", "10.png", "sub/b.JPG", "sub/v.mp4", "sub/deep/c.webp"]
     assert [e.media[0].kind for e in entries] == ["image"] * 3 + ["video", "image"]
     assert entries[2].media[0].path == str(folder / "sub/b.JPG")
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure_and_not_forgotten(folder: Path) -> None:
+    coming = iter(Inputs([str(folder)]))
+    first = next(coming)
+    shutil.rmtree(folder / "sub")  # in the meantime
+    *_, lost = coming
+    assert first.id == "9.png" and lost.id == "sub"
+    assert "the folder cannot be read: No such file" in lost.problem
 
 
 def test_of_several_folders_ids_hold_the_folder(folder: Path) -> None:
@@ -188,6 +198,11 @@ def test_tar_shards(tmp_path: Path, name: str) -> None:
     assert found[1].media[0].kind == "video" and found[1].columns == {"txt": "some words"}
     assert len(found[2].media) == 2
     assert "no image and no video" in found[3].problem and "5.json: malformed" in found[4].problem
+
+
+def test_shards_that_share_keys_have_ids_of_their_own(tmp_path: Path) -> None:
+    shards = [write_tar(tmp_path / name, {"0.png": b"x"}) for name in ("a.tar", "b.tar")]
+    assert ids(listed(*shards)) == [f"{shard}#0" for shard in shards]
 
 
 def test_a_tar_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:

@@ -111,6 +111,20 @@ def test_lists_of_rows(tmp_path: Path, form: str) -> None:
     check_rows(listed(path, media_root="/data"), "/data")
 
 
+def test_media_of_both_kinds_in_one_column(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    rows = ['{"media": "v.mp4", "end": 2}', '{"media": ["v.mp4", "a.png"], "x": NaN, "y": 1e999}']
+    rows += ['{"media": ["a"]}', '{"media": {}}', '{"image": "a.png", "media": {"kept": 1}}']
+    path.write_text("\n".join(rows))
+    clip, both, unknown, wrong, kept = listed(path)
+    assert clip.id == "v.mp4#-2" and clip.media[0].end == 2 and clip.columns == {}
+    assert [m.kind for m in both.media] == ["video", "image"]
+    assert both.columns == {"x": None, "y": "inf"}
+    assert "media[0]: 'a' is the name of no image" in unknown.problem
+    assert "media: expected a path, got an object" in wrong.problem
+    assert kept.columns == {"media": {"kept": 1}}
+
+
 def test_a_list_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(["a.png", *(json.dumps(row) for row in ROWS[1:])])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
@@ -139,6 +153,7 @@ def test_bad_rows_are_entries_that_say_what_is_wrong(tmp_path: Path) -> None:
         '{"image": "https://example.org/a.png"}',
         "[1]",
         b"\xff.png".decode("latin-1"),
+        '{"video": "v.mp4", "start": Infinity}',
     ]
     path = tmp_path / "list.jsonl"
     path.write_bytes("\n".join(lines).encode("latin-1"))
@@ -147,7 +162,7 @@ def test_bad_rows_are_entries_that_say_what_is_wrong(tmp_path: Path) -> None:
     expected = [
         "malformed JSON", "is the name of no image or video", "has no media", "expected a path",
         "end: 1 is not after start, 3", "is not a local file", "expected a path or an object",
-        "not UTF-8",
+        "not UTF-8", "start: expected seconds, got inf",
     ]  # fmt: skip
     for number, (entry, text) in enumerate(zip(entries, expected, strict=True), 1):
         assert entry.problem.startswith(f"{path}:{number}: ") and text in entry.problem

@@ -85,7 +85,7 @@ def test_the_command_of_contributing_is_one_that_runs(monkeypatch):
 
 def test_the_console_scripts_are_functions():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(scripts) >= {"caprl-train", "caprl-sft", "caprl-eval"}
+    assert set(scripts) >= {"caprl-train", "caprl-sft", "caprl-eval", "caprl-caption"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         assert callable(getattr(import_module(module), name))

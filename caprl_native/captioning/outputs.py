@@ -177,12 +177,21 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 def _parts(lines: Path) -> Iterator[list[dict[str, Any]]]:
     with lines.open(encoding="utf-8") as file:
-        while part := [json.loads(line) for line in islice(file, _GROUP)]:
+        while part := [_storable(line) for line in islice(file, _GROUP)]:
             yield part
 
 
+def _storable(line: str) -> dict[str, Any]:
+    """A row as Parquet can hold it: half of a surrogate pair (a name that is no UTF-8) is a "?"."""
+    row: dict[str, Any] = json.loads(line)
+    if "\\ud" in line:
+        row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+    return row
+
+
 def _schema(lines: Path) -> pa.Schema:
-    """The types of all columns; one whose values have no type in common is a JSON text."""
+    """The types of all columns; one whose values have no type in common that Parquet knows is a
+    JSON text."""
     found: dict[str, pa.DataType] = {}
     for part in _parts(lines):
         for name in dict.fromkeys(name for row in part for name in row):
@@ -192,13 +201,20 @@ def _schema(lines: Path) -> pa.Schema:
 
 
 def _common(known: pa.DataType | None, values: list[Any]) -> pa.DataType:
-    with suppress(pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         kind = pa.array(values).type
-        if known is None:
+        if known is not None:
+            fields = [pa.schema([("x", known)]), pa.schema([("x", kind)])]
+            kind = pa.unify_schemas(fields, promote_options="permissive").field("x").type
+        if not _has_empty_object(kind):
             return kind
-        fields = [pa.schema([("x", known)]), pa.schema([("x", kind)])]
-        return pa.unify_schemas(fields, promote_options="permissive").field("x").type
     return pa.string()
+
+
+def _has_empty_object(kind: pa.DataType) -> bool:
+    """Whether there is an object without any field in it, which Parquet cannot hold."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_object, inner))
 
 
 def _fit(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

@@ -87,11 +87,11 @@ class CaptionTask(Task):
         for number in range(self.config.captioner.n):
             tries = list(_attempts(replies, number))
             made = [self._caption(entry, number, i, reply) for i, reply in enumerate(tries)]
-            good = next((c for c in made if not _flags(c)), None)
-            if good is None and self._worth_another(made):
+            best = min(made, key=_badness)  # the first of equally good ones
+            if _flags(best) and self._worth_another(made):
                 keys, seed = (_key(number, len(made)),), self._seed(entry, number, len(made))
                 again.append(self._request(entry, keys, seed))
-            captions.append(good or made[0])
+            captions.append(best)
             counts["retries"] += len(made) - 1
         if again:
             return Outcome(again=again)
@@ -123,10 +123,14 @@ class CaptionTask(Task):
 
     def _worth_another(self, made: Sequence[dict[str, Any]]) -> bool:
         """Whether the settings allow one more attempt, after these that are no good."""
-        output, last = self.config.output, made[-1]
-        if last.get("degenerate") or last.get("empty"):
-            return len(made) <= output.retry_degenerate
-        return len(made) <= output.retry_truncated
+        output = self.config.output
+        allowed = {
+            "truncated": output.retry_truncated,
+            "degenerate": output.retry_degenerate,
+            "empty": output.retry_degenerate,
+        }
+        # A caption in a loop is cut off as well, as a rule: either setting asks for another.
+        return len(made) <= max(allowed[flag] for flag in _flags(made[-1]))
 
     def _failure(self, captions: Sequence[dict[str, Any]]) -> str:
         if any(c.get("empty") for c in captions):
@@ -152,6 +156,11 @@ def _attempts(replies: Mapping[str, Reply], number: int) -> Sequence[Reply]:
     while (key := _key(number, len(found))) in replies:
         found.append(replies[key])
     return found
+
+
+def _badness(caption: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Orders captions: fine ones, those cut off, those that repeat themselves, empty ones."""
+    return tuple(bool(caption.get(name)) for name in ("empty", "degenerate", "truncated"))
 
 
 def _flags(caption: Mapping[str, Any]) -> list[str]:

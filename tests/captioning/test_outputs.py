@@ -93,6 +93,24 @@ def test_parquet_types_are_those_of_all_rows(tmp_path: Path) -> None:
     assert table[1]["deep"] == {"x": [1]} and [row["id"] for row in table] == ["a", "b", "d", "e"]
 
 
+ODD_VALUES: list[tuple[list[Any], list[Any]]] = [
+    ([10**40, 1], [str(10**40), "1"]),  # beyond 64 bits
+    ([{}, {}], ["{}", "{}"]),  # Parquet has no object without fields
+    ([[{}], []], ["[{}]", "[]"]),
+    ([2**60 + 1, 0.5], [str(2**60 + 1), "0.5"]),  # beyond a float's digits
+    (["bad \udce9", "good"], ["bad ?", "good"]),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), ODD_VALUES, ids=str)
+def test_parquet_takes_whatever_a_list_holds(
+    tmp_path: Path, given: list[Any], expected: list[Any]
+) -> None:
+    rows = [result(f"e{i}", "x", odd=value) for i, value in enumerate(given)]
+    table = written(tmp_path / "a.parquet", "parquet", rows)
+    assert [row["odd"] for row in table] == expected
+
+
 @pytest.mark.parametrize("form", ["llava", "openai"])
 @pytest.mark.parametrize("end", ["json", "jsonl"])
 def test_chats_are_what_supervised_training_reads(tmp_path: Path, form: str, end: str) -> None:

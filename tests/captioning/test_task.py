@@ -121,6 +121,21 @@ def test_what_is_cut_off_is_tried_again_with_another_seed_and_then_kept_or_dropp
     assert "captioner.max_tokens = 4096" in dropped.failure
 
 
+def test_a_loop_that_is_cut_off_is_tried_again_by_either_setting() -> None:
+    loop = {"0.0": Reply(LOOP, 160, "length")}
+    assert task(output={"retry_truncated": 1}).finish(IMAGE, loop).again
+    assert task(output={"retry_degenerate": 1}).finish(IMAGE, loop).again
+    assert not task().finish(IMAGE, loop).again
+
+
+def test_where_no_attempt_is_good_the_least_bad_one_is_taken() -> None:
+    trying = task(output={"retry_degenerate": 2})
+    loop, cut, empty = Reply(LOOP, 160, "stop"), Reply("A cat", 5, "length"), Reply("", 1, "stop")
+    for replies in ([empty, cut, loop], [loop, cut, Reply("A dog", 5, "length")]):
+        outcome = trying.finish(IMAGE, {f"0.{i}": reply for i, reply in enumerate(replies)})
+        assert outcome.record and outcome.record["captions"][0]["text"] == "A cat"
+
+
 def test_of_several_captions_the_bad_ones_alone_are_tried_again() -> None:
     several = task(captioner={"n": 3}, output={"retry_degenerate": 1})
     assert only(several, IMAGE).keys == ("0.0", "1.0", "2.0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 import tarfile
 import tracemalloc
@@ -45,6 +46,15 @@ def test_a_folder_is_read_in_natural_order_and_by_its_media_alone(folder: Path) 
     assert ids(entries) == ["9.png", "10.png", "sub/b.JPG", "sub/v.mp4", "sub/deep/c.webp"]
     assert [e.media[0].kind for e in entries] == ["image"] * 3 + ["video", "image"]
     assert entries[2].media[0].path == str(folder / "sub/b.JPG")
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure_and_not_forgotten(folder: Path) -> None:
+    coming = iter(Inputs([str(folder)]))
+    first = next(coming)
+    shutil.rmtree(folder / "sub")  # in the meantime
+    *_, lost = coming
+    assert first.id == "9.png" and lost.id == "sub"
+    assert "the folder cannot be read: No such file" in lost.problem
 
 
 def test_of_several_folders_ids_hold_the_folder(folder: Path) -> None:
@@ -101,6 +111,20 @@ def test_lists_of_rows(tmp_path: Path, form: str) -> None:
     check_rows(listed(path, media_root="/data"), "/data")
 
 
+def test_media_of_both_kinds_in_one_column(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    rows = ['{"media": "v.mp4", "end": 2}', '{"media": ["v.mp4", "a.png"], "x": NaN, "y": 1e999}']
+    rows += ['{"media": ["a"]}', '{"media": {}}', '{"image": "a.png", "media": {"kept": 1}}']
+    path.write_text("\n".join(rows))
+    clip, both, unknown, wrong, kept = listed(path)
+    assert clip.id == "v.mp4#-2" and clip.media[0].end == 2 and clip.columns == {}
+    assert [m.kind for m in both.media] == ["video", "image"]
+    assert both.columns == {"x": None, "y": "inf"}
+    assert "media[0]: 'a' is the name of no image" in unknown.problem
+    assert "media: expected a path, got an object" in wrong.problem
+    assert kept.columns == {"media": {"kept": 1}}
+
+
 def test_a_list_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(["a.png", *(json.dumps(row) for row in ROWS[1:])])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
@@ -129,6 +153,7 @@ def test_bad_rows_are_entries_that_say_what_is_wrong(tmp_path: Path) -> None:
         '{"image": "https://example.org/a.png"}',
         "[1]",
         b"\xff.png".decode("latin-1"),
+        '{"video": "v.mp4", "start": Infinity}',
     ]
     path = tmp_path / "list.jsonl"
     path.write_bytes("\n".join(lines).encode("latin-1"))
@@ -137,7 +162,7 @@ def test_bad_rows_are_entries_that_say_what_is_wrong(tmp_path: Path) -> None:
     expected = [
         "malformed JSON", "is the name of no image or video", "has no media", "expected a path",
         "end: 1 is not after start, 3", "is not a local file", "expected a path or an object",
-        "not UTF-8",
+        "not UTF-8", "start: expected seconds, got inf",
     ]  # fmt: skip
     for number, (entry, text) in enumerate(zip(entries, expected, strict=True), 1):
         assert entry.problem.startswith(f"{path}:{number}: ") and text in entry.problem
@@ -188,6 +213,11 @@ def test_tar_shards(tmp_path: Path, name: str) -> None:
     assert found[1].media[0].kind == "video" and found[1].columns == {"txt": "some words"}
     assert len(found[2].media) == 2
     assert "no image and no video" in found[3].problem and "5.json: malformed" in found[4].problem
+
+
+def test_shards_that_share_keys_have_ids_of_their_own(tmp_path: Path) -> None:
+    shards = [write_tar(tmp_path / name, {"0.png": b"x"}) for name in ("a.tar", "b.tar")]
+    assert ids(listed(*shards)) == [f"{shard}#0" for shard in shards]
 
 
 def test_a_tar_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:

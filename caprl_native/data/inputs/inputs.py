@@ -13,6 +13,7 @@ from typing import Protocol
 from caprl_native.data.fields import DataError
 from caprl_native.data.inputs.kinds import LISTS, TARS, kind_of_name
 from caprl_native.data.inputs.lists import ListFile, entries_of_input
+from caprl_native.data.inputs.rows import problem
 from caprl_native.data.inputs.tars import TarFile
 from caprl_native.data.listing import Entry
 from caprl_native.files import matching
@@ -103,7 +104,7 @@ def _source(path: str, media_root: str, alone: bool) -> _Source:
     if os.path.isdir(path):
         return _Folder(path, alone)
     if path.lower().endswith(TARS):
-        return TarFile(path)
+        return TarFile(path, alone)
     if os.path.splitext(path)[1].lower() in LISTS:
         return ListFile(path, media_root)
     known = ", ".join(sorted(LISTS))
@@ -154,9 +155,10 @@ class _Folder:
 
     def entries(self) -> Iterator[Entry]:
         threading.Thread(target=self._count_all, daemon=True).start()
-        for number, path in enumerate(_media_below(self.path), 1):
+        for number, (path, why) in enumerate(_media_below(self.path), 1):
             self._read = number
-            yield _entry(path, os.path.relpath(path, self.path) if self._alone else path)
+            identity = os.path.relpath(path, self.path) if self._alone else path
+            yield problem(identity, path, why) if why else _entry(path, identity)
 
     def _count_all(self) -> None:
         self._count = sum(1 for _ in _media_below(self.path))
@@ -168,8 +170,11 @@ def _entry(path: str, identity: str) -> Entry:
     return Entry(identity, (MediaRef(kind, path),), source=path)
 
 
-def _media_below(folder: str) -> Iterator[str]:
-    """Media files and then folders, each in natural order. A folder that cannot be read is none."""
+def _media_below(folder: str) -> Iterator[tuple[str, str]]:
+    """Media files and then folders, each in natural order; with a folder that cannot be read, why.
+
+    Links to folders are not followed: they may lead back.
+    """
     try:
         with os.scandir(folder) as found:
             there = sorted(
@@ -177,12 +182,13 @@ def _media_below(folder: str) -> Iterator[str]:
                 for e in found
                 if not e.name.startswith(".")
             )
-    except OSError:
+    except OSError as error:
+        yield folder, f"the folder cannot be read: {error.strerror}; mend it, then --retry-failed"
         return
     there.sort(key=lambda entry: natural(entry[0]))
     for name, is_folder in there:
         if not is_folder and kind_of_name(name):
-            yield os.path.join(folder, name)
+            yield os.path.join(folder, name), ""
     for name, is_folder in there:
         if is_folder:
             yield from _media_below(os.path.join(folder, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -14,7 +15,8 @@ from caprl_native.data.record_formats.plain import ALL_MEDIA_FIELDS, clips_of, i
 from caprl_native.types import MediaRef
 
 _CLIP = ("start", "end")
-_NO_MEDIA = "give image, images, video, videos, image_path or video_path"
+_MIXED = "media"
+_NO_MEDIA = "give image, images, video, videos, image_path, video_path or media"
 
 
 def entry_of(row: Any, *, source: str, root: str) -> Entry:
@@ -51,20 +53,43 @@ def _of_path(row: str, source: str, root: str) -> Entry:
 
 def _of_object(row: dict[str, Any], source: str, root: str) -> Entry:
     media = media_in(row, media_root=root, source=source, fields=ALL_MEDIA_FIELDS)
+    mixed = not media and row.get(_MIXED) is not None
+    if mixed:
+        media = _by_names(row[_MIXED], source, root)
     if not media:
         raise FieldError("image", "the record has no media", _NO_MEDIA)
     names = [m.path or "" for m in media]
     default = _as_given(row, names[0]) if names[0] else os.path.basename(source)
     media = clips_of(row, media)
     default += _clip_name(media)
-    own = {"id", *ALL_MEDIA_FIELDS, *(_CLIP if _has_video(media) else ())}
+    own = {
+        "id",
+        *ALL_MEDIA_FIELDS,
+        *((_MIXED,) if mixed else ()),
+        *(_CLIP if _has_video(media) else ()),
+    }
     columns = {k: _plain(v) for k, v in row.items() if k not in own and not _is_binary(v)}
     return Entry(identity_of(row.get("id"), default), tuple(media), columns, source)
 
 
+def _by_names(value: Any, source: str, root: str) -> list[MediaRef]:
+    """Images and videos in the order in which they are listed, told apart by their names' ends."""
+    found = []
+    for i, name in enumerate(value if isinstance(value, list) else [value]):
+        where = f"{_MIXED}[{i}]" if isinstance(value, list) else _MIXED
+        if not isinstance(name, str):
+            raise FieldError(where, f"expected a path, got {kind_of(name)}", "give a file's path")
+        kind = kind_of_name(name)
+        if kind is None:
+            fix = "give it as image or video"
+            raise FieldError(where, f"{name!r:.80} is the name of no image or video", fix)
+        found += media_in({kind: name}, media_root=root, source=source)
+    return found
+
+
 def _as_given(row: dict[str, Any], path: str) -> str:
     """The first medium's name as the row has it: it stays when the root moves."""
-    for field in ALL_MEDIA_FIELDS:
+    for field in (*ALL_MEDIA_FIELDS, _MIXED):
         value = row.get(field)
         value = value[0] if isinstance(value, list) and value else value
         value = value.get("path") if isinstance(value, dict) else value
@@ -78,7 +103,7 @@ def _clip_name(media: list[MediaRef]) -> str:
     clip = next((m for m in media if m.start is not None or m.end is not None), None)
     if clip is None:
         return ""
-    return "#" + "-".join("" if t is None else f"{t:g}" for t in (clip.start, clip.end))
+    return "#" + "-".join("" if t is None else f"{t:.12g}" for t in (clip.start, clip.end))
 
 
 def _has_video(media: list[MediaRef]) -> bool:
@@ -95,11 +120,13 @@ def _is_binary(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """A value as JSON can hold it: NaN, which stands for what is missing, as null."""
     if isinstance(value, dict):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     if isinstance(value, date | datetime | time):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     return str(value) if isinstance(value, Decimal) else value

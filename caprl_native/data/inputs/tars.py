@@ -33,10 +33,14 @@ class _Gathered:
 
 
 class TarFile:
-    """A shard, passed once from its start. Raises DataError where it cannot be opened."""
+    """A shard, passed once from its start. Raises DataError where it cannot be opened.
 
-    def __init__(self, path: str) -> None:
+    Ids are keys where it is the only input, else with the shard's name: shards may share keys.
+    """
+
+    def __init__(self, path: str, alone: bool) -> None:
         self.path, self.size, self.read = path, max(1, os.path.getsize(path)), 0
+        self._alone = alone
         try:
             with tarfile.open(path, "r|*"):
                 pass
@@ -102,7 +106,8 @@ class TarFile:
             why = found.problem or "the sample has no image and no video"
             return problem(where, where, why)
         identity = found.columns.pop("id", None)
-        name = str(identity) if isinstance(identity, str | int) and identity != "" else found.key
+        default = found.key if self._alone else where
+        name = str(identity) if isinstance(identity, str | int) and identity != "" else default
         return Entry(name, tuple(found.media), found.columns, where)
 
 

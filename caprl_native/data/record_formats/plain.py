@@ -14,6 +14,7 @@ Nothing is read from disk here, and nothing is repaired: what is wrong is a `Fie
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -163,7 +164,8 @@ def _seconds(raw: dict[str, Any], name: str) -> float | None:
     value = raw.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not 0 <= value < math.inf:
         raise FieldError(
             name, f"expected seconds, got {kind_of(value)}", "give a number of 0 or more"
         )

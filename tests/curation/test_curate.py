@@ -271,12 +271,25 @@ def test_none_of_the_above(offered: Any, media: int, text: int) -> None:
 
 def test_letters_of_the_output_are_even() -> None:
     letters = Counter(
-        rows.truth({"question": f"q{i}", "choices": ["a", "b", "c", "d"], "answer": 0}, 0, True)[
-            "answer"
-        ]
+        rows.truth(
+            {"question": f"q{i}", "choices": ["one", "two", "six", "ten"], "answer": 0}, 0, True
+        )["answer"]
         for i in range(2000)
     )
     assert all(430 < letters[letter] < 570 for letter in "ABCD")
+
+
+def test_choices_that_are_letters_can_be_read_back() -> None:
+    for right in range(4):
+        question = {"question": "Which?", "choices": ["B", "A", "X", "Q"], "answer": right}
+        for seed in range(8):
+            row = {
+                "image": "x.png",
+                "reward_model": {"ground_truth": [rows.truth(question, seed, True)]},
+            }
+            sample = parse_record(row, kind="questions", source="", default_id="x", media_root="")
+            (read,) = sample.questions
+            assert read.choices[read.answer] == question["choices"][right]
 
 
 def test_the_recipes_load_and_have_the_published_figures() -> None:

@@ -29,7 +29,7 @@ FOLDERS = {p.name for root in PACKAGES for p in root.iterdir() if p.is_dir()} - 
 FREE = re.compile(
     r"(reward\.terms|algorithm\.(loss|advantage|kl|corrections))\..*"
     r"|data\.(input_type|prompt_key|val_files|caption_log_dir|record_formats)"
-    r"|.*\.(py|toml|jsonl?|parquet)"
+    r"|.*\.(py|toml|jsonl?|parquet|md|html)"
 )
 
 

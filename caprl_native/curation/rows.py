@@ -28,11 +28,12 @@ def truth(question: dict[str, Any], seed: int, shuffle: bool) -> dict[str, Any]:
     if shuffle:
         key = ("curation", "letters", seed, question["question"], *question["choices"])
         rng_of(*key).shuffle(order)
-    return {
-        "question": question["question"],
-        "choices": [f"{LETTERS[i]}) {question['choices'][k]}" for i, k in enumerate(order)],
-        "answer": LETTERS[order.index(question["answer"])],
-    }
+    choices = [f"{LETTERS[i]}) {question['choices'][k]}" for i, k in enumerate(order)]
+    place = order.index(question["answer"])
+    # Where choices are letters themselves, "A" alone would mean two of them.
+    letters = any(text.strip(" ().:").upper() in set(LETTERS) for text in question["choices"])
+    answer = choices[place] if letters else LETTERS[place]
+    return {"question": question["question"], "choices": choices, "answer": answer}
 
 
 def row_of(entry: Entry, questions: Sequence[dict[str, Any]], config: CurationConfig) -> Row:

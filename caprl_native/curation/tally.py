@@ -75,7 +75,7 @@ class Tally:
         """A row of the output."""
         self.rows += 1
         self.per_row[len(questions)] += 1
-        self.letters_after.update(q["answer"] for q in questions)
+        self.letters_after.update(q["answer"][0] for q in questions)
 
     def steps(self) -> list[tuple[str, int]]:
         """The yield, step by step."""

@@ -24,9 +24,9 @@ from caprl_native.config.toml import key_lines
 from caprl_native.config.tree import leaves
 from tests.config.conftest import MINIMAL
 
-# Those of the evaluation, prism*.toml, are tested beside it; s2d.toml names two others of these.
+# Those of the evaluation and the curation are tested beside it; s2d.toml names two others.
 FOLDER = Path(__file__).parents[2] / "train_configs"
-OTHERS = ("caption.toml", "prism", "s2d.toml")
+OTHERS = ("caption.toml", "curate", "prism", "s2d.toml")
 RECIPES = sorted(f for f in FOLDER.glob("*.toml") if not f.name.startswith(OTHERS))
 OVERLAYS = {"one_80gb_2b.toml", "four_80gb_4b.toml", "paper.toml"}
 BASES = {"published.toml"}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from caprl_native.config.cli import load
 from caprl_native.curation import rows, rule
 from caprl_native.curation.config import CurationConfig, FilterConfig
 from caprl_native.curation.curate_cli import main
@@ -21,6 +22,7 @@ from caprl_native.curation.rounds import permutations, rounds_of
 from caprl_native.data.formats import parse_record
 from caprl_native.data.records import read_records
 from caprl_native.testing.chat_server import ChatServer, Reply, serve
+from caprl_native.testing.media_files import moving_square, write_mp4
 
 # Question: (rounds of four that are right with the picture, and without it)
 PLAN = {
@@ -269,12 +271,49 @@ def test_none_of_the_above(offered: Any, media: int, text: int) -> None:
 
 def test_letters_of_the_output_are_even() -> None:
     letters = Counter(
-        rows.truth({"question": f"q{i}", "choices": ["a", "b", "c", "d"], "answer": 0}, 0, True)[
-            "answer"
-        ]
+        rows.truth(
+            {"question": f"q{i}", "choices": ["one", "two", "six", "ten"], "answer": 0}, 0, True
+        )["answer"]
         for i in range(2000)
     )
     assert all(430 < letters[letter] < 570 for letter in "ABCD")
+
+
+def test_choices_that_are_letters_can_be_read_back() -> None:
+    for right in range(4):
+        question = {"question": "Which?", "choices": ["B", "A", "X", "Q"], "answer": right}
+        for seed in range(8):
+            row = {
+                "image": "x.png",
+                "reward_model": {"ground_truth": [rows.truth(question, seed, True)]},
+            }
+            sample = parse_record(row, kind="questions", source="", default_id="x", media_root="")
+            (read,) = sample.questions
+            assert read.choices[read.answer] == question["choices"][right]
+
+
+def test_the_recipes_load_and_have_the_published_figures() -> None:
+    config = load(CurationConfig, ["curate.toml"])
+    assert (config.writer.questions, config.writer.choices, config.solver.rounds) == (5, 4, 4)
+    assert (config.filter.visual_above, config.filter.text_below) == (0.75, 0.25)
+    assert load(CurationConfig, ["curate_demo.toml"]).solver.path == "demo_models/policy"
+
+
+def test_videos_are_asked_about_order_and_stay_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    write_mp4(folder / "v.mp4", moving_square(8), fps=4)
+    text = "1. What happens at 09:30?\nA) a\nB) b\nC) c\nD) d\nAnswer: A\n\n" + written()
+    with world(tmp_path, [], writer=lambda r: Reply(text=text)) as (words, writes, solves):
+        assert main([*words, "--writer.time_share=0.4"]) == 0
+    system = writes.requests[0]["messages"][0]["content"][0]["text"]
+    assert "At least 2 of the 5 questions" in system and "mm:ss" in system
+    frames = [p for p in writes.requests[0]["messages"][1]["content"] if p["type"] == "image_url"]
+    assert len(frames) >= 2
+    figures = json.loads((tmp_path / "out/report.json").read_text())
+    assert figures["rejected"]["time beyond the video's end"] == 1
+    (sample,) = read_records([str(tmp_path / "out/train-00000-of-00001.parquet")])
+    assert sample.modality == "video" and sample.media[0].path == str(folder / "v.mp4")
 
 
 def test_settings_that_cannot_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

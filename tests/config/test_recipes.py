@@ -160,6 +160,8 @@ MEMORY = {
     "run.save_every": 10,
     "data.batch_size": 32,
     "data.max_prompt_tokens": 24_576,
+    "data.curriculum": "step",
+    "data.history.pick": "first_valid",
     "policy.path": "models/Qwen3-VL-30B-A3B-Thinking",
     "policy.lr": 1e-6,
     "policy.schedule": "constant",

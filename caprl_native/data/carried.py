@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from caprl_native.config.history import HistoryConfig
 from caprl_native.data.fields import DataError
-from caprl_native.distributed.errors import writing
 from caprl_native.files import atomic_write, file_name
 from caprl_native.types import Carried
 
@@ -104,6 +103,8 @@ class History:
     def _write(self, series: str) -> None:
         if self.folder is None:
             return
+        from caprl_native.distributed.errors import writing  # torch: not before --help answers
+
         name = self._file(series)
         with writing(name):
             self.folder.mkdir(exist_ok=True)

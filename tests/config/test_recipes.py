@@ -160,6 +160,8 @@ MEMORY = {
     "run.save_every": 10,
     "data.batch_size": 32,
     "data.max_prompt_tokens": 24_576,
+    "data.curriculum": "step",
+    "data.history.pick": "first_valid",
     "policy.path": "models/Qwen3-VL-30B-A3B-Thinking",
     "policy.lr": 1e-6,
     "policy.schedule": "constant",
@@ -214,12 +216,14 @@ def test_the_run_of_memories_is_as_documented(capsys: pytest.CaptureFixture) -> 
         ("--reward.terms.memory.think_length_threshold=0", "expected 1 or more"),
         ("--algorithm.advantage.count=other/count", 'expected a part "TERM/PART" of a term'),
         ("--run.shuffle_rewards=true", "run.shuffle_rewards: expected false"),
+        ("--reward.terms.memory.label.api_key_env=sk-0123456789", "label.api_key_env: is not the"),
     ],
 )
 def test_what_contradicts_it_names_the_key(word: str, said: str, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--config", "memory.toml", "--dry-run", *word.split("=", 1)])
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert said in told.err and "0123456789" not in told.out + told.err
 
 
 def test_the_largest_image_fits_into_a_prompt() -> None:

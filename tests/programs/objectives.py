@@ -194,7 +194,7 @@ def groups_of(policy: Policy, path: str) -> list[Group]:
             rollout.rewards = {"accuracy": float(rng.random())}
             if k:
                 rollout.rewards["length"] = float(rng.random())
-            rollout.parts = {"memory/count": 1.0 if rollout.rewards["accuracy"] > 0.5 else -1.0}
+            rollout.parts = {"memory/count": 1.0 - 2 * (i % 2)}
             rollout.total = rollout.rewards["accuracy"] + 0.2 * rollout.rewards.get("length", 0)
             # Near what a tiny untrained model says, with some tokens far away on both sides.
             noise = rng.normal(0, 0.7, len(rollout.logprobs))

@@ -98,6 +98,16 @@ def test_it_sees_what_the_captioner_saw_and_reads_no_file() -> None:
     assert np.array_equal(whole.frames, video.frames)
 
 
+def test_images_and_videos_stay_in_the_sample_s_order() -> None:
+    video, image = noise_video(3, frames=4, size=(64, 64)), Image.new("RGB", (64, 64), "blue")
+    media = {"image": [image, image], "video": [(video.frames, video.metadata)]}
+    kinds = ["image", "video", "image"]
+    sample = Sample("mixed", tuple(MediaRef(kind, f"/{i}") for i, kind in enumerate(kinds)), ())
+    limits = options(endpoint="http://x/v1").limits
+    seen = seen_by_captioner(caption(sample, media=lambda: {"multi_modal_data": media}), limits)
+    assert [type(one) is DecodedVideo for one in seen] == [False, True, False]
+
+
 def test_two_samples_of_one_id_are_shown_their_own_media(tmp_path: Path) -> None:
     files = [write_png(tmp_path / f"{c}.png", color=c) for c in ("red", "blue")]
     pair = [replace(sample_of(file, "image"), id="same") for file in files]

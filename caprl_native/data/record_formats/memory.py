@@ -93,7 +93,7 @@ class Memory(RecordFormat):
             context = preceding(text)
             if context is None:
                 _warn_of_marker(reading.source.rpartition(":")[0])
-            return replace(sample, kind=kind, context=context)
+            return replace(sample, kind=kind, context=context or "")
         if found != places:
             problem = f"the last text has {found} place(s) {{}}, expected {places} with {kind!r}"
             raise FieldError("input", problem, "write {} where earlier texts go, and only there")

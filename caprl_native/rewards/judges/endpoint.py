@@ -145,5 +145,5 @@ class EndpointJudge:
 
 def _cost(said: Said, *, again: bool) -> Cost:
     """Of a request and its retries; `again`: it is itself a further attempt of a judgement."""
-    retries = said.requests - 1 + (again and said.requests > 0)
+    retries = max(0, said.requests - (not again))
     return Cost(said.requests, retries, said.prompt_tokens or 0, said.tokens or 0)

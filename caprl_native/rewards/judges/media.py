@@ -13,7 +13,7 @@ from caprl_native.rewards.base import Caption
 
 
 def seen_by_captioner(caption: Caption, limits: MediaConfig) -> list[Decoded]:
-    """The media that the caption was written from, within the limits.
+    """The media that the caption was written from, in the sample's order and within the limits.
 
     Where nobody has decoded them (`caption.media` is None), they are read from their files.
 
@@ -24,9 +24,12 @@ def seen_by_captioner(caption: Caption, limits: MediaConfig) -> list[Decoded]:
         _require_bytes(caption)
         return decode(caption.sample, limits)
     media = caption.media().get("multi_modal_data", {})
-    images = [DecodedImage(image) for image in media.get("image", ())]
-    videos = [DecodedVideo(*video) for video in media.get("video", ())]
-    return [_smaller(image, limits) for image in images] + [_fewer(v, limits) for v in videos]
+    seen: dict[str, list[Decoded]] = {
+        "image": [_smaller(DecodedImage(image), limits) for image in media.get("image", ())],
+        "video": [_fewer(DecodedVideo(*video), limits) for video in media.get("video", ())],
+    }
+    kinds = [medium.kind for medium in caption.sample.media]
+    return [seen[kind][kinds[:i].count(kind)] for i, kind in enumerate(kinds)]
 
 
 def _require_bytes(caption: Caption) -> None:

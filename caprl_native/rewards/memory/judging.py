@@ -12,8 +12,6 @@ from caprl_native.config.schema import MediaConfig
 from caprl_native.rewards.base import Caption, Score, missing
 from caprl_native.rewards.judges.base import Case, Verdict
 from caprl_native.rewards.judges.reply import Judgement, read_judgement
-from caprl_native.rewards.memory.output import WrongForm, read_memory
-from caprl_native.rewards.memory.pick import NOT_JUDGED, RIGHT, WRONG_FORM
 from caprl_native.rewards.memory.preceding import preceding_text
 from caprl_native.rewards.memory.prompts import (
     CORRECTNESS,
@@ -25,8 +23,11 @@ from caprl_native.rewards.memory.prompts import (
 from caprl_native.rewards.memory.replies import read_ranking
 from caprl_native.rewards.memory.reward import Judged, Parameters, Reward, group_rewards
 from caprl_native.seeds import seed_of
+from caprl_native.text.described import WrongForm, read_description
 from caprl_native.text.faces import has_loose_faces
 from caprl_native.types import Sample
+
+RIGHT, WRONG_FORM, NOT_JUDGED = 0, 1, 2  # states of a rollout in the log
 
 Asked = dict[str, Future[Verdict[Judgement]]]
 
@@ -46,7 +47,7 @@ class Opened:
         """What there is to know before anybody is asked."""
         tokens, thought = caption.answer_tokens, caption.thinking_tokens
         try:
-            text = read_memory(caption.raw)
+            text = read_description(caption.raw)
         except WrongForm as error:
             return cls(caption, Judged(None, False, tokens, thought), str(error))
         return cls(caption, Judged(text, has_loose_faces(text), tokens, thought))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 
+from caprl_native.data.record_formats.memory import MARKER, preceding
 from caprl_native.types import Sample
 
 log = logging.getLogger(__name__)
 
-MARKER = "[Description of the preceding part]:"
 _warned: set[str] = set()
 
 
 def preceding_text(sample: Sample) -> str:
     """What the loader put into the prompt (`Sample.context`).
 
-    Of data without it: in the prompt's last text, what stands between the marker and the blank line
-    before the rules; "" where there is no marker, and a warning.
+    Of record formats that do not say: what the prompt's last text has after the marker; "" where
+    there is none, and a warning.
     """
     if sample.context is not None:
         return sample.context
     texts = [p["text"] for m in sample.messages for p in m["content"] if p["type"] == "text"]
-    _, marker, after = texts[-1].partition(MARKER) if texts else ("", "", "")
-    if not marker:
+    found = preceding(texts[-1]) if texts else None
+    if found is None:
         _warn(sample)
-    return after.strip("\n").partition("\n\n")[0].strip()
+    return found or ""
 
 
 def _warn(sample: Sample) -> None:

@@ -9,13 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from caprl_native.rewards.judges.reply import Unreadable, read_judgement
-from caprl_native.rewards.memory.output import WrongForm, read_memory
-from caprl_native.rewards.memory.pick import Remembered, picked_memory, remembered
 from caprl_native.rewards.memory.replies import read_ranking
 from caprl_native.rewards.memory.reward import Judged, group_rewards, rank_scores, think_penalty
+from caprl_native.text.described import WrongForm, read_description
 from caprl_native.text.faces import has_loose_faces
 from caprl_native.text.thoughts import thought_span
-from caprl_native.types import Rollout
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rl"
 
@@ -61,7 +59,7 @@ def row_of(response: str, correctness: str | None, label: str | None) -> Row:
     pieces = pieces_of(response)
     start, end = thought_span(pieces)
     try:
-        description = read_memory(response.replace("<|im_end|>", ""))
+        description = read_description(response.replace("<|im_end|>", ""))
     except WrongForm:
         return Row(Judged(None), False)
     said = number(correctness, "correctness"), number(label, "label")
@@ -130,7 +128,8 @@ def test_rewards_of_a_group(case: dict) -> None:
     [
         ('<think>a</think>```json\n{"description": "x"}\n```', "x"),
         ('a</think>\n\n``` {"description": "x"} ```\n', "x"),
-        ('</think>{"description": "two\nlines {}"}', "two\nlines {}"),
+        ('</think>{"description": "two\\nlines {} "}', "two\nlines {}"),
+        ('</think>{"description": "two\nlines"}', None),
         ('{"description": "x"}', None),
         ('</think></think>{"description": "x"}', None),
         ('</think>{"description": "x </think>"}', None),
@@ -143,10 +142,10 @@ def test_rewards_of_a_group(case: dict) -> None:
 )
 def test_the_form_of_an_output(output: str, memory: str | None) -> None:
     if memory is not None:
-        assert read_memory(output) == memory
+        assert read_description(output) == memory
         return
     with pytest.raises(WrongForm):
-        read_memory(output)
+        read_description(output)
 
 
 @pytest.mark.parametrize(
@@ -171,43 +170,3 @@ def test_a_ranking_is_a_permutation_or_none(reply: str, order: list[int] | None)
         return
     with pytest.raises(Unreadable):
         read_ranking(reply, 3)
-
-
-# Logs that the reference stops at, and what is right: a memory whose judge failed is none, nor is
-# an entry that remembers nothing.
-RIGHT = {"pick_judge_error_counts": "b", "pick_empty_then_ok": "b", "pick_memory_not_list": "d"}
-
-
-@pytest.mark.parametrize("case", cases("m3_picked_memory", "pick"))
-def test_the_first_sound_memory_is_kept(case: dict) -> None:
-    logs = [log for log in case["input"]["logs"] if isinstance(log, dict)]
-    lists = [log["output_memory"] if isinstance(log["output_memory"], list) else [] for log in logs]
-    group = [
-        Remembered(log["fail_parsing"], (memory or [""])[0], log["final_score"])
-        for log, memory in zip(logs, lists, strict=True)
-    ]
-    assert picked_memory(group) == RIGHT.get(case["id"], case["output"]["memory"])
-
-
-def test_ways_to_pick() -> None:
-    group = [
-        Remembered(0, "first", 0.1),
-        Remembered(2, "unjudged", 9.0),
-        Remembered(0, "wrong", 0.7),
-        Remembered(0, "right", 0.6, correct=True),
-        Remembered(0, "too", 0.6, correct=True),
-    ]
-    assert picked_memory(group, "first_valid") == "first"
-    assert picked_memory(group, "best") == "wrong"
-    assert picked_memory(group, "none_if_wrong") == "right"
-    assert picked_memory(group[:3], "none_if_wrong") == ""
-
-
-def test_what_a_rollout_remembers() -> None:
-    rollout = Rollout([], [], "stop", '<think>a</think>{"description": "x"}', total=0.6)
-    rollout.parts = {"mine/correct": 1.0}
-    assert remembered(rollout, "mine") == Remembered(0, "x", 0.6, True)
-    rollout.total = None
-    assert remembered(rollout, "mine") == Remembered(2, "x")
-    rollout.text = "x"
-    assert remembered(rollout, "mine") == Remembered(1, "")

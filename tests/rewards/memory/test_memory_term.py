@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from caprl_native.rewards.memory.preceding import preceding_text
-from caprl_native.testing.chat_server import Reply, serve
+from caprl_native.testing.chat_server import Reply, body_of, serve
 from caprl_native.types import Sample
 from tests.rewards.memory.judges import (
     answering,
@@ -152,6 +152,27 @@ def test_without_a_judgement_the_group_has_no_reward(tmp_path: Path, kind: str) 
     assert [r.total for r in kept.rollouts] == pytest.approx([0.5, 0.55])
     assert metrics["reward/memory/judge_failure"] == 3
     assert metrics[f"reward/memory/{kind}/retries"] == 1
+
+
+def test_what_judges_cost_is_counted_by_judge_and_step(tmp_path: Path) -> None:
+    """A failed attempt is a request, too; tokens are those that the server says it has used."""
+
+    def used(about, shown):
+        if about == "label" and next(first, False):
+            return Reply(status=503)
+        about = body_of(Reply(sound(about, shown)))
+        usage = {"prompt_tokens": 70, "completion_tokens": 5}
+        return Reply(raw=json.dumps(json.loads(about) | {"usage": usage}).encode())
+
+    first = iter([True])
+    one = group(segment(tmp_path), memory("a"), "no form")
+    with serve(answering(used)) as server:
+        metrics = scored([one], options(endpoint=server.url, retries=2))
+    cost = {name.removeprefix("reward/memory/"): value for name, value in metrics.items()}
+    assert cost["label/requests"] == 2 and cost["label/retries"] == 1
+    assert cost["correctness/requests"] == 1 and cost["correctness/retries"] == 0
+    assert cost["label/prompt_tokens"] == cost["correctness/prompt_tokens"] == 70
+    assert cost["label/reply_tokens"] == 5 and cost["usefulness/requests"] == 0
 
 
 def test_a_ranking_that_is_none_is_asked_for_again(tmp_path: Path) -> None:

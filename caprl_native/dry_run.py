@@ -271,6 +271,11 @@ def _step_count(config: Config, rows: int | None, origins: Origins | None) -> st
     if rows is None:
         return f"{steps:,}" if steps else f"{epochs} epochs of unknown length"
     epoch = rows // config.data.batch_size
+    if config.data.curriculum and not steps:  # a stage ends with a batch, however many it has
+        least = -(-rows // config.data.batch_size)
+        return (
+            f"{least * epochs:,} or more: {least:,} per epoch x {epochs}, more by each stage's end"
+        )
     Rules(config, origins or Origins()).require(
         epoch > 0, "data.batch_size", f"at most the {rows} records of data.files", "data.files"
     )

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 HEAVY = [
     "gpu_smoke",
     "loop",
+    "carried_run",
     "s2d",
     "objectives",
     "sft",

@@ -109,6 +109,16 @@ def test_the_number_of_steps(config):
         plan(config, 1)
 
 
+def test_stages_end_with_batches_of_their_own(config):
+    config.data.curriculum = "step"
+    assert "27 or more: at least 9 per epoch x 3\n" in plan(config, 1)  # none of 71 left out
+    config.data.batch_size, config.run.steps = 72, 4
+    assert _steps_of(plan(config, 1)) == "4"
+    given = ["--data.curriculum=step", "--rollout.refill=true", "--policy.path=p"]
+    with pytest.raises(ConfigError, match="rollout.refill: expected false with a curriculum"):
+        load(Config, [], [*given, '--data.files=["a"]', "--eval.every=0"])
+
+
 def test_what_is_held_out_is_no_part_of_an_epoch(config):
     config.data.hold_out = 0.1
     text = plan(config, 1)

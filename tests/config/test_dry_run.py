@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from caprl_native.config.cli import ConfigError, load
+from caprl_native.config.rules import check
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.dry_run import Device, count_rows, needs_of, plan, plan_sft, world_size
 from caprl_native.memory_plan import ASLEEP, CONTEXT, ENGINE_WORK, GIB
@@ -116,7 +117,7 @@ def test_stages_end_with_batches_of_their_own(config):
     assert _steps_of(plan(config, 1)) == "4"
     given = ["--data.curriculum=step", "--rollout.refill=true", "--policy.path=p"]
     with pytest.raises(ConfigError, match="rollout.refill: expected false with a curriculum"):
-        load(Config, [], [*given, '--data.files=["a"]', "--eval.every=0"])
+        check(load(Config, [], [*given, '--data.files=["a"]', "--eval.every=0"]))
 
 
 def test_what_is_held_out_is_no_part_of_an_epoch(config):

@@ -271,6 +271,10 @@ def _step_count(config: Config, rows: int | None, origins: Origins | None) -> st
     if rows is None:
         return f"{steps:,}" if steps else f"{epochs} epochs of unknown length"
     epoch = rows // config.data.batch_size
+    if config.data.curriculum:  # a stage ends with a batch, however full
+        least = -(-rows // config.data.batch_size)
+        epochal = f"{least * epochs:,} or more: at least {least:,} per epoch x {epochs}"
+        return f"{steps:,}" if steps else epochal
     Rules(config, origins or Origins()).require(
         epoch > 0, "data.batch_size", f"at most the {rows} records of data.files", "data.files"
     )

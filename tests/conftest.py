@@ -29,6 +29,7 @@ HEAVY = [
     "serving",
     "caption_engine",
     "loop",
+    "carried_run",
     "s2d",
     "objectives",
     "sft",

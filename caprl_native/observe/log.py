@@ -189,7 +189,7 @@ def _by_sample(records: Sequence[dict[str, Any]], step: int) -> dict[str, str]:
 
 
 def _one(name: str, rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
-    """TaskMem's log of a sample: its captions' input, texts and rewards."""
+    """The log of a sample: its captions' input, texts and rewards."""
     head = {"id": name, "type": rows[0].get("kind", ""), "global_step": step}
     items = [{"input": row["prompt"], **row} for row in rows]
     for item in items:

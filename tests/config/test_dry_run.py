@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from caprl_native.config.cli import ConfigError, load
+from caprl_native.config.rules import check
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.dry_run import Device, count_rows, needs_of, plan, plan_sft, world_size
 from caprl_native.memory_plan import ASLEEP, CONTEXT, ENGINE_WORK, GIB
@@ -107,6 +108,16 @@ def test_the_number_of_steps(config):
     config.run.epochs, config.data.batch_size = 1, 72
     with pytest.raises(ConfigError, match="data.batch_size: expected at most the 71 records"):
         plan(config, 1)
+
+
+def test_stages_end_with_batches_of_their_own(config):
+    config.data.curriculum = "step"
+    assert "27 or more: at least 9 per epoch x 3\n" in plan(config, 1)  # none of 71 left out
+    config.data.batch_size, config.run.steps = 72, 4
+    assert _steps_of(plan(config, 1)) == "4"
+    given = ["--data.curriculum=step", "--rollout.refill=true", "--policy.path=p"]
+    with pytest.raises(ConfigError, match="rollout.refill: expected false with a curriculum"):
+        check(load(Config, [], [*given, '--data.files=["a"]', "--eval.every=0"]))
 
 
 def test_what_is_held_out_is_no_part_of_an_epoch(config):

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.data.carried import Entry
 from caprl_native.data.loader import (
     LoadedSample,
     SampleSkipped,
@@ -23,6 +24,7 @@ from caprl_native.data.loader import (
 )
 from caprl_native.data.records import DataError, read_records
 from caprl_native.testing.media_files import truncate, write_mp4, write_noise, write_png
+from tests.data.segments import write_rows
 
 MEDIA = MediaConfig(image_min_pixels=1)
 QUESTIONS = [{"question": "Which?", "choices": ["Red", "Blue"], "answer": "A"}]
@@ -360,3 +362,25 @@ def test_a_state_of_changed_records_is_refused_and_what_changed_is_named(tmp_pat
     spoil(tmp_path / "d.jsonl")
     with pytest.raises(DataError, match=f"the {named} of data.files are not what they were"):
         loader_of(read_records([str(tmp_path / "d.jsonl")])).load_state_dict(state)
+
+
+# Prompts made of what earlier samples left
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worker_processes_stop_where_a_stage_ends(tmp_path, workers):
+    """They prepare far ahead; what they tell of earlier stages is all that was left there."""
+    file = write_rows(tmp_path, {"film": 3, "show": 3, "talk": 3})
+    records = read_records([str(file)], kind="media", curriculum="step")
+    loader = loader_of(records, batch_size=1, workers=workers, prefetch=8, curriculum="step")
+    seen = {}
+    for number in range(9):
+        (item,) = next(loader)
+        carried = item.sample.carried
+        seen[item.sample.id] = item.sample.context
+        loader.carry([Entry(carried.series, carried.key, item.sample.id, f"at {number}")])
+        left = loader.history.texts(carried.series)
+        told = " ".join(left[key] for key in carried.needs)
+        assert item.sample.context == told
+    loader.close()
+    assert sum(text.count("at") for text in seen.values()) == 3 * (0 + 1 + 2)

@@ -195,6 +195,19 @@ def test_a_custom_correction_sees_the_log_probs_before_the_update(dims, tiny_pol
     assert moved == 0 if updates == 1 else moved > 0.4  # all of the second mini-batch's tokens
 
 
+def test_a_batch_of_fewer_groups_than_updates_makes_fewer_steps(dims, tiny_policy):
+    config = PolicyConfig(path=str(tiny_policy), dtype="float32", lr=1e-3)
+    found = []
+    for updates in (1, 4):
+        learner = learner_of(config, AlgorithmConfig(updates=updates), dims)
+        metrics = learner.update(texts(learner)[:1], 0)
+        weights = [p.full_tensor().clone() for p in learner.policy.parameters()]
+        found.append((metrics["policy/loss"], metrics["policy/grad_norm"], weights))
+    (loss, norm, weights), (same_loss, same_norm, same_weights) = found
+    assert (loss, norm) == (same_loss, same_norm) and norm > 0
+    assert all(torch.equal(a, b) for a, b in zip(weights, same_weights, strict=True))
+
+
 def test_steps_follow_every_schedule(dims, tiny_policy):
     base = PolicyConfig(path=str(tiny_policy), lr=1e-3, min_lr_ratio=0.1)
     learner = learner_of(base, AlgorithmConfig(), dims)

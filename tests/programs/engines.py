@@ -52,7 +52,7 @@ class Checks:
             EngineSettings(
                 EngineConfig(
                     max_model_len=1024,
-                    max_num_seqs=64,
+                    max_num_seqs=80,  # all captions of `passes` at a time
                     kv_cache_gib=0.05,
                     gpu_memory_utilization=0.3,
                 ),

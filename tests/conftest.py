@@ -64,6 +64,7 @@ HEAVY = [
     "failing_rank",
     "two_nodes",
     "views",
+    "mixture_run",
 ]
 
 

@@ -133,6 +133,8 @@ def remains() -> Iterator[None]:
         ("tiny_policy", "bfloat16", 2),
         ("tiny_policy_2_5", "float32", 2),
         ("tiny_policy_2_5", "bfloat16", 1),
+        ("tiny_policy_moe", "float32", 2),
+        ("tiny_policy_moe", "bfloat16", 1),
     ],
 )
 def test_families_precisions_and_tensor_parallel_engines_agree(

@@ -75,6 +75,7 @@ class Family:
     model_type: str
     parts: Mapping[str, tuple[str, ...]]
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"  # of transformers, which loads it
+    stores_otherwise: ClassVar[bool] = False  # checkpoints than `hf` holds it: see `as_stored`
 
     @property
     def sees_media(self) -> bool:

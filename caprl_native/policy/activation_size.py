@@ -99,9 +99,7 @@ def _mixed(mixture: Mixture, width: int, numbers: int, b: int) -> _Block:
     routing = 4 * width + 4 * mixture.experts + 36 * chosen  # float32; indices in int64
     through = chosen * b * (2 * width + 4 * mixture.width)
     # Of a token's states, each with its weight: gradients, and two products, in float32.
-    return _Block(
-        width * (8 + 3 * b) + numbers + routing + through, (12 * chosen + b) * width
-    )
+    return _Block(width * (8 + 3 * b) + numbers + routing + through, (12 * chosen + b) * width)
 
 
 class _Language:

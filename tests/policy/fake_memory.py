@@ -79,7 +79,11 @@ def config_of(name: str) -> Qwen3VLConfig | Qwen3VLMoeConfig:
     kind = Qwen3VLMoeConfig if "num_experts" in TEXT[name] else Qwen3VLConfig
     return kind(
         text_config=TEXT[name]
-        | dict(vocab_size=151936, num_attention_heads=HEADS[name], num_key_value_heads=KV_HEADS.get(name, 8))
+        | dict(
+            vocab_size=151936,
+            num_attention_heads=HEADS[name],
+            num_key_value_heads=KV_HEADS.get(name, 8),
+        )
         | dict(head_dim=128, rope_parameters=rope),
         vision_config=TOWER[name]
         | dict(

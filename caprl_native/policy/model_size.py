@@ -11,7 +11,6 @@ from typing import Any
 
 from caprl_native.policy.model_check import read_config, tensors
 
-
 EXPERTS = ".mlp.experts."  # in the names of their weights
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,6 +50,18 @@ def test_grouped_and_single_products_of_experts_agree(tiny_policy_moe, dims):
     assert relative(gradients, other) < 1e-5
     routers = [g for n, g in gradients.items() if n.endswith("mlp.gate.weight")]
     assert len(routers) == 4 and all(g.abs().sum() > 0 for g in routers)
+
+
+@pytest.mark.parametrize("kind", ["grouped_mm", "eager"])
+def test_experts_that_no_token_reaches_have_a_gradient_of_zero(tiny_policy_moe, kind):
+    hf = load_hf(tiny_policy_moe)
+    hf.set_experts_implementation(kind)
+    experts = hf.model.language_model.layers[0].mlp.experts
+    chosen, weights = torch.tensor([[0, 3]] * 9), torch.full((9, 2), 0.5)
+    experts(torch.ones(9, 128), chosen, weights).sum().backward()
+    for parameter in experts.parameters():
+        moved = parameter.grad.flatten(1).abs().sum(1) > 0
+        assert moved.tolist() == [True, False, False, True]
 
 
 def test_routers_choose_in_float32_whatever_the_precision(tiny_policy_moe, dims):

@@ -30,7 +30,7 @@ def test_trainer_and_engine_agree_at_every_step(run):
     lines = [line for line in rows(run / "metrics.jsonl") if "policy/loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
-        assert line["mismatch/logprob_abs_mean"] <= 0.005 and line["policy/grad_norm"] > 0, line
+        assert line["mismatch/logprob_abs_mean"] <= 0.01 and line["policy/grad_norm"] > 0, line
 
 
 def test_it_goes_on_from_a_checkpoint_bit_for_bit(run, tmp_path):

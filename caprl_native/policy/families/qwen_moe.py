@@ -1,9 +1,9 @@
 """Qwen3-VL-MoE: Qwen3-VL whose language layers have experts in place of a feed-forward.
 
 With hidden states x `[T, H]`, a router r `[E, H]` and experts e of width I, each token goes through
-the k experts of its largest probabilities p = softmax(r x), weighted so that they add up to 1:
+the k experts K of its largest probabilities p = softmax(r x), weighted so that they add up to 1:
 
-    y = sum over e in top_k(p) of p(e) / (sum over top_k(p) of p) * down(e) (silu(gate(e) x) * up(e) x)
+    y = sum over e in K of w(e) down(e) (silu(gate(e) x) * up(e) x),   w(e) = p(e) / sum over K of p
 
 transformers holds `gate_up_proj` `[E, 2 I, H]` and `down_proj` `[E, H, I]`; in checkpoints, and in
 what vLLM loads, the last two axes of both are swapped. transformers 5.19 reads either layout and
@@ -58,8 +58,8 @@ class QwenMoe(Qwen):
         for name, entry in tensors(folder).items():
             if name.endswith(_STACKED[0]) and entry.shape[1:] == held:
                 raise ModelError(
-                    f"{entry.file}: {name} is {list(entry.shape)}, as transformers' save_pretrained "
-                    "writes it; the engine reads experts as published, with the last two axes "
+                    f"{entry.file}: {name} is {list(entry.shape)}, as transformers' "
+                    "save_pretrained writes it; the engine reads experts as published, with the last two axes "
                     "swapped: swap them in all gate_up_proj and down_proj of mlp.experts"
                 )
 

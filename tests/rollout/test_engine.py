@@ -8,7 +8,7 @@ import pytest
 from tests.ranks import run_ranks
 
 LIMIT = {"float32": 1e-4, "bfloat16": 0.005}  # nats, mean over tokens
-# In bfloat16 the engine's router now and then chooses another expert than the trainer's, in float32.
+# In bfloat16 the engine's router chooses other experts now and then than the trainer's in float32.
 LIMIT["bfloat16, experts"] = 0.01
 KINDS = {"image", "images", "video", "text"}
 

@@ -59,8 +59,9 @@ class QwenMoe(Qwen):
             if name.endswith(_STACKED[0]) and entry.shape[1:] == held:
                 raise ModelError(
                     f"{entry.file}: {name} is {list(entry.shape)}, as transformers' "
-                    "save_pretrained writes it; the engine reads experts as published, with the last two axes "
-                    "swapped: swap them in all gate_up_proj and down_proj of mlp.experts"
+                    "save_pretrained writes it; the engine reads experts as published, with the "
+                    "last two axes swapped: swap them in all gate_up_proj and down_proj of "
+                    "mlp.experts"
                 )
 
     def routers(self, hf: Any) -> Sequence[nn.Module]:

@@ -68,7 +68,7 @@ def plan_sft(
     model = _size(path, "policy.path", origins, or_text=True)
     parts = {} if model is None else _supervised_bytes(policy, model, world, device)
     total = {"sum": sum(parts.values())} if parts else {}
-    size = UNKNOWN if model is None else f"{model.total:,} parameters"
+    size = UNKNOWN if model is None else _parameters(model)
     lines = [
         "plan",
         _ranks(world, config.policy.replicas),
@@ -359,7 +359,12 @@ def _supervised_bytes(
 
 
 def _counted(path: str, model: ModelSize | None) -> str:
-    return f"{path}: {UNKNOWN if model is None else f'{model.total:,} parameters'}"
+    return f"{path}: {UNKNOWN if model is None else _parameters(model)}"
+
+
+def _parameters(model: ModelSize) -> str:
+    met = f", {model.active:,} of them for each token" if model.active < model.total else ""
+    return f"{model.total:,} parameters{met}"
 
 
 def _reader_lines(config: Config, sizes: Mapping[str, ModelSize | None]) -> list[str]:

@@ -30,6 +30,7 @@ from caprl_native.checkpoint_files import (
     written,
 )
 from caprl_native.distributed.errors import RunError, reason
+from caprl_native.policy.families import family_of
 from caprl_native.policy.fsdp import DTYPES, model_files
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.rollout.weight_sync import stream
@@ -52,8 +53,8 @@ class Exporter:
         """
         main = dist.get_rank() == 0
         own = dict(self.policy.hf.named_parameters()).keys()
-        named = stream(self.policy, DTYPES[self.dtype])
-        return {name: tensor.cpu().clone() for name, tensor in named if main and name in own}
+        named = stream(self.policy, DTYPES[self.dtype], as_stored=True)
+        return {name: on_host(tensor) for name, tensor in named if main and name in own}
 
     def __call__(self, folder: Path) -> None:
         weights = self.weights()
@@ -61,10 +62,18 @@ class Exporter:
             write_hf(folder, weights, self.source, self.dtype)
 
 
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, of one run of bytes: a file holds nothing else."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)
+
+
 def write_hf(folder: Path, weights: dict[str, Tensor], source: str | Path, dtype: str) -> None:
-    """Weights by their Hugging Face names, with the other files of the directory `source`."""
+    """Weights by their Hugging Face names, laid out as its family stores them, with the other files
+    of the directory `source`."""
     model: Any = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
-    model.save_pretrained(folder, state_dict=weights)
+    # transformers would undo what is laid out otherwise than its model is.
+    convert = not family_of(source, or_text=True).stores_otherwise
+    model.save_pretrained(folder, state_dict=weights, save_original_format=convert)
     for file in model_files(source):
         if not (folder / file.name).exists():
             shutil.copy2(file, folder / file.name)
@@ -106,7 +115,9 @@ def export_checkpoint(root: Path, step: int, source: str | Path, target: Path, d
         RunError: `target` cannot be written.
     """
     verify(root, step)
-    weights = dict(_read(directory(root, step), load_hf(source, empty=True), DTYPES[dtype]))
+    family = family_of(source, or_text=True)
+    named = _read(directory(root, step), load_hf(source, empty=True), DTYPES[dtype])
+    weights = {name: on_host(family.as_stored(name, tensor)) for name, tensor in named}
     target.parent.mkdir(parents=True, exist_ok=True)
     write_export(target, lambda folder: write_hf(folder, weights, source, dtype))
 

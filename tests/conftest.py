@@ -70,6 +70,7 @@ HEAVY = [
     "failing_rank",
     "two_nodes",
     "views",
+    "mixture_run",
 ]
 
 

@@ -5,6 +5,8 @@ numbers in its queries and its keys, N patches, and vision blocks of width h and
 f, what a block keeps for its backward pass is
 
     language layer   S = T (4 F b + H (8 + 4 b) + (q + k) (4 + 3 b) + 4 (2 heads + kv heads))
+      with experts   S = T (4 c e b + H (12 + 3 b + 2 c b) + 4 E + 36 c
+                            + (q + k) (4 + 3 b) + 4 (2 heads + kv heads))
     vision block     s = N (2 f b + 10 h b + 4 heads)
                      s = N (4 f b + h (8 + 10 b) + 4 heads)    with RMSNorm and a gate
 
@@ -12,6 +14,8 @@ f, what a block keeps for its backward pass is
 what it scales; attention queries, keys, values, outputs and log-sum-exps). Checkpointed, it keeps
 its input, and one block at a time is whole, with its gradients. The most is reached in the LM
 head's backward pass, in a language layer's, or in a vision block's. Compiled blocks keep less.
+Of E experts of width e a token goes through c: its state is there c times, and comes back c times,
+weighted in float32.
 
 tests/policy/test_activation_size.py compares with fake tensors at the published shapes.
 """
@@ -19,11 +23,11 @@ tests/policy/test_activation_size.py compares with fake tensors at the published
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.policy.families.base import Family
-from caprl_native.policy.model_size import ModelSize
+from caprl_native.policy.model_size import Mixture, ModelSize
 
 BYTES = {"bfloat16": 2, "float32": 4}
 TILE = 8192  # entries of the vocabulary in one tile of the LM head, as in logprobs.py
@@ -82,6 +86,22 @@ def activation_bytes(policy: PolicyConfig, model: ModelSize, family: Family) -> 
     return Activations.of(policy, model, family, Pass.largest(policy)).peak
 
 
+class _Block(NamedTuple):
+    """Bytes of a position in one layer: kept for its backward pass, and of that pass's own."""
+
+    saved: int
+    gradients: int
+
+
+def _mixed(mixture: Mixture, width: int, numbers: int, b: int) -> _Block:
+    """Of a layer with experts; `numbers`: its attention's."""
+    chosen = mixture.chosen
+    routing = 4 * width + 4 * mixture.experts + 36 * chosen  # float32; indices in int64
+    through = chosen * b * (2 * width + 4 * mixture.width)
+    # Of a token's states, each with its weight: gradients, and two products, in float32.
+    return _Block(width * (8 + 3 * b) + numbers + routing + through, (12 * chosen + b) * width)
+
+
 class _Language:
     """`kept` by all layers; `working`, what one has beside while it is recomputed and run backward;
     `end`, the final norm's and the head's inputs; `tiles` of the head."""
@@ -92,12 +112,19 @@ class _Language:
         heads, kv_heads = text["num_attention_heads"], model.kv_heads
         head_dim = text.get("head_dim") or width // heads
         numbers = (heads + kv_heads) * head_dim * (4 + 3 * b) + 4 * (2 * heads + kv_heads)
-        saved = tokens * (4 * inner * b + width * (8 + 4 * b) + numbers)
-        gradients = tokens * (2 * inner + width) * b
-        checkpointed = policy.activation_checkpointing
-        layer = tokens * width * b if checkpointed else saved
-        self.kept = float(text["num_hidden_layers"] * layer)
-        self.working = float(gradients + (saved if checkpointed else 0))
+        dense = _Block(4 * inner * b + width * (8 + 4 * b) + numbers, (2 * inner + width) * b)
+        layers = [dense] * text["num_hidden_layers"]
+        if mixture := Mixture.of(text):
+            mixed = _mixed(mixture, width, numbers, b)
+            layers = [
+                mixed if mixture.in_layer(text, i) else layer for i, layer in enumerate(layers)
+            ]
+        if policy.activation_checkpointing:
+            self.kept = float(len(layers) * tokens * width * b)
+            self.working = float(tokens * max(one.gradients + one.saved for one in layers))
+        else:
+            self.kept = float(tokens * sum(one.saved for one in layers))
+            self.working = float(tokens * max(one.gradients for one in layers))
         self.end = float(tokens * width * (4 + b) + size.scored * width * b)
         chunk = min(policy.logprob_chunk, size.scored)
         self.tiles = float(4 * (size.scored * width + 3 * chunk * TILE + 2 * TILE * width))

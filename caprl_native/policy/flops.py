@@ -1,10 +1,9 @@
 """Floating-point operations of an update, by the shapes of its groups.
 
 A product of matrices `[a, b] x [b, c]` takes 2 a b c. Forward, for a group with P prompt tokens and
-responses of R tokens each, in a language model with W weights in the linear layers of its L layers (of
-experts, those that a token meets),
-attention of width A (heads x head size), a head of V x D, and a tower whose blocks hold U weights
-and are h wide:
+responses of R tokens each, in a language model with W weights in the linear layers of its L layers
+(of experts, those that a token meets), attention of width A (heads x head size), a head of V x D,
+and a tower whose blocks hold U weights and are h wide:
 
     2 W (P + sum R)                                 the layers
     4 L A (P (P + 1) / 2 + sum (R P + R (R + 1) / 2))    attention: pairs that the mask shows

@@ -60,7 +60,7 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
 
 
 def whole_blocks(policy: Policy) -> list[nn.Module]:
-    """Blocks that are one unit; inside others stand FSDP's hooks, which no compiled function has."""
+    """Blocks that are one unit: in others stand FSDP's hooks, which cannot be compiled."""
     units = set(policy.family.experts(policy.hf))
     return [block for block in policy.blocks if units.isdisjoint(block.modules())]
 

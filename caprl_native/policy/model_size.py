@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caprl_native.policy.model_check import read_config, tensors
+
+EXPERTS = ".mlp.experts."  # in the names of their weights
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts: how many there are, how many a token goes through, how wide each is."""
+
+    experts: int
+    chosen: int
+    width: int
+
+    @classmethod
+    def of(cls, text: Mapping[str, Any]) -> Mixture | None:
+        """By the language model's config; None where there are none."""
+        # transformers writes the second name, published files have the first.
+        experts = text.get("num_experts") or text.get("num_local_experts")
+        if not experts or "moe_intermediate_size" not in text:
+            return None
+        return cls(experts, text["num_experts_per_tok"], text["moe_intermediate_size"])
+
+    def in_layer(self, text: Mapping[str, Any], layer: int) -> bool:
+        """Whether this layer (from 0) has experts in place of a feed-forward."""
+        dense = text.get("mlp_only_layers") or ()
+        return layer not in dense and (layer + 1) % text.get("decoder_sparse_step", 1) == 0
 
 
 @dataclass(frozen=True)
@@ -22,6 +48,15 @@ class ModelSize:
     def total(self) -> int:
         """All parameters; tied ones count once."""
         return sum(self.parameters.values())
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token meets: of a layer's experts, those that it goes through."""
+        mixture = Mixture.of(self.text)
+        if mixture is None:
+            return self.total
+        experts = sum(n for name, n in self.parameters.items() if EXPERTS in name)
+        return self.total - experts + experts * mixture.chosen // mixture.experts
 
     @property
     def text(self) -> dict[str, Any]:
@@ -48,7 +83,9 @@ class ModelSize:
     def units(self) -> tuple[int, int]:
         """(parameters outside numbered blocks, parameters of the largest block).
 
-        With one FSDP unit per block, these are what is gathered whole while a block computes.
+        With one FSDP unit per block, these are what is gathered whole while a block computes. A
+        layer's experts, a unit of their own, are counted with the layer, which is gathered with
+        them.
         """
         blocks: dict[str, int] = {}
         for name, count in self.parameters.items():

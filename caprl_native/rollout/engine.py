@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
+from caprl_native.rollout.cpu_experts import packed_again
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
 
@@ -291,10 +292,11 @@ class Engine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Takes tensors under Hugging Face names, and forgets all that the old weights computed."""
-        self.llm.collective_rpc(
-            "reload_weights",
-            kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
-        )
+        with packed_again():
+            self.llm.collective_rpc(
+                "reload_weights",
+                kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
+            )
         self.reset_caches()
 
     def reset_caches(self) -> None:

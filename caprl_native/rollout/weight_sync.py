@@ -22,9 +22,10 @@ def stream(
     """Whole parameters in the engine's dtype under Hugging Face names; a collective over all ranks.
 
     `parts`: only these parts of the model. `as_stored`: laid out as checkpoints are, which is what
-    vLLM's loader takes, and not as the model in transformers is: experts differ. Shards are cast before they are gathered, each tensor
-    is dropped when the next one is asked for, so no second model exists. Parts go whole or not at
-    all: an engine that fuses q, k and v would take one of them without a word and answer wrongly.
+    vLLM's loader takes, and not as the model in transformers is: experts differ. Shards are cast
+    before they are gathered, each tensor is dropped when the next one is asked for, so no second
+    model exists. Parts go whole or not at all: an engine that fuses q, k and v would take one of
+    them without a word and answer wrongly.
     """
     head, inputs = policy.hf.get_output_embeddings().weight, policy.hf.get_input_embeddings().weight
     for name, parameter in policy.hf.named_parameters():

@@ -17,6 +17,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from caprl_native.policy.families import FAMILIES
+
 PAD, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -255,7 +257,13 @@ def _finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
     model.generation_config.update(
         eos_token_id=[vocab[IM_END], vocab[PAD]], pad_token_id=vocab[PAD], bos_token_id=None
     )
-    model.save_pretrained(path)
+    kind = model.config.model_type
+    family = FAMILIES[kind].value if kind in FAMILIES else None  # readers are of none
+    if family is None or not family.stores_otherwise:
+        model.save_pretrained(path)
+        return
+    stored = {n: family.as_stored(n, p).contiguous() for n, p in model.state_dict().items()}
+    model.save_pretrained(path, state_dict=stored, save_original_format=False)
 
 
 def write_tiny_vlm(

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, vision_utils
+from transformers import (
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+    vision_utils,
+)
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.policy import attention, fsdp
@@ -33,20 +39,32 @@ from caprl_native.policy.packing import MicroBatch, PackedRow, collate
 SMALL_TOWER = dict(
     depth=24, hidden_size=1024, intermediate_size=4096, deepstack_visual_indexes=[5, 11, 17]
 )
+LARGE_TOWER = SMALL_TOWER | dict(
+    depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]
+)
 TOWER = {
     "2b": SMALL_TOWER,
     "4b": SMALL_TOWER,
-    "8b": SMALL_TOWER
-    | dict(
-        depth=27, hidden_size=1152, intermediate_size=4304, deepstack_visual_indexes=[8, 16, 24]
-    ),
+    "8b": LARGE_TOWER,
+    "30b-a3b": LARGE_TOWER,
 }
 TEXT = {
     "2b": dict(hidden_size=2048, intermediate_size=6144, num_hidden_layers=28),
     "4b": dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36),
     "8b": dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36),
+    "30b-a3b": dict(
+        hidden_size=2048, intermediate_size=6144, num_hidden_layers=48, num_experts=128,
+        num_experts_per_tok=8, moe_intermediate_size=768, norm_topk_prob=True,
+    ),
+}  # fmt: skip
+HEADS = {"2b": 16, "4b": 32, "8b": 32, "30b-a3b": 32}
+KV_HEADS = {"30b-a3b": 4}  # of the others 8
+
+
+MODELS = {
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+    "qwen3_vl_moe": Qwen3VLMoeForConditionalGeneration,
 }
-HEADS = {"2b": 16, "4b": 32, "8b": 32}
 
 
 class Bytes(NamedTuple):
@@ -56,17 +74,22 @@ class Bytes(NamedTuple):
     held: int
 
 
-def config_of(name: str) -> Qwen3VLConfig:
+def config_of(name: str) -> Qwen3VLConfig | Qwen3VLMoeConfig:
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
-    return Qwen3VLConfig(
+    kind = Qwen3VLMoeConfig if "num_experts" in TEXT[name] else Qwen3VLConfig
+    return kind(
         text_config=TEXT[name]
-        | dict(vocab_size=151936, num_attention_heads=HEADS[name], num_key_value_heads=8)
+        | dict(
+            vocab_size=151936,
+            num_attention_heads=HEADS[name],
+            num_key_value_heads=KV_HEADS.get(name, 8),
+        )
         | dict(head_dim=128, rope_parameters=rope),
         vision_config=TOWER[name]
         | dict(
             num_heads=16, out_hidden_size=TEXT[name]["hidden_size"], num_position_embeddings=2304
         ),
-        tie_word_embeddings=name != "8b",
+        tie_word_embeddings=name in ("2b", "4b"),
     )
 
 
@@ -90,7 +113,7 @@ def activation_peak(name: str, batch: MicroBatch, config: PolicyConfig) -> Bytes
     assert batch.inputs is not None
     grid, longest = _precomputed(hf_config, batch.inputs["grid"]), int(batch.inputs["grid"].prod())
     with mode, _stand_ins():
-        policy = _policy(hf_config, config)
+        policy = _policy(name, config)
         visual = policy.hf.model.visual
         fakes = _fakes(grid)
         visual.forward = functools.partial(visual.forward, **fakes, max_seqlen=longest)
@@ -108,14 +131,20 @@ def _fakes(tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {k: torch.empty_like(v) for k, v in tensors.items()}
 
 
-def _policy(hf_config: Qwen3VLConfig, config: PolicyConfig) -> Policy:
+def model_of(name: str) -> Any:
+    """The model in bfloat16, without memory: on the meta device."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            hf = Qwen3VLForConditionalGeneration(hf_config)
+            hf_config = config_of(name)
+            return MODELS[hf_config.model_type](hf_config)
     finally:
         torch.set_default_dtype(before)
+
+
+def _policy(name: str, config: PolicyConfig) -> Policy:
+    hf = model_of(name)
     for module in hf.modules():
         for tensors, kind in ((module._parameters, nn.Parameter), (module._buffers, Tensor)):
             for key, tensor in tensors.items():
@@ -123,7 +152,7 @@ def _policy(hf_config: Qwen3VLConfig, config: PolicyConfig) -> Policy:
                     fake = torch.empty_like(tensor, device="cpu")
                     tensors[key] = nn.Parameter(fake) if kind is nn.Parameter else fake
     hf.tie_weights()
-    policy = Policy(hf, FAMILIES["qwen3_vl"].value, chunk=config.logprob_chunk)
+    policy = Policy(hf, FAMILIES[hf.config.model_type].value, chunk=config.logprob_chunk)
     policy.family.attend_in_segments(hf)
     fsdp.freeze(policy, config.freeze)
     if config.activation_checkpointing:

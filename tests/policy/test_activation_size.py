@@ -36,6 +36,8 @@ def test_with_checkpoints_of_the_tower_too_the_backward_pass_waits_on_this_much(
 CASES = [
     ("8b", SHORT, {"freeze": ["vision"]}),
     ("2b", SHORT, {"activation_checkpointing": False}),
+    ("30b-a3b", SHORT, {"freeze": ["vision"]}),
+    ("30b-a3b", SHORT, {"freeze": ["vision"], "activation_checkpointing": False}),
 ]
 
 

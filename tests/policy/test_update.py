@@ -74,8 +74,9 @@ def recomputes_exactly(results: dict[str, dict]) -> None:
         assert ours["passes"] == again * theirs["passes"]
 
 
-def test_qwen2_5_vl_too(tiny_policy_2_5, tmp_path):
-    results = found(tiny_policy_2_5, tmp_path, "some")
+@pytest.mark.parametrize("family", ["tiny_policy_2_5", "tiny_policy_moe"])
+def test_other_families_too(request, tmp_path, family):
+    results = found(request.getfixturevalue(family), tmp_path, "some")
     for ranks in (1, 2):
         recomputes_exactly(results[ranks])
     for ranks in (1, 2):

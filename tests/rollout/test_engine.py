@@ -8,6 +8,8 @@ import pytest
 from tests.ranks import run_ranks
 
 LIMIT = {"float32": 1e-4, "bfloat16": 0.005}  # nats, mean over tokens
+# In bfloat16 the engine's router chooses other experts now and then than the trainer's in float32.
+LIMIT["bfloat16, experts"] = 0.01
 KINDS = {"image", "images", "video", "mixed", "text"}
 
 
@@ -140,6 +142,8 @@ def remains() -> Iterator[None]:
         ("tiny_policy", "bfloat16", 2),
         ("tiny_policy_2_5", "float32", 2),
         ("tiny_policy_2_5", "bfloat16", 1),
+        ("tiny_policy_moe", "float32", 2),
+        ("tiny_policy_moe", "bfloat16", 1),
     ],
 )
 def test_families_precisions_and_tensor_parallel_engines_agree(
@@ -147,8 +151,9 @@ def test_families_precisions_and_tensor_parallel_engines_agree(
 ):
     path = request.getfixturevalue(family)
     found = run_ranks("engines", 2, path, dtype, tensor_parallel, "agreement,positions")
+    limit = "bfloat16, experts" if (family, dtype) == ("tiny_policy_moe", "bfloat16") else dtype
     for rank in found:
-        agree(rank["agreement"], dtype)
+        agree(rank["agreement"], limit)
         assert rank["positions"] == [True] * 5
     if tensor_parallel == 2:  # one engine: both ranks hold the same captions
         assert found[0]["agreement"]["tokens"] == found[1]["agreement"]["tokens"]

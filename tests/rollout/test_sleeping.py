@@ -66,7 +66,7 @@ def test_the_trainers_cache_is_emptied_before_memory_is_taken(
     """Sleep, then weights, then what goes into them, then the KV cache."""
     engine, llm = start(sleep=True)
 
-    def stream(*_: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    def stream(*_: Any, **__: Any) -> Iterator[tuple[str, torch.Tensor]]:
         assert llm.memory("weights") is not None and llm.memory("kv_cache") is None
         yield "weight", torch.tensor(7)
 

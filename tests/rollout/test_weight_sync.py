@@ -6,7 +6,12 @@ from tests.ranks import run_ranks
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"), [("tiny_policy", "bfloat16"), ("tiny_policy_2_5", "float32")]
+    ("family", "dtype"),
+    [
+        ("tiny_policy", "bfloat16"),
+        ("tiny_policy_2_5", "float32"),
+        ("tiny_policy_moe", "bfloat16"),
+    ],
 )
 def test_weights_go_one_at_a_time(request, family, dtype):
     for found in run_ranks("streams", 2, request.getfixturevalue(family), dtype):

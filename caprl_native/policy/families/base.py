@@ -76,6 +76,7 @@ class Family:
     parts: Mapping[str, tuple[str, ...]]
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"  # of transformers, which loads it
     mixes_media: ClassVar[bool] = False  # whether a prompt may have images and videos
+    stores_otherwise: ClassVar[bool] = False  # checkpoints than `hf` holds it: see `as_stored`
 
     @property
     def sees_media(self) -> bool:

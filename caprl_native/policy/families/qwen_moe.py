@@ -1,12 +1,13 @@
 """Qwen3-VL-MoE: Qwen3-VL whose language layers have experts in place of a feed-forward.
 
 With hidden states x `[T, H]`, a router r `[E, H]` and experts e of width I, each token goes through
-the k experts of its largest probabilities p = softmax(r x), weighted so that they add up to 1:
+the k experts K of its largest probabilities p = softmax(r x), weighted so that they add up to 1:
 
-    y = sum over e in top_k(p) of p(e) / (sum over top_k(p) of p) * down(e) (silu(gate(e) x) * up(e) x)
+    y = sum over e in K of w(e) down(e) (silu(gate(e) x) * up(e) x),   w(e) = p(e) / sum over K of p
 
 transformers holds `gate_up_proj` `[E, 2 I, H]` and `down_proj` `[E, H, I]`; in checkpoints, and in
-what vLLM loads, the last two axes of both are swapped. There is no auxiliary loss.
+what vLLM loads, the last two axes of both are swapped. transformers 5.19 reads either layout and
+writes its own, which vLLM 0.32 cannot load. There is no auxiliary loss.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caprl_native.policy.families.base import FAMILIES
 from caprl_native.policy.families.qwen import QWEN3_VL_PARTS, Qwen
-from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.model_check import ModelError, tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,8 @@ _STACKED = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 @dataclass(frozen=True)
 class QwenMoe(Qwen):
     """Qwen3-VL, and which of its modules are routers and experts."""
+
+    stores_otherwise: ClassVar[bool] = True
 
     def check(self, hf: Any, path: str | Path) -> None:
         config = hf.config.get_text_config()
@@ -47,6 +50,19 @@ class QwenMoe(Qwen):
                 f"{file}: text_config.moe_intermediate_size = {inner} is hidden_size ({width}) or "
                 "half of it: whether a file's experts are transposed could not be told"
             )
+
+        self._check_layout(Path(path), (2 * inner, width))
+
+    def _check_layout(self, folder: Path, held: tuple[int, int]) -> None:
+        """Raises ModelError where a file's experts are laid out as transformers holds them."""
+        for name, entry in tensors(folder).items():
+            if name.endswith(_STACKED[0]) and entry.shape[1:] == held:
+                raise ModelError(
+                    f"{entry.file}: {name} is {list(entry.shape)}, as transformers' "
+                    "save_pretrained writes it; the engine reads experts as published, with the "
+                    "last two axes swapped: swap them in all gate_up_proj and down_proj of "
+                    "mlp.experts"
+                )
 
     def routers(self, hf: Any) -> Sequence[nn.Module]:
         return [mlp.gate for mlp in self._mixtures(hf)]

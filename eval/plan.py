@@ -149,7 +149,9 @@ class Captions:
         seed = seed_of("caption", unit.key)
         for numbers in runs_of(missing):
             keys = tuple(unit.caption_key(i) for i in numbers)
-            yield Request(keys, unit.messages, seed + numbers[0], unit.name, unit.media)
+            yield Request(
+                keys, unit.messages, seed + numbers[0], unit.name, unit.media, pictured=True
+            )
 
 
 def runs_of(numbers: Sequence[int]) -> list[list[int]]:
@@ -183,7 +185,7 @@ class DirectAnswers:
         seed, prefix = seed_of("direct", key), self._prefix(benchmark, item)
         for numbers in runs_of(missing):
             keys = tuple(f"{key}-{i}" for i in numbers)
-            yield Request(keys, chat, seed + numbers[0], item.id, item.media, prefix)
+            yield Request(keys, chat, seed + numbers[0], item.id, item.media, prefix, pictured=True)
 
     def _chat(self, benchmark: Benchmark, item: Item) -> tuple[dict[str, Any], ...]:
         return self.captions.with_system(benchmark.direct_chat(item))

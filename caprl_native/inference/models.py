@@ -41,6 +41,7 @@ class Request:
     media: tuple[MediaRef, ...] = ()
     prefix: str = ""  # opens the model's turn; the reply goes on from there
     drawn: Drawn | None = None
+    pictured: bool = False  # results show what its media look like, for a report
 
     @property
     def sample(self) -> Sample:
@@ -102,9 +103,13 @@ def unprepared(error: Exception) -> str:
 def decoded_media(
     request: Request, config: MediaConfig
 ) -> tuple[list[Decoded], tuple[Picture, ...]]:
-    """The pixels of a request's media, and small pictures of them. Raises `MediaError`."""
+    """The pixels of a request's media, and small pictures of them where it is `pictured`.
+
+    Raises:
+        MediaError: one of them cannot be used.
+    """
     found = decode(request.sample, config)
-    return found, tuple(picture_of(d) for d in found)
+    return found, tuple(picture_of(d) for d in found) if request.pictured else ()
 
 
 def picture_of(decoded: Decoded) -> Picture:

@@ -59,7 +59,8 @@ def measure(folder: Path, path: Path, args: argparse.Namespace) -> dict[str, flo
     output = folder / "captions.jsonl"
     command = [sys.executable, str(ROOT / "tools/caption.py"), "--model", str(args.model)]
     command += ["--input", str(path), "--output", str(output), f"--run.replicas={args.replicas}"]
-    command += ["--captioner.dtype=float32", "--captioner.kv_cache_gib=0.5"]
+    command += ["--captioner.dtype=float32", "--captioner.kv_cache_gib=0.5", "--max-tokens=48"]
+    command += ["--captioner.max_model_len=512", "--run.progress=false"]
     began, first, peak, last = time.monotonic(), 0.0, 0, 0
     with (folder / "log").open("wb") as log:
         job = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

@@ -36,6 +36,7 @@ from caprl_native.testing.media_files import write_mp4  # noqa: E402
 
 ACTOR = "ray::_Worker"  # how Ray calls the process of a copy
 SETTINGS = ["--captioner.dtype=float32", "--captioner.kv_cache_gib=0.5", "--run.progress=false"]
+SETTINGS += ["--captioner.max_model_len=512", "--max-tokens=48"]
 POLL_S = 0.2
 
 

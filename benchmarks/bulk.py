@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from common import alternated, summary
+from common import MODEL, alternated, summary
 
 from caprl_native.config.models import CaptionerConfig
 from caprl_native.config.schema import MediaConfig
@@ -123,7 +123,7 @@ class Sides:
 def measure(images: int, repeats: int, replicas: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = str(write_tiny_vlm(folder / "model"))
+        path = str(write_tiny_vlm(folder / "model", **MODEL))
         config = CaptionerConfig(
             path=path,
             max_tokens=TOKENS,

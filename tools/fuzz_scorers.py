@@ -97,6 +97,7 @@ _ARGUMENTS: dict[str, Callable[[str, str], Any]] = {
     "ious": lambda s, t: [0.5, float(len(s) % 2)],
     "values": lambda s, t: [float(len(s)), float(len(t))],
     "first": lambda s, t: s,
+    "pieces": lambda s, t: [s, "<think>", t, "</think>"],
     "second": lambda s, t: t,
     "wanted": lambda s, t: [t],
     "given": lambda s, t: [s, s[1:]],

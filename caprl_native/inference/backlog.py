@@ -34,12 +34,14 @@ class Share:
 
     def __init__(self) -> None:
         self._open: dict[str, Asked] = {}
+        self.given = 0  # requests since it was empty, answered ones included
 
     def __len__(self) -> int:
         """Replies that are still to come."""
         return len(self._open)
 
     def add(self, asked: Asked) -> None:
+        self.given = self.given + 1 if self._open else 1
         self._open.update((key, asked) for key in asked.request.keys if key in asked.left)
 
     def answers(self, results: Iterable[Result]) -> list[Result]:
@@ -92,10 +94,10 @@ class Backlog:
 
     def lost(self, share: Share) -> list[Result]:
         """Takes back what a process that died had; returns the failures of what it died over."""
-        suspects = share.take_all()
+        alone, suspects = share.given == 1, share.take_all()
         for asked in suspects:
             asked.deaths += 1
-        if len(suspects) == 1 and suspects[0].deaths > 1:
+        if alone and suspects and suspects[0].deaths > 1:
             keys = (key for key in suspects[0].request.keys if key in suspects[0].left)
             return [Result(key, Reply(failure=WHY)) for key in keys]
         once = [asked for asked in suspects if asked.deaths == 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caprl_native.inference.backlog import CRASH, GROUP, Backlog, Share
@@ -18,6 +18,7 @@ def results_of(share: Share, only: int | None = None) -> list[Result]:
 
 
 @settings(deadline=None)
+@example(poison=set(), chances=[True, False, True], room=19, n=1)
 @given(
     poison=st.sets(st.integers(0, 79), max_size=6),
     chances=st.lists(st.booleans(), max_size=30),

@@ -32,6 +32,7 @@ RECIPES = [
     for path in sorted((ROOT / "train_configs").glob("*.toml"))
     if re.search(r"^\[reward", path.read_text(), re.MULTILINE)
     and not re.search(r"laid over a recipe", path.read_text())
+    and load(Config, [path.name]).reward.reads  # attacks are on captions that a reader reads
 ]
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from caprl_native.config.reward import RewardConfig
 from caprl_native.config.rules import Rules
@@ -20,10 +17,11 @@ from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.fields import DataError
 from caprl_native.data.record_files import open_file
 from caprl_native.distributed.launcher import replicas
-from caprl_native.files import check_writable, matching
+from caprl_native.files import matching
 from caprl_native.inference.endpoint import key_problem, urls
 from caprl_native.memory_plan import GIB, Needs, by_gpu, table
 from caprl_native.messages import cut, shown
+from caprl_native.observe.outputs import check_outputs
 from caprl_native.policy.activation_size import activation_bytes
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
@@ -166,41 +164,6 @@ def check_sft_machine(config: SftConfig, origins: Origins | None = None) -> None
     rules = Rules(config, origins or Origins())
     check_outputs(rules)
     check_models({"policy.path": config.policy.path}, origins)
-
-
-def check_outputs(rules: Rules) -> None:
-    """Raises ConfigError unless the run's folder can be written and W&B's key is there."""
-    folder, log_config = rules.value("run").folder, rules.value("log")
-    problem = check_writable(folder)
-    rules.require(not problem, "run.dir", f"a folder to write into ({folder}: {problem})")
-    rules.require(
-        not ("wandb" in log_config.backends and log_config.wandb == "online") or _has_wandb_key(),
-        "log.wandb",
-        '"offline" or "disabled" where neither WANDB_API_KEY nor a netrc file holds a key for '
-        "Weights & Biases (`wandb login` writes one)",
-    )
-    rules.require(
-        "tensorboard" not in log_config.backends or find_spec("tensorboard") is not None,
-        "log.backends",
-        'no "tensorboard" where the package tensorboard is not installed',
-    )
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    given = os.environ.get("NETRC")
-    files = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
-    for file in files:
-        try:
-            if netrc.netrc(file.expanduser()).authenticators(host):
-                return True
-        except FileNotFoundError:
-            continue
-        except (OSError, netrc.NetrcParseError) as error:
-            log.warning("%s cannot be read: %s", file, error)
-    return False
 
 
 def _row(name: str, text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
 from pydantic import Field, create_model
@@ -13,8 +12,7 @@ from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
 from caprl_native.config.models import CaptionerConfig, ModelConfig
 from caprl_native.config.schema import MediaConfig, Program
-from caprl_native.inference.endpoint import key_problem, settings_problem
-from caprl_native.policy.model_check import ModelError, check_directory
+from caprl_native.inference.model_problem import model_problem
 from eval.benchmarks import benchmarks
 from eval.report.published import comparison_problem
 
@@ -159,7 +157,8 @@ def check(config: PrismConfig, origins: Origins) -> None:
     if asks_captioner and config.captioner.n > 1 and not config.captioner.temperature:
         fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
     for table in ("captioner", "reader", "judge"):
-        _check_model(table, getattr(config, table), fail)
+        if problem := model_problem(table, getattr(config, table), sees=table == "captioner"):
+            fail(*problem)
     # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
     needed = ["captioner"] if asks_captioner else []
     needed += ["reader"] if config.run.stage != "caption" and not is_direct(config) else []
@@ -171,8 +170,8 @@ def check(config: PrismConfig, origins: Origins) -> None:
     if is_direct(config):
         _check_direct(config, fail)
     for name in config.report.compare:
-        if problem := comparison_problem(name):
-            fail("report.compare", problem)
+        if why := comparison_problem(name):
+            fail("report.compare", why)
 
 
 def _check_direct(config: PrismConfig, fail: Fail) -> None:
@@ -199,19 +198,3 @@ def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:
         if asks and "judge" in stages(config) and not has_judge:
             fail("judge.path", f"{name} needs a judge: give judge.path or judge.endpoint, or leave "
                  "its verdicts out with --skip-judge")  # fmt: skip
-
-
-def _check_model(table: str, model: ModelConfig, fail: Fail) -> None:
-    if model.path and model.endpoint:
-        fail(f"{table}.endpoint", f"{table}.path is set, too; give one of them")
-    if model.endpoint and not model.model:
-        fail(f"{table}.model", f"{table}.endpoint needs the name of its model")
-    if model.path and not (Path(model.path) / "config.json").is_file():
-        fail(f"{table}.path", f"{model.path} is no Hugging Face model directory: no config.json")
-    try:
-        if model.path:
-            check_directory(model.path, processor=table == "captioner")
-    except ModelError as error:
-        fail(f"{table}.path", str(error))
-    if problem := settings_problem(model) or key_problem(model):
-        fail(f"{table}.{problem[0]}", problem[1])

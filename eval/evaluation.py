@@ -6,21 +6,18 @@ killed at any moment, the next run goes on from there.
 
 from __future__ import annotations
 
-import fcntl
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from caprl_native.config.cli import ConfigError
 from caprl_native.config.models import ModelConfig
 from caprl_native.inference.models import Picture, Request, Result
 from caprl_native.inference.room import open_model
-from caprl_native.inference.store import JsonLog, Reply, Store, key_of
+from caprl_native.inference.store import JsonLog, Reply, Store, key_of, locked
 from caprl_native.text.thoughts import CUT_OFF, said
 from eval.captions import given_captions
 from eval.config import PrismConfig, is_direct
@@ -49,7 +46,7 @@ class Evaluation:
         self.config = config
         self.folder = Path(config.run.dir or f"outputs/prism/{config.run.name}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / ".lock")
+        self._lock = locked(self.folder, "run.dir", "run.dir")
         self.loaded: list[LoadedBenchmark] = load_benchmarks(config)
         self.captions = Store(self.folder / "captions.jsonl")
         self.answers = Store(self.folder / "answers.jsonl")
@@ -318,15 +315,3 @@ class Pictures:
 
     def close(self) -> None:
         self._log.close()
-
-
-def _locked(path: Path) -> Any:
-    """The file, locked until this process ends."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"run.dir: another process works in {path.parent}; wait, or give another run.dir"
-        ) from error
-    return file

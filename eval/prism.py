@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.config.short_forms import Lists, ShortForms, following
 from caprl_native.data.records import DataError
 from caprl_native.redact import redact
 from eval.config import PrismConfig, check, stages
@@ -105,47 +106,25 @@ def long_form(argv: Sequence[str]) -> list[str]:
 
     Raises ConfigError for what is one benchmark's before any `--benchmark`.
     """
-    found: list[str] = []
-    lists: dict[str, list[str]] = {}
-    rest, benchmark = [part for word in argv for part in _parted(word)], ""
-    while rest:
-        word = rest.pop(0)
+    benchmark = ""
+
+    def of_benchmark(word: str, rest: list[str], lists: Lists) -> list[str]:
+        nonlocal benchmark
         if word == "--benchmark":
-            benchmark = _following(word, rest, 1)[0]
-        elif word in VALUES:
-            found += [f"--{VALUES[word]}", *_following(word, rest, 1)]
-        elif word in SWITCHES:
-            found += [f"--{SWITCHES[word]}=true"]
-        elif word in LISTS:
-            lists.setdefault(LISTS[word], []).extend(_following(word, rest))
-        elif word in OF_BENCHMARK:
-            if not benchmark:
-                raise ConfigError(f"command line: {word}: name its benchmark first: --benchmark X")
-            key = f"benchmarks.{benchmark}.{OF_BENCHMARK[word]}"
-            if key.endswith((".files", ".captions")):
-                lists.setdefault(key, []).extend(_following(word, rest))
-            else:
-                found += [f"--{key}", json.dumps(_following(word, rest, 1)[0])]
-        else:
-            found.append(word)
-    given = [text for key, values in lists.items() for text in (f"--{key}", json.dumps(values))]
-    return found + given
+            benchmark = following(word, rest, 1)[0]
+            return []
+        if word not in OF_BENCHMARK:
+            return [word]
+        if not benchmark:
+            raise ConfigError(f"command line: {word}: name its benchmark first: --benchmark X")
+        key = f"benchmarks.{benchmark}.{OF_BENCHMARK[word]}"
+        if key.endswith((".files", ".captions")):
+            lists.setdefault(key, []).extend(following(word, rest))
+            return []
+        return [f"--{key}", json.dumps(following(word, rest, 1)[0])]
 
-
-def _parted(word: str) -> list[str]:
-    """`--limit=5` as two words; other words as they are."""
-    name, equals, value = word.partition("=")
-    short = {*VALUES, *LISTS, *OF_BENCHMARK, "--benchmark"}
-    return [name, value] if equals and name in short else [word]
-
-
-def _following(word: str, rest: list[str], most: int = sys.maxsize) -> list[str]:
-    values: list[str] = []
-    while rest and not rest[0].startswith("--") and len(values) < most:
-        values.append(rest.pop(0))
-    if not values:
-        raise ConfigError(f"command line: {word}: expected a value")
-    return values
+    others = frozenset({*OF_BENCHMARK, "--benchmark"})
+    return ShortForms(VALUES, SWITCHES, LISTS, others).spelled(argv, of_benchmark)
 
 
 def report(evaluation: Evaluation, found: Sequence[Record]) -> None:

@@ -10,7 +10,6 @@ is lost, with 130 when it was interrupted.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sys
@@ -22,13 +21,15 @@ from caprl_native.captioning.config import CaptionConfig, check
 from caprl_native.captioning.outputs import write_failures, write_output
 from caprl_native.captioning.task import CaptionTask
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.config.short_forms import ShortForms
 from caprl_native.data.fields import DataError
 from caprl_native.data.inputs import Inputs
 from caprl_native.inference.jobs.ending import INTERRUPTED, not_written, told
-from caprl_native.inference.jobs.ledger import Ledger, locked
+from caprl_native.inference.jobs.ledger import Ledger
 from caprl_native.inference.jobs.runner import Ended, run_job
 from caprl_native.inference.jobs.status import describe
 from caprl_native.inference.room import open_model
+from caprl_native.inference.store import locked
 from caprl_native.redact import redact
 
 # Short forms of settings; those of the second table take no value, those of the third any number.
@@ -94,39 +95,9 @@ usage: python {prog} --model DIR --input WHAT ... --output FILE [--table.key val
 
 def long_form(argv: Sequence[str]) -> tuple[list[str], set[str]]:
     """The command line with its short forms spelled out, and what it asks for instead of a run."""
-    found: list[str] = []
-    instead: set[str] = set()
-    lists: dict[str, list[str]] = {}
-    rest = [part for word in argv for part in _parted(word)]
-    while rest:
-        word = rest.pop(0)
-        if word in ("--status", "--partial"):
-            instead.add(word)
-        elif word in SWITCHES:
-            found.append(f"--{SWITCHES[word]}=true")
-        elif word in VALUES:
-            found += [f"--{VALUES[word]}", _value(word, rest)]
-        elif word in LISTS:
-            values = lists.setdefault(LISTS[word], [])
-            values.append(_value(word, rest))
-            while rest and not rest[0].startswith("--"):
-                values.append(rest.pop(0))
-        else:
-            found.append(word)
-    given = [part for key, values in lists.items() for part in (f"--{key}", json.dumps(values))]
-    return found + given, instead
-
-
-def _parted(word: str) -> list[str]:
-    """`--limit=5` as two words; other words as they are."""
-    name, equals, value = word.partition("=")
-    return [name, value] if equals and name in {*VALUES, *LISTS} else [word]
-
-
-def _value(word: str, rest: list[str]) -> str:
-    if not rest or rest[0].startswith("--"):
-        raise ConfigError(f"command line: {word}: expected a value")
-    return rest.pop(0)
+    instead = {"--status", "--partial"} & set(argv)
+    words = [word for word in argv if word not in instead]
+    return ShortForms(VALUES, SWITCHES, LISTS).spelled(words), instead
 
 
 def work_folder(config: CaptionConfig) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -11,38 +10,12 @@ from pydantic import Field
 from caprl_native.bounds import Temperature, UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
-from caprl_native.config.models import CaptionerConfig, ModelConfig
+from caprl_native.config.jobs import InputConfig
+from caprl_native.config.models import CaptionerConfig
 from caprl_native.config.schema import MediaConfig, Program
-from caprl_native.inference.endpoint import key_problem, settings_problem
-from caprl_native.policy.model_check import ModelError, check_directory
+from caprl_native.inference.model_problem import model_problem
 
 Format = Literal["jsonl", "json", "parquet", "llava", "openai"]
-Fail = Callable[[str, str], NoReturn]  # of a key, and what is wrong with it
-
-
-class InputConfig(Table):
-    """What is captioned."""
-
-    files: list[UserPath] = Field(
-        [],
-        description="Media, folders, patterns, lists (.jsonl, .json, .parquet, .txt), WebDataset "
-        'shards (.tar), or "-": a list on standard input.',
-    )
-    media_root: UserPath = Field(
-        "", description="Folder that paths in lists start from; empty: the list's own."
-    )
-    limit: int = Field(0, ge=0, description="Only the first entries; 0: all.")
-    shard: str = Field(
-        "0/1",
-        pattern=r"^\d{1,6}/\d{1,6}$",
-        description='"k/m": part k (from 0) of m, by a hash of the id; outputs can be joined.',
-    )
-
-    @property
-    def part(self) -> tuple[int, int]:
-        """The shard as numbers."""
-        number, of = map(int, self.shard.split("/"))
-        return number, of
 
 
 class BulkCaptionerConfig(CaptionerConfig):
@@ -102,9 +75,6 @@ def check(config: CaptionConfig, origins: Origins) -> None:
 
     if not config.input.files:
         fail("input.files", "nothing to caption: give --input")
-    part, parts = config.input.part
-    if part >= parts:
-        fail("input.shard", f"{config.input.shard}: expected k/m with k below m, from 0/m on")
     if not config.output.file:
         fail("output.file", "give --output")
     if Path(config.output.file).is_dir():
@@ -114,21 +84,5 @@ def check(config: CaptionConfig, origins: Origins) -> None:
         fail("captioner.n", "greedy captions are all alike: give captioner.n = 1 or a temperature")
     if not (model.path or model.endpoint):
         fail("captioner.path", "no model: give --model or --endpoint")
-    if problem := model_problem(model):
-        fail(f"captioner.{problem[0]}", problem[1])
-
-
-def model_problem(model: ModelConfig, *, sees: bool = True) -> tuple[str, str] | None:
-    """The field of a model's table that cannot be meant, and why."""
-    if model.path and model.endpoint:
-        return "endpoint", "path is set, too; give one of them"
-    if model.endpoint and not model.model:
-        return "model", "an endpoint needs the name of its model"
-    if model.path and not (Path(model.path) / "config.json").is_file():
-        return "path", f"{model.path} is no Hugging Face model directory: no config.json"
-    try:
-        if model.path:
-            check_directory(model.path, processor=sees)
-    except ModelError as error:
-        return "path", str(error)
-    return settings_problem(model) or key_problem(model)
+    if problem := model_problem("captioner", model, sees=True):
+        fail(*problem)

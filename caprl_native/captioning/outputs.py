@@ -20,19 +20,13 @@ from caprl_native.files import atomic_write
 from caprl_native.inference.jobs.chunk import JobResult
 
 _GROUP = 1000  # rows of a Parquet row group
-_OURS = (
-    "id",
-    "image",
-    "video",
-    "caption",
-    "captions",
-    "tokens",
-    "finish_reason",
-    "model",
-    "prompt",
-)
 _CLIP = ("start", "end")
-_OURS_TOO = ("seed", "truncated", "degenerate", *_CLIP)
+# fmt: off
+_OURS = frozenset({
+    "id", "image", "video", "caption", "captions", "tokens", "finish_reason", "model", "prompt",
+    "seed", "truncated", "degenerate", *_CLIP,
+})
+# fmt: on
 KEPT = "input_"  # before the name of a column of the input that we have one of our own for
 
 
@@ -71,7 +65,7 @@ def _one(values: Iterable[Any]) -> Any:
 
 
 def _free(name: str) -> str:
-    return KEPT + name if name in (*_OURS, *_OURS_TOO) else name
+    return KEPT + name if name in _OURS else name
 
 
 def chats_of(result: JobResult, form: Format, folder: Path) -> Iterator[dict[str, Any]]:

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from pydantic import Field
 
-from caprl_native.bounds import Must, Share, Temperature, UserPath
-from caprl_native.captioning.config import model_problem
+from caprl_native.bounds import Share, Temperature, UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
+from caprl_native.config.jobs import InputConfig
 from caprl_native.config.models import VisionModelConfig
 from caprl_native.config.schema import MediaConfig, Program
+from caprl_native.inference.model_problem import model_problem
 
 STAGES = ("generate", "extract", "answer", "filter")
 Stage = Literal["generate", "extract", "answer", "filter", "all"]
-
-
-def _is_shard(text: str) -> bool:
-    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
-    return bool(found) and int(found[1]) < int(found[2])  # type: ignore[index]
-
-
-class InputConfig(Table):
-    files: list[UserPath] = Field(
-        [],
-        description="Images and videos, by name or pattern; or lists of them: JSON, JSONL, Parquet "
-        "with a column image, images, video or videos, or a JSON list of paths.",
-    )
-    media_root: UserPath = Field(
-        "", description="Folder that paths in lists start from; empty: the list's own."
-    )
-    limit: int = Field(0, ge=0, description="Only the first so many inputs; 0: all.")
-    shard: Annotated[str, Must(_is_shard, 'part "k/m", k from 0 to m - 1')] = Field(
-        "0/1", description="Only the inputs whose id falls into part k of m, by its hash."
-    )
 
 
 class WriterConfig(VisionModelConfig):
@@ -148,8 +128,7 @@ class CurationConfig(Program):
     @property
     def shard(self) -> tuple[int, int]:
         """Which part of how many."""
-        k, m = self.input.shard.split("/")
-        return int(k), int(m)
+        return self.input.part
 
     @property
     def folder(self) -> Path:
@@ -188,7 +167,7 @@ def check(config: CurationConfig, origins: Origins) -> None:
         if not (model.path or model.endpoint):
             fail(f"{table}.path", f"no model: give {table}.path or {table}.endpoint")
     for table in ("writer", "solver", "solver2"):
-        if problem := model_problem(getattr(config, table)):
-            fail(f"{table}.{problem[0]}", problem[1])
+        if problem := model_problem(table, getattr(config, table), sees=True):
+            fail(*problem)
     if config.solver2.is_given and not config.solver.is_given:
         fail("solver2.path", "is the second solver; give the first in [solver]")

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli
+from caprl_native.config.short_forms import ShortForms
 from caprl_native.curation.config import CurationConfig, check, solvers
 from caprl_native.data.fields import DataError
 from caprl_native.redact import redact
@@ -49,19 +50,8 @@ usage: python {prog} --config FILE ... [--table.key value ...]
 
 def long_form(argv: Sequence[str]) -> tuple[list[str], bool]:
     """The command line with its short forms spelled out, and whether it asks for the status."""
-    found: list[str] = []
-    status = False
-    for word in argv:
-        name, equals, value = word.partition("=")
-        if word == "--status":
-            status = True
-        elif word in SWITCHES:
-            found.append(f"--{SWITCHES[word]}=true")
-        elif name in VALUES:
-            found.append(f"--{VALUES[name]}{equals}{value}")
-        else:
-            found.append(word)
-    return found, status
+    words = [word for word in argv if word != "--status"]
+    return ShortForms(VALUES, SWITCHES).spelled(words), "--status" in argv
 
 
 def main(argv: Sequence[str] | None = None) -> int:

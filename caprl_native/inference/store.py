@@ -7,6 +7,7 @@ kill cut short is dropped.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from caprl_native.data.records import DataError
+from caprl_native.config.toml import ConfigError
+from caprl_native.data.fields import DataError
 
 _BLOCK, _BLOCKS = 1 << 16, 16  # of a weight file, in a fingerprint
 
@@ -133,3 +135,21 @@ class Store:
 
     def close(self) -> None:
         self._log.close()
+
+
+def locked(folder: Path, key: str = "", other: str = "output") -> Any:
+    """The folder's lock, held until it is closed, or this process ends.
+
+    Raises:
+        ConfigError: another process has it; names the setting `key` and what else to give.
+    """
+    file = (folder / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        where = f"{key}: " if key else ""
+        raise ConfigError(
+            f"{where}another process works in {folder}; wait, or give another {other}"
+        ) from error
+    return file

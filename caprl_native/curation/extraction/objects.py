@@ -80,20 +80,23 @@ def _objects(text: str, position: int) -> Iterator[tuple[int, Any, int]]:
 
 def _decoded(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int]:
     """The object that begins there and its end; None, and a place to go on from, if it is none."""
-    try:
-        return decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        pass
+    if whole := _raw(decoder, text, start):
+        return whole
     following = text.find("\n{", start + 1)
     piece = text[start : start + 20_000]
     mended = _TRAILING_COMMA.sub(r"\1", piece)
-    if mended != piece:
-        try:
-            value, end = decoder.raw_decode(mended)
-            return value, start + min(len(piece), end + len(piece) - len(mended))
-        except (ValueError, RecursionError):
-            pass
+    if mended != piece and (found := _raw(decoder, mended, 0)):
+        value, end = found
+        return value, start + min(len(piece), end + len(piece) - len(mended))
     return None, following if following > 0 else len(text)
+
+
+def _raw(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int] | None:
+    """The value that begins there and its end; None where it is no JSON."""
+    try:
+        return decoder.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_list_of(text: str, start: int) -> bool:

@@ -14,7 +14,6 @@ changed, by a file more, say, the results of all chunks from there on are kept b
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from caprl_native.data.listing import Entry
 from caprl_native.files import atomic_write
 from caprl_native.inference.jobs.chunk import Chunk, JobResult, Line, whole_lines
 from caprl_native.inference.jobs.earlier import Contents, Earlier
-from caprl_native.inference.store import key_of
+from caprl_native.inference.store import key_of, locked
 from caprl_native.messages import shown
 from caprl_native.types import MediaRef
 
@@ -265,19 +264,6 @@ class _Lines:
         if self._last[0] != number:
             self._last = number, self.of(number)
         return self._last[1][place]
-
-
-def locked(folder: Path) -> Any:
-    """The folder's lock, held until it is closed. Raises ConfigError where another has it."""
-    file = (folder / ".lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ConfigError(
-            f"another process works in {folder}; wait, or give another output"
-        ) from error
-    return file
 
 
 def read_manifest(folder: Path) -> Iterator[Closed]:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from caprl_native.config.cli import ConfigError
 from caprl_native.files import atomic_write
-from caprl_native.inference.jobs.ledger import Ledger, locked
+from caprl_native.inference.jobs.ledger import Ledger
+from caprl_native.inference.store import locked
 
 EVERY_S = 5.0  # between two states of status.json
 _MOST_REASONS = 10  # that are listed

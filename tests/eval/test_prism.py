@@ -306,10 +306,10 @@ def test_the_key_is_sent_and_never_written(world: Path, tmp_path: Path, monkeypa
 
 
 def test_two_processes_cannot_share_a_folder(world: Path, tmp_path: Path, capsys) -> None:
-    from eval.evaluation import _locked
+    from caprl_native.inference.store import locked
 
     (tmp_path / "run").mkdir()
-    lock = _locked(tmp_path / "run" / ".lock")
+    lock = locked(tmp_path / "run")
     with pytest.raises(SystemExit) as error:
         main(flags(world, "http://127.0.0.1:9/v1", tmp_path / "run"))
     assert error.value.code == 2 and "another process works in" in capsys.readouterr().err

@@ -12,14 +12,16 @@ from typing import Any
 from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
+from caprl_native.data.media import decode
 from caprl_native.inference.models import (
     Picture,
     Request,
     Result,
-    decoded_media,
     failed,
+    pictures_of,
     unprepared,
 )
+from caprl_native.inference.recent import Recent
 from caprl_native.inference.store import Reply
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, without_system_turn
@@ -70,6 +72,7 @@ class EngineModel:
                 "mm_processor_kwargs": family.processor_kwargs(media),
                 "media_per_prompt": media.max_per_prompt,
             }
+        self.decoded = Recent(lambda request: decode(request.sample, media), self.workers)
         self.sampling = Sampling.of(config, banned=banned, logprobs=False)
         self.engine = Engine(
             EngineSettings(
@@ -107,12 +110,12 @@ class EngineModel:
         try:
             if not request.media:
                 return _Ready(request, {"prompt_token_ids": self._tokens(request)})
-            decoded, pictures = decoded_media(request, self.media)
+            decoded = self.decoded.of(request)
             prompt = self.builder.for_engine(request.sample, decoded)
             if self.no_system:
                 prompt["prompt"] = without_system_turn(prompt["prompt"])
             prompt["prompt"] += request.prefix
-            return _Ready(request, prompt, pictures)
+            return _Ready(request, prompt, pictures_of(request, decoded))
         except SampleSkipped as error:
             return _Ready(request, failure=f"media: {error}")
         except Exception as error:

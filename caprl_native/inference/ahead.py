@@ -13,7 +13,7 @@ from typing import Any
 from caprl_native.inference.models import Picture, Request
 
 MOST_BYTES = 512 << 20  # of pixels that wait; of large media only a few requests are ready
-TOGETHER_S = 0.3  # that an idle engine waits for more than the first request
+TOGETHER_S = 0.3  # that an idle engine waits for others when a first request is ready
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class Ahead:
         self._under_way, self._held = 0, 0  # requests in threads; bytes of what is ready
 
     def gather(self) -> None:
-        """Waits until all that may be ready is, but not for long."""
-        until = time.monotonic() + TOGETHER_S
+        """Waits for a first one, and for the others that may be ready, but not for long."""
         self._fill()
+        wait(self._waiting, return_when=FIRST_COMPLETED)  # the decoders may have to start
+        until = time.monotonic() + TOGETHER_S
         while (left := until - time.monotonic()) > 0 and self._under_way:
             wait([future for future in self._waiting if not future.done()], left, FIRST_COMPLETED)
             self._fill()

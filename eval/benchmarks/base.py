@@ -137,6 +137,7 @@ class Benchmark(ABC):
     full: ClassVar[float] = 1.0  # what a wholly right answer scores
     rules: ClassVar[tuple[Rule, ...]] = ("official",)
     judged_by_model: ClassVar[bool] = False  # whether some answers may need a judge
+    asks_reader: ClassVar[bool] = True  # else the captions themselves are scored
     instruction: ClassVar[str] = BRIEFLY  # how an open question is to be answered
     direct_instruction: ClassVar[str] = LOOKING  # the same, with the media in view
     caption_text: ClassVar[str] = CAPTION  # what the media stand for in an item's `chat`
@@ -227,7 +228,10 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, item: Item, output: str, rule: Rule) -> Verdict | ToJudge:
-        """What the reader's answer is worth by the benchmark's own rule, or by the reference's."""
+        """What the reader's answer is worth by the benchmark's own rule, or by the reference's.
+
+        `output` is the caption where the reader is not asked (`asks_reader`).
+        """
 
     def judged(self, item: Item, output: str, reply: str) -> Verdict | None:
         """The verdict in a judge's reply; None if it has none."""

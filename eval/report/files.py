@@ -124,10 +124,12 @@ def _incomparable(summary: Record, other: Record, name: str) -> str | None:
 
     What another evaluation's files do not record (None) is taken for the same.
     """
-    judged = any(s["benchmarks"].get(name, {}).get("judged") for s in (summary, other))
+    parts = [s["benchmarks"].get(name, {}) for s in (summary, other)]
+    judged = any(part.get("judged") for part in parts)
+    read = all(part.get("read", True) for part in parts)
     compared_by = {
         "rule": (summary["rule"], other.get("rule")),
-        "reader": (summary["reader_key"], other.get("reader_key")),
+        "reader": (summary["reader_key"], other.get("reader_key")) if read else (None, None),
         "judge": (summary["judge_key"], other.get("judge_key")) if judged else (None, None),
     }
     found = [what for what, (a, b) in compared_by.items() if b is not None and a != b]
@@ -172,17 +174,27 @@ def _note(s: Mapping[str, Any]) -> str:
     made = (
         f"answers by {s['captioner']}, which sees the media"
         if direct
-        else (f"captions by {s['captioner']}, read by {s['reader']}")
+        else f"captions by {s['captioner']}, {_read_by(s)}"
     )
+    repeats = [p["repeats"]["n"] for p in s["benchmarks"].values() if p.get("repeats")]
+    spread = f"; ±: standard deviation over {repeats[0]} judgements" if repeats else ""
     rest = "" if s["complete"] else "; incomplete: means are over what is there"
-    return f"{s['run']}: {made}, rule {s['rule']}{rest}"
+    return f"{s['run']}: {made}, rule {s['rule']}{spread}{rest}"
+
+
+def _read_by(s: Mapping[str, Any]) -> str:
+    judges = [part.get("read") is False for part in s["benchmarks"].values()]
+    judged = f"judged by {s['judge']}" if any(judges) else ""
+    read = f"read by {s['reader']}" if s["reader"] else ""
+    return " and ".join(filter(None, [read, judged])) or "judged by none"
 
 
 def _cells(part: Mapping[str, Any]) -> list[str]:
     missing = {k: v for k, v in part["missing"].items() if v}
     tokens, known = part["caption_tokens"], part["items"] is not None
+    repeats = part.get("repeats")
     return [
-        _interval(part, "mean"),
+        _interval(part, "mean") + (f" ± {repeats['std']:.1f}" if repeats else ""),
         _interval(part, "best"),
         str(part["items"]) if known else "-",
         "-" if not known else ", ".join(f"{v} {k}" for k, v in missing.items()) or "0",

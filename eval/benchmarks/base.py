@@ -148,8 +148,11 @@ class Benchmark(ABC):
         return {name: getattr(self, name) for name in names}
 
     @abstractmethod
-    def item(self, row: Row, files: Files) -> Item | Sequence[Item]:
-        """The item, or items, of a row. Raises `FieldError` for a row that is none."""
+    def item(self, row: Row, files: Files) -> Item | Sequence[Item | Broken]:
+        """The item, or items, of a row. Raises `FieldError` for a row that is none.
+
+        Of several items those that are none are `Broken`.
+        """
 
     def read(self, files: Files) -> Iterator[Item | Broken]:
         """All items of the files, and their broken rows. Raises `DataError` for a broken file.
@@ -294,7 +297,8 @@ def read_rows(path: Path) -> Iterator[Row | Broken]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _json_lines(path: Path) -> Iterator[Row | Broken]:
+def read_json_lines(path: Path) -> Iterator[Row | Broken]:
+    """The records of a file with a JSON value on each line."""
     lines = JsonLines(str(path))
     for i in range(len(lines)):
         source = f"{path}:{lines.number(i)}"
@@ -357,7 +361,7 @@ def _parquet(path: Path) -> Iterator[Row | Broken]:
 
 _READERS: dict[str, Callable[[Path], Iterator[Row | Broken]]] = {
     ".json": _json,
-    ".jsonl": _json_lines,
+    ".jsonl": read_json_lines,
     ".tsv": _table("\t"),
     ".csv": _table(","),
     ".parquet": _parquet,

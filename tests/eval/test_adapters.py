@@ -21,7 +21,7 @@ from tests.eval.benchmark_files import EXAMPLES, IMAGES, OFTEN, read, write_file
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 NAMES = sorted(EXAMPLES)
 # Whose captions are judged themselves; their tests are in test_caption_benchmarks.py.
-CAPTIONED = ("vdc", "captionqa", "vcapsbench", "dream1k")
+CAPTIONED = ("vdc", "captionqa", "vcapsbench", "dream1k", "capability")
 
 
 @pytest.fixture(scope="module", params=NAMES)

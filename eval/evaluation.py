@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from caprl_native.text.thoughts import CUT_OFF, said
 from eval.captions import given_captions
 from eval.config import PrismConfig, is_direct
 from eval.items import Item, ToJudge, Verdict
-from eval.judging import Case, Judged, Judging, combined
+from eval.judging import Backlog, Case, Judged, Judging, combined
 from eval.plan import (
     Answers,
     Captions,
@@ -150,11 +150,9 @@ class Evaluation:
 
     def judge(self) -> None:
         """Asks the judge what no rule can decide, each step after the one that it depends on."""
-        numbers = range(self.config.captioner.n)
-        cases = [case for p in self.items() for n in numbers for case in self.cases(*p, n)]
-        backlog = self.judging.backlog(cases)
-        requests = backlog.requests()
-        self._run("judge", self.config.judge, len(backlog), requests, backlog.keep)
+        total = self.judging.count(self._all_cases())
+        backlog = Backlog(self.judging, self._all_cases())
+        self._run("judge", self.config.judge, total, backlog.requests(), backlog.keep)
 
     def _keep_in(self, store: Store) -> Callable[[Result], None]:
         return lambda result: store.add(result.key, result.reply)
@@ -258,6 +256,8 @@ class Evaluation:
                 found = f"rule: {error}"
             except Exception as error:  # an answer that it cannot: one verdict is missing, not all
                 found = f"rule: {type(error).__name__}: {error}"
+            if isinstance(found, ToJudge):  # of many long captions: made anew, not kept
+                return found
             self._scores[name] = found
         return self._scores[name]
 
@@ -269,6 +269,11 @@ class Evaluation:
             return []
         read = partial(loaded.benchmark.judged, item, output.text or "")
         return [Case(item, score, read, i) for i in range(self.judging.repeats)]
+
+    def _all_cases(self) -> Iterator[Case]:
+        for loaded, item in self.items():
+            for number in range(self.config.captioner.n):
+                yield from self.cases(loaded, item, number)
 
     def judged(self, loaded: LoadedBenchmark, item: Item, number: int) -> list[Judged]:
         """How far the judgements of an output have come."""
@@ -287,6 +292,7 @@ class Evaluation:
         self._lock.close()
 
 
+@lru_cache(maxsize=4096)  # many questions are asked about a caption
 def _without_thoughts(reply: Reply | None) -> Reply | None:
     """A caption's reply as the reader gets it; the store keeps all that the captioner wrote."""
     if reply is None or reply.text is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from caprl_native.inference.models import Request, Result
@@ -81,32 +81,35 @@ class Judging:
                 break
         return request, reply, found
 
-    def backlog(self, cases: Sequence[Case]) -> Backlog:
-        """What the judge is to be asked about the cases."""
-        return Backlog(self, cases)
+    def to_ask(self, case: Case) -> Request | None:
+        """What the judge is to be asked next about a case."""
+        judged = self.judged(case)
+        return None if judged.reply is not None and self.keep_failed else judged.next
+
+    def count(self, cases: Iterable[Case]) -> int:
+        """Requests that the cases begin with; equal ones are one."""
+        requests = (self.to_ask(case) for case in cases)
+        return len({request.keys[0] for request in requests if request})
 
 
 class Backlog:
     """Requests that come one after another: a reply may lead to the next step of its case.
 
-    Each is asked once in a run. Equal requests of several cases are one.
+    Each is asked once in a run. Equal requests of several cases are one. Cases are taken as the
+    judge has room: of a large benchmark not all stand in memory.
     """
 
-    def __init__(self, judging: Judging, cases: Sequence[Case]) -> None:
-        self._judging = judging
+    def __init__(self, judging: Judging, cases: Iterable[Case]) -> None:
+        self._judging, self._cases = judging, iter(cases)
         self._ready: deque[Request] = deque()
         self._waiting: defaultdict[str, list[Case]] = defaultdict(list)
         self._ended: set[str] = set()
-        for case in cases:
-            self._advance(case)
-
-    def __len__(self) -> int:
-        """Requests that are ready now."""
-        return len(self._ready)
 
     def requests(self) -> Iterator[Request | None]:
         """The next request, or None where all wait for replies."""
         while True:
+            while not self._ready and (case := next(self._cases, None)):
+                self._advance(case)
             yield self._ready.popleft() if self._ready else None
 
     def keep(self, result: Result) -> None:
@@ -117,15 +120,12 @@ class Backlog:
             self._advance(case)
 
     def _advance(self, case: Case) -> None:
-        judged = self._judging.judged(case)
-        if judged.next is None or (judged.reply is not None and self._judging.keep_failed):
+        request = self._judging.to_ask(case)
+        if request is None or request.keys[0] in self._ended:
             return
-        key = judged.next.keys[0]
-        if key in self._ended:
-            return
-        if key not in self._waiting:
-            self._ready.append(judged.next)
-        self._waiting[key].append(case)
+        if request.keys[0] not in self._waiting:
+            self._ready.append(request)
+        self._waiting[request.keys[0]].append(case)
 
 
 def combined(verdicts: Sequence[Verdict | None]) -> Verdict | None:

@@ -135,6 +135,7 @@ class Benchmark(ABC):
     metric: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "%"  # "%": scores are shares; "points": they are as they are
     full: ClassVar[float] = 1.0  # what a wholly right answer scores
+    headline: ClassVar[tuple[str, ...]] = ()  # of `metrics` those that papers report first
     rules: ClassVar[tuple[Rule, ...]] = ("official",)
     judged_by_model: ClassVar[bool] = False  # whether some answers may need a judge
     asks_reader: ClassVar[bool] = True  # else the captions themselves are scored
@@ -145,7 +146,7 @@ class Benchmark(ABC):
     def described(self) -> dict[str, Any]:
         """What a summary says of it, whatever was measured."""
         names = ("title", "modality", "metric", "unit", "full")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"headline": list(self.headline)}
 
     @abstractmethod
     def item(self, row: Row, files: Files) -> Item | Sequence[Item | Broken]:

@@ -153,6 +153,7 @@ class Capability(Benchmark):
     title = "CAPability"
     modality = "both"
     metric = "recall of elements"
+    headline = ("precision", "hit", "F1")
     judged_by_model = True
     asks_reader = False
 

@@ -41,6 +41,7 @@ class CaptionQA(Benchmark):
     title = "CaptionQA"
     modality = "image"
     metric = "score"
+    headline = ("accuracy", "cannot answer")
     judged_by_model = True
     asks_reader = False
 
@@ -128,7 +129,8 @@ def _item(row: Row, image: str, number: int, media: tuple[MediaRef, ...]) -> Ite
 def _choices(row: Row) -> list[str]:
     """The choices' texts. Raises `FieldError`."""
     listed = row.value.get("choices")
-    texts = [c.get("text") if isinstance(c, dict) else c for c in listed or ()]
+    listed = listed if isinstance(listed, list) else []
+    texts = [c.get("text") if isinstance(c, dict) else c for c in listed]
     if not 2 <= len(texts) < len(LETTERS):
         raise FieldError("choices", f"{len(texts)} choices", f"give 2 to {len(LETTERS) - 1}")
     return [str(text).strip() for text in texts]

@@ -68,6 +68,7 @@ class Dream1K(Benchmark):
     title = "DREAM-1K"
     modality = "video"
     metric = "F1 of a video"
+    headline = ("F1", "recall", "precision")
     judged_by_model = True
     asks_reader = False
 

@@ -37,6 +37,7 @@ class VCapsBench(Benchmark):
     title = "VCapsBench"
     modality = "video"
     metric = "AR"
+    headline = ("IR", "CR")
     judged_by_model = True
     asks_reader = False
 

@@ -60,6 +60,7 @@ class Vdc(Benchmark):
     name = "vdc"
     title = "VDC"
     modality = "video"
+    headline = ("VDCscore", "accuracy")
     judged_by_model = True
     asks_reader = False
 
@@ -75,7 +76,9 @@ class Vdc(Benchmark):
                 yield Row(found, f"{row.source}:{video}", row.file)
 
     def item(self, row: Row, files: Files) -> list[Item | Broken]:
-        video, kind = Path(row.text("video_id", "video_name")).stem, _kind(row.file)
+        video, kind = row.text("video_id", "video_name"), _kind(row.file)
+        for suffix in SUFFIXES:
+            video = video.removesuffix(suffix)
         paths = [f"{folder}{video}{suffix}" for folder in FOLDERS for suffix in SUFFIXES]
         media = (MediaRef("video", files.medium(row.file, *paths)),)
         listed = row.value.get("qa_list")

@@ -162,6 +162,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
         rows.append(cells)
     lines = [head, ["---"] * len(head), *rows]
     notes = [_note(s) for s in summaries]
+    notes += [note for s in summaries for note in _headlines(s)]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
@@ -180,6 +181,20 @@ def _note(s: Mapping[str, Any]) -> str:
     spread = f"; ±: standard deviation over {repeats[0]} judgements" if repeats else ""
     rest = "" if s["complete"] else "; incomplete: means are over what is there"
     return f"{s['run']}: {made}, rule {s['rule']}{spread}{rest}"
+
+
+def _headlines(s: Mapping[str, Any]) -> Iterator[str]:
+    """What papers report of a benchmark beside the mean over its items."""
+    for part in s["benchmarks"].values():
+        names = [name for name in part.get("headline", ()) if name in part.get("metrics", {})]
+        spread = (part.get("repeats") or {}).get("metrics_std", {})
+        told = [
+            f"{name} {part['metrics'][name]:.2f}"
+            + (f" ± {spread[name]:.2f}" if name in spread else "")
+            for name in names
+        ]
+        if told:
+            yield f"{s['run']}, {part['title']}: {', '.join(told)}"
 
 
 def _read_by(s: Mapping[str, Any]) -> str:

@@ -100,6 +100,8 @@ def test_figures_of_captions_made_elsewhere(case: tuple[str, Files], tmp_path: P
     assert part["scored"] == part["items"] and not any(part["missing"].values())
     table = (tmp_path / "run" / "table.md").read_text()
     assert "judged by judge" in table and "read by" not in table
+    first = benchmarks()[name].headline[0]
+    assert f"{benchmarks()[name].title}: {first} {FIGURES[name].get(first, 50.0):.2f}" in table
 
 
 def test_a_captioner_writes_the_captions(case: tuple[str, Files], tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 A file is the reference's (`{"original_sample", "generated_captions"}` of images, `{"sample",
 "captions"}` of videos), a run's own `items.jsonl` (or the run's folder), records of an `id` with
-`caption` or `captions`, or an object of captions by id.
+`caption` or `captions`, Tarsier's predictions, or an object of captions by id. An id is an item's,
+or names what several items are about.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ from eval.plan import LoadedBenchmark
 from eval.records import pair
 
 SAMPLES = {"original_sample": "generated_captions", "sample": "captions"}
+IDS = ("id", "file_id", "video_id", "image_id")
 FORMS = (
-    '"original_sample" and "generated_captions", "sample" and "captions", or "id" and "caption" or '
-    '"captions"'
+    '"original_sample" and "generated_captions", "sample" and "captions", or "id" (or "file_id", '
+    '"video_id", "image_id") and "caption" or "captions"'
 )
 
 
@@ -81,13 +84,13 @@ def _of_benchmark(
 def _by_item(entries: list[_Entry], items: Sequence[Item], limited: bool) -> dict[str, _Entry]:
     """Each item's entry. Raises `DataError` for an entry of no item, and for two of one."""
     found: dict[str, _Entry] = {}
-    ids = {item.id for item in items}
+    known = _names(items)
     samples = [entry for entry in entries if entry.id is None]
     paired = pair([entry.sample for entry in samples], items)
     named = [(entry, paired[i].id if i in paired else None) for i, entry in enumerate(samples)]
     named += [(entry, entry.id) for entry in entries if entry.id is not None]
     for entry, name in named:
-        if name not in ids:
+        if name not in known:
             if limited:
                 continue
             what = f"id {name!r:.100} is" if name is not None else "the sample is"
@@ -95,14 +98,24 @@ def _by_item(entries: list[_Entry], items: Sequence[Item], limited: bool) -> dic
                 f"{entry.source}: {what} of no item of the benchmark (or it is there more often "
                 "than in the benchmark's files); remove the record, or give the files it is of"
             )
-        assert name is not None
-        if name in found:
-            raise DataError(
-                f"{entry.source}: captions of {name!r:.100} are there twice, first in "
-                f"{found[name].source}; remove one"
-            )
-        found[name] = entry
+        for item in known[name]:
+            if item in found:
+                raise DataError(
+                    f"{entry.source}: captions of {item!r:.100} are there twice, first in "
+                    f"{found[item].source}; remove one"
+                )
+            found[item] = entry
     return found
+
+
+def _names(items: Sequence[Item]) -> dict[str | None, list[str]]:
+    """The items' ids by what names them: their ids, else what is captioned."""
+    found: dict[str | None, list[str]] = {item.id: [item.id] for item in items}
+    shared: dict[str | None, list[str]] = defaultdict(list)
+    for item in items:
+        for name in item.caption_ids:
+            shared[name].append(item.id)
+    return {**shared, **found}
 
 
 def _check_all(found: Mapping[str, _Entry], items: Sequence[Item], n: int, files: str) -> None:
@@ -182,8 +195,11 @@ def _entry(source: str, record: Mapping[str, Any]) -> _Entry:
         if sample in record and captions in record:
             texts = _texts(source, captions, record[captions])
             return _Entry(source, texts, sample=record[sample])
+    if isinstance(said := record.get("text"), dict) and "prediction" in said:  # Tarsier's
+        texts = _texts(source, "text.prediction", said["prediction"])
+        return _Entry(source, texts, id=str(record.get("idx")))
     field = next((f for f in ("captions", "caption") if f in record), None)
-    name = record.get("id")
+    name = next((record[f] for f in IDS if f in record), None)
     if field is None or not isinstance(name, str | int) or isinstance(name, bool):
         raise DataError(f"{source}: it has none of {FORMS}")
     return _Entry(source, _texts(source, field, record[field]), id=str(name))

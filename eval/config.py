@@ -61,6 +61,20 @@ class EvalRunConfig(Table):
     progress: bool = Field(True, description="Show progress.")
 
 
+class JudgeConfig(ModelConfig):
+    repeats: int = Field(
+        1,
+        ge=1,
+        description="Judgements of everything that is judged: figures are their mean, and the "
+        "report has their spread.",
+    )
+    attempts: int = Field(
+        3,
+        ge=1,
+        description="Replies asked for until one can be read; in process at temperature 0 one.",
+    )
+
+
 class BenchmarkConfig(Table):
     files: list[UserPath] = Field(
         [], description="Annotation files; none: the benchmark is not run."
@@ -107,7 +121,7 @@ class PrismConfig(Program):
     run: EvalRunConfig = Field(default_factory=EvalRunConfig)
     captioner: CaptionerConfig = Field(default_factory=CaptionerConfig)
     reader: ModelConfig = Field(default_factory=ModelConfig)
-    judge: ModelConfig = Field(default_factory=ModelConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
     media: MediaConfig = Field(default_factory=MediaConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     benchmarks: BenchmarksConfig = Field(default_factory=BenchmarksConfig)
@@ -146,6 +160,11 @@ def captions_needed(config: PrismConfig) -> bool:
     return not is_direct(config) and any(not given.captions for given in chosen(config).values())
 
 
+def reader_needed(config: PrismConfig) -> bool:
+    """Whether some benchmark asks the reader; the captions of others are judged themselves."""
+    return not is_direct(config) and any(benchmarks()[n].asks_reader for n in chosen(config))
+
+
 def check(config: PrismConfig, origins: Origins) -> None:
     """Raises ConfigError for settings that contradict each other or leave something open."""
 
@@ -161,10 +180,13 @@ def check(config: PrismConfig, origins: Origins) -> None:
             fail(*problem)
     # Replies are found by what wrote them, so later stages need the earlier ones' models, too.
     needed = ["captioner"] if asks_captioner else []
-    needed += ["reader"] if config.run.stage != "caption" and not is_direct(config) else []
+    needed += ["reader"] if config.run.stage != "caption" and reader_needed(config) else []
     for table in needed:
         if not (getattr(config, table).path or getattr(config, table).endpoint):
             fail(f"{table}.path", f"no model: give {table}.path or {table}.endpoint")
+    judge = config.judge
+    if judge.repeats > 1 and judge.path and not judge.temperature:
+        fail("judge.repeats", "a greedy judge in process repeats itself: give it a temperature")
     if config.run.stage == "judge" and config.run.skip_judge:
         fail("run.skip_judge", 'contradicts run.stage = "judge"')
     if is_direct(config):
@@ -183,6 +205,8 @@ def _check_direct(config: PrismConfig, fail: Fail) -> None:
     for name, given in chosen(config).items():
         if given.captions:
             fail(f"benchmarks.{name}.captions", 'contradicts run.mode = "direct"')
+        if not benchmarks()[name].asks_reader:
+            fail("run.mode", f'"direct" has no captions, which {name} judges')
 
 
 def _check_benchmarks(config: PrismConfig, fail: Fail) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,11 +23,11 @@ from caprl_native.text.thoughts import CUT_OFF, said
 from eval.captions import given_captions
 from eval.config import PrismConfig, is_direct
 from eval.items import Item, ToJudge, Verdict
+from eval.judging import Backlog, Case, Judged, Judging, combined
 from eval.plan import (
     Answers,
     Captions,
     DirectAnswers,
-    Judgements,
     LoadedBenchmark,
     Unit,
     load_benchmarks,
@@ -57,7 +58,7 @@ class Evaluation:
         self.to_caption = Captions(config)
         self.to_answer_itself = DirectAnswers(self.to_caption)
         self.to_answer = Answers(config)
-        self.to_judge = Judgements(config)
+        self.judging = Judging(config, self.judgements)
         self._units: dict[tuple[str, str], Unit] = {}
         self._answer_keys: dict[tuple[str, str, int], str] = {}
         self._scores: dict[tuple[str, str, str], Scored] = {}
@@ -111,6 +112,7 @@ class Evaluation:
         missing = {
             key: (loaded, item, number)
             for loaded, item in self.items()
+            if loaded.benchmark.asks_reader
             for number in range(self.config.captioner.n)
             if (key := self.answer_key(loaded, item, number)) and self._wanted(self.answers, key)
         }
@@ -147,21 +149,10 @@ class Evaluation:
         return self._wanted(self.answers, self._answer_key(loaded, item, number))
 
     def judge(self) -> None:
-        """Asks the judge about the answers that no rule can decide."""
-        missing = {}
-        for loaded, item in self.items():
-            for number in range(self.config.captioner.n):
-                score = self.score(loaded, item, number)
-                if not isinstance(score, ToJudge):
-                    continue
-                key = self.to_judge.request(item, score.messages).keys[0]
-                if self._wanted(self.judgements, key) or (
-                    not self.config.run.keep_failed and self.verdict(loaded, item, number) is None
-                ):
-                    missing[key] = item, score.messages
-        requests = (self.to_judge.request(*asked) for asked in missing.values())
-        keep = self._keep_in(self.judgements)
-        self._run("judge", self.config.judge, len(missing), requests, keep)
+        """Asks the judge what no rule can decide, each step after the one that it depends on."""
+        total = self.judging.count(self._all_cases())
+        backlog = Backlog(self.judging, self._all_cases())
+        self._run("judge", self.config.judge, total, backlog.requests(), backlog.keep)
 
     def _keep_in(self, store: Store) -> Callable[[Result], None]:
         return lambda result: store.add(result.key, result.reply)
@@ -175,10 +166,10 @@ class Evaluation:
         stage: str,
         config: ModelConfig,
         total: int,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         keep: Callable[[Result], None],
     ) -> None:
-        """`requests`, `total` replies in all, are made as the model has room for them."""
+        """`requests`, `total` replies at least, are made as the model has room for them."""
         if not total:
             return
         run = self.config.run
@@ -247,9 +238,14 @@ class Evaluation:
         failure = f"answer: {CUT_OFF}; raise {table}.max_tokens"
         return replace(reply, text=None, failure=failure) if cut_off else reply
 
+    def output_of(self, loaded: LoadedBenchmark, item: Item, number: int) -> Reply | None:
+        """What is scored: the reader's answer, or a caption that no reader is asked about."""
+        of = self.answer_of if loaded.benchmark.asks_reader else self.caption_of
+        return of(loaded, item, number)
+
     def score(self, loaded: LoadedBenchmark, item: Item, number: int) -> Scored | None:
-        """What the rule says of an answer; None where there is no answer."""
-        answer = self.answer_of(loaded, item, number)
+        """What the rule says of an output; None where there is none."""
+        answer = self.output_of(loaded, item, number)
         if answer is None or answer.text is None:
             return None
         name = loaded.benchmark.name, item.id, answer.text
@@ -260,24 +256,35 @@ class Evaluation:
                 found = f"rule: {error}"
             except Exception as error:  # an answer that it cannot: one verdict is missing, not all
                 found = f"rule: {type(error).__name__}: {error}"
+            if isinstance(found, ToJudge):  # of many long captions: made anew, not kept
+                return found
             self._scores[name] = found
         return self._scores[name]
 
-    def judgement_of(self, item: Item, score: ToJudge) -> Reply | None:
-        return self.judgements.get(self.to_judge.request(item, score.messages).keys[0])
+    def cases(self, loaded: LoadedBenchmark, item: Item, number: int) -> list[Case]:
+        """The repeated judgements that an output needs; none where a rule decides."""
+        score = self.score(loaded, item, number)
+        output = self.output_of(loaded, item, number)
+        if not isinstance(score, ToJudge) or output is None:
+            return []
+        read = partial(loaded.benchmark.judged, item, output.text or "")
+        return [Case(item, score, read, i) for i in range(self.judging.repeats)]
+
+    def _all_cases(self) -> Iterator[Case]:
+        for loaded, item in self.items():
+            for number in range(self.config.captioner.n):
+                yield from self.cases(loaded, item, number)
+
+    def judged(self, loaded: LoadedBenchmark, item: Item, number: int) -> list[Judged]:
+        """How far the judgements of an output have come."""
+        return [self.judging.judged(case) for case in self.cases(loaded, item, number)]
 
     def verdict(self, loaded: LoadedBenchmark, item: Item, number: int) -> Verdict | None:
-        """Of a rule or of a judge; None where there is none."""
+        """Of a rule, or the mean of a judge's; None where there is none."""
         score = self.score(loaded, item, number)
         if isinstance(score, Verdict):
             return score
-        if not isinstance(score, ToJudge):
-            return None
-        reply = self.judgement_of(item, score)
-        answer = self.answer_of(loaded, item, number)
-        if reply is None or reply.text is None or answer is None:
-            return None
-        return loaded.benchmark.judged(item, answer.text or "", reply.text)
+        return combined([j.verdict for j in self.judged(loaded, item, number)])
 
     def close(self) -> None:
         for store in (self.captions, self.answers, self.judgements, self.pictures):
@@ -285,6 +292,7 @@ class Evaluation:
         self._lock.close()
 
 
+@lru_cache(maxsize=4096)  # many questions are asked about a caption
 def _without_thoughts(reply: Reply | None) -> Reply | None:
     """A caption's reply as the reader gets it; the store keeps all that the captioner wrote."""
     if reply is None or reply.text is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ class Item:
     the gold as the benchmark's rule takes it (a letter where there are choices). `groups` are the
     kinds that scores are broken down by, e.g. `{"duration": "short"}`. `chat` is the reader's chat
     where the data prescribe it, with `CAPTION` in it; `subtitles` are read beside the caption;
-    `prompt` is the captioner's chat (as in `Sample`) where the data have one.
+    `prompt` is the captioner's chat (as in `Sample`) where the data have one. `caption_ids` name
+    what is captioned in files of captions made elsewhere, where several items share a caption.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Item:
     subtitles: str = ""
     prompt: tuple[dict[str, Any], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    caption_ids: tuple[str, ...] = ()
     source: str = ""  # "file:line"
     record: Any = field(default=None, repr=False)  # as it stood in the file
 
@@ -62,6 +65,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ToJudge:
-    """A rule cannot decide: a language model is asked this, and `Benchmark.judged` reads it."""
+    """A rule cannot decide: a language model is asked this.
+
+    `read` makes of its reply a verdict, a further step that depends on it, or None where it cannot
+    be read. Without it `Benchmark.judged` does.
+    """
 
     messages: list[dict[str, Any]]
+    read: Callable[[str], Verdict | ToJudge | None] | None = None

@@ -225,8 +225,20 @@ class Judgements:
     def _settings(self) -> list[Any]:
         return model_identity(self.config.judge)
 
-    def request(self, item: Item, messages: Sequence[dict[str, Any]]) -> Request:
-        """Asked once for each answer of its own wording."""
+    @property
+    def attempts(self) -> int:
+        """Replies that are asked for until one can be read; a greedy engine repeats itself."""
+        judge = self.config.judge
+        return 1 if judge.path and not judge.temperature else judge.attempts
+
+    def request(
+        self, item: Item, messages: Sequence[dict[str, Any]], repeat: int = 0, attempt: int = 0
+    ) -> Request:
+        """Asked once for each wording, in each of the repeated judgements."""
         seed = self.config.run.seed if self.config.judge.temperature else 0
-        key = key_of("judge", self._settings, list(messages), seed)
+        parts: list[Any] = [list(messages), seed]
+        if repeat or attempt:
+            seed = seed_of("judge", seed, repeat, attempt)
+            parts += [repeat, attempt]
+        key = key_of("judge", self._settings, *parts)
         return Request((key,), tuple(messages), seed, item.id)

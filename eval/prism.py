@@ -184,6 +184,8 @@ def write_reference(evaluation: Evaluation, found: Sequence[Record]) -> None:
     records = iter(found)
     for loaded in evaluation.loaded:
         pairs = [(item, next(records)) for item in loaded.items]
+        if not loaded.benchmark.asks_reader:  # the reference has no such files
+            continue
         write_results(files, loaded.benchmark, pairs, judge, length)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from caprl_native.inference.store import key_of
 from caprl_native.rewards.prompts import PROMPT_VERSION
-from eval.config import PrismConfig, captions_needed, chosen, is_direct
+from eval.config import PrismConfig, captions_needed, chosen, is_direct, reader_needed
 from eval.evaluation import Evaluation
 from eval.items import Item, ToJudge, Verdict
+from eval.judging import why_missing
 from eval.plan import LoadedBenchmark, model_identity
 from eval.scoring.stats import bootstrap_interval
 
@@ -87,20 +88,21 @@ def _caption(evaluation: Evaluation, loaded: LoadedBenchmark, item: Item, number
     }
     if found["missing"]:
         return found
-    answer = evaluation.answer_of(loaded, item, number)
+    asked = loaded.benchmark.asks_reader
+    answer = evaluation.answer_of(loaded, item, number) if asked else None
     found["answer"] = {
         "text": answer.text if answer else None,
         "tokens": answer.tokens if answer else None,
-        "missing": _why(answer),
+        "missing": _why(answer) if asked else None,
     }
     if found["answer"]["missing"]:
         return found
     score = evaluation.score(loaded, item, number)
     verdict = evaluation.verdict(loaded, item, number)
     if isinstance(score, ToJudge):
-        reply = evaluation.judgement_of(item, score)
-        missing = _why(reply) or (None if verdict else "the judge's reply has no verdict")
-        found["judge"] = {"text": reply.text if reply else None, "missing": missing}
+        judged = evaluation.judged(loaded, item, number)
+        reply = judged[0].reply
+        found["judge"] = {"text": reply.text if reply else None, "missing": why_missing(judged)}
     elif isinstance(score, str):
         found["judge"] = {"text": None, "missing": score}
     if verdict:
@@ -135,7 +137,7 @@ def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
         "run": config.run.name,
         "mode": config.run.mode,
         "captioner": captioner if direct or captions_needed(config) else _givers(config),
-        "reader": captioner if direct else config.reader.path or config.reader.model,
+        "reader": captioner if direct else _reader(config),
         "judge": config.judge.path or config.judge.model,
         "reader_key": (
             key_of("direct") if direct else key_of(model_identity(config.reader), PROMPT_VERSION)
@@ -146,6 +148,11 @@ def summary(evaluation: Evaluation, found: Sequence[Record]) -> Record:
         "missing": lacking,
         "benchmarks": parts,
     }
+
+
+def _reader(config: PrismConfig) -> str:
+    """The reader's name; none where no benchmark asks it."""
+    return (config.reader.path or config.reader.model) if reader_needed(config) else ""
 
 
 def _givers(config: PrismConfig) -> str:
@@ -167,9 +174,11 @@ def _benchmark(evaluation: Evaluation, loaded: LoadedBenchmark, found: Sequence[
     captions = [] if is_direct(config) else captions
     tokens = [c["tokens"] for c in captions if c["tokens"] is not None]
     kinds = sorted({kind for r in found for kind in r["groups"]})
+    metrics = _metrics(evaluation, loaded)
     return {
         **benchmark.described(),
         "judged": any(c["judge"] for r in found for c in r["captions"]),
+        "read": benchmark.asks_reader,
         "items": len(found),
         "scored": len(scored),
         "missing": _missing(found, len(loaded.broken)),
@@ -180,7 +189,8 @@ def _benchmark(evaluation: Evaluation, loaded: LoadedBenchmark, found: Sequence[
         "caption_characters": (
             statistics.fmean(len(c["text"]) for c in captions) if captions else None
         ),
-        "metrics": _metrics(evaluation, loaded),
+        "metrics": _mean_of(metrics),
+        "repeats": repeated(found, metrics, factor),
         "groups": {
             kind: {
                 value: {"items": len(part), **_figure("mean", _scored(part), factor, config)}
@@ -263,20 +273,65 @@ def reasons(evaluation: Evaluation, found: Sequence[Record]) -> list[tuple[str, 
     return [(kind[0], count, examples[kind]) for kind, count in counts.most_common()]
 
 
-def _metrics(evaluation: Evaluation, loaded: LoadedBenchmark) -> dict[str, float]:
-    pairs: list[tuple[Item, Verdict | None]] = [
-        (item, evaluation.verdict(loaded, item, number))
-        for item in loaded.items
-        for number in range(evaluation.config.captioner.n)
-        if _was_judged(evaluation, loaded, item, number)
-    ]
-    return loaded.benchmark.metrics(pairs) if pairs else {}
+def _metrics(evaluation: Evaluation, loaded: LoadedBenchmark) -> list[dict[str, float]]:
+    """The benchmark's further figures, of each of the repeated judgements."""
+    pairs: list[list[tuple[Item, Verdict | None]]] = [[] for _ in range(evaluation.judging.repeats)]
+    for item in loaded.items:
+        for number in range(evaluation.config.captioner.n):
+            for repeat, verdict in _told(evaluation, loaded, item, number):
+                pairs[repeat].append((item, verdict))
+    return [loaded.benchmark.metrics(of_repeat) for of_repeat in pairs if of_repeat]
 
 
-def _was_judged(evaluation: Evaluation, loaded: LoadedBenchmark, item: Item, number: int) -> bool:
-    """Whether there is a verdict, or a judge's reply that has none; nothing else is a failure."""
+def _told(
+    evaluation: Evaluation, loaded: LoadedBenchmark, item: Item, number: int
+) -> list[tuple[int, Verdict | None]]:
+    """The verdict of each repeated judgement, None for a reply that has none.
+
+    Where there is no reply there is no failure either: it is left out.
+    """
     score = evaluation.score(loaded, item, number)
-    if isinstance(score, ToJudge):
-        reply = evaluation.judgement_of(item, score)
-        return reply is not None and reply.text is not None
-    return isinstance(score, Verdict)
+    if isinstance(score, Verdict):
+        return [(repeat, score) for repeat in range(evaluation.judging.repeats)]
+    judged = enumerate(evaluation.judged(loaded, item, number))
+    return [(repeat, j.verdict) for repeat, j in judged if j.verdict or j.unreadable]
+
+
+# --- repeated judgements ----------------------------------------------------------------------
+
+
+def repeated(
+    found: Sequence[Record], metrics: Sequence[Mapping[str, float]], factor: float
+) -> Record | None:
+    """Each repeated judgement's mean, and how far apart they are; None without repeats.
+
+    `means` are over what all of them have judged, `std` is their sample standard deviation, and
+    `metrics_std` that of each of the `metrics`, one table per repeat.
+    """
+    tables = [rows for r in found if (rows := _of_repeats(r))]
+    if not tables or len(metrics) < 2:
+        return None
+    means = [statistics.fmean(of_repeat) * factor for of_repeat in zip(*tables, strict=True)]
+    shared = [name for name in metrics[0] if all(name in m for m in metrics)]
+    return {
+        "n": len(means),
+        "means": means,
+        "std": statistics.stdev(means),
+        "metrics_std": {name: statistics.stdev([m[name] for m in metrics]) for name in shared},
+    }
+
+
+def _of_repeats(record: Record) -> list[float]:
+    """An item's mean over its captions, by repeat; of captions that all repeats have judged."""
+    listed = []
+    for verdict in (c["verdict"] for c in record["captions"] if c["verdict"]):
+        scores = verdict["detail"].get("repeats")
+        if scores and None not in scores:
+            listed.append(scores)
+    return [statistics.fmean(scores) for scores in zip(*listed, strict=True)]
+
+
+def _mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each figure's mean over the repeated judgements that have it."""
+    names = dict.fromkeys(name for m in metrics for name in m)
+    return {name: statistics.fmean([m[name] for m in metrics if name in m]) for name in names}

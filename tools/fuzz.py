@@ -211,11 +211,14 @@ def read_one(rng: random.Random, folder: Path) -> str:
 def _annotations() -> tuple[tempfile.TemporaryDirectory[str], dict[str, Any]]:
     """A small file of every benchmark (the tests' examples), by name."""
     from tests.eval.benchmark_files import EXAMPLES, write_files
+    from tests.eval.caption_files import WRITERS
 
     root = tempfile.TemporaryDirectory()
-    for name in EXAMPLES:
-        Path(root.name, name).mkdir()
-    return root, {name: write_files(Path(root.name, name), name) for name in EXAMPLES}
+    folders = {name: Path(root.name, name) for name in [*EXAMPLES, *WRITERS]}
+    for folder in folders.values():
+        folder.mkdir()
+    written = {name: write_files(folders[name], name) for name in EXAMPLES}
+    return root, written | {name: write(folders[name]) for name, write in WRITERS.items()}
 
 
 def benchmark_one(rng: random.Random, folder: Path) -> str:
@@ -245,6 +248,8 @@ def benchmark_one(rng: random.Random, folder: Path) -> str:
         if isinstance(item, Item):
             benchmark.chat(item, "A caption.")
             benchmark.prefix(item)
+            if not benchmark.asks_reader:
+                benchmark.score(item, "A caption.", "official")
     return "read"
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import eval.scoring
 from caprl_native.text.plain_text import bounded
 from eval.scoring.mentions import Mention
+from eval.scoring.vdc import Grade
 from eval.scoring.words import MAX_CHARS, Word
 
 OTHERS = (
@@ -112,6 +113,19 @@ _ARGUMENTS: dict[str, Callable[[str, str], Any]] = {
     "label": lambda s, t: Mention("A", 0, 1, False),
     "other": lambda s, t: Mention("B", 2, 3, True),
     "modality": lambda s, t: "image",
+    "words": lambda s, t: ["yes", "no", t[:20]],
+    "key": lambda s, t: "events",
+    "value": lambda s, t: s,
+    "known": lambda s, t: ["left", t[:20]],
+    "count": lambda s, t: 2,
+    "categories": lambda s, t: [s[:20], t[:20]],
+    "relations": lambda s, t: ["entailment", s],
+    "outcomes": lambda s, t: ["right", "unanswerable"],
+    "recall": lambda s, t: len(s) % 2,
+    "precision": lambda s, t: len(t) % 2,
+    "parts": lambda s, t: [(s[:20], 0.5, 1.0), (t[:20], 0.0, 0.0)],
+    "verdicts": lambda s, t: [(s[:20], 1), (t[:20], -1)],
+    "grades": lambda s, t: [(s[:20], t[:20], Grade(True, 4.0))],
 }
 # Functions whose arguments of these names mean something else.
 _SPECIAL: dict[str, Callable[[str, str], list[tuple[Any, ...]]]] = {
@@ -130,6 +144,13 @@ _SPECIAL: dict[str, Callable[[str, str], list[tuple[Any, ...]]]] = {
         (s, "12 cm"), (s, t), ("x = 5", s), (s, "B", COLOURS),
     ],
     "eval.scoring.math_answer.math_equal": lambda s, t: [(s, "12 cm"), (s, t), ("0.5", s)],
+    "eval.benchmarks.judging.about_caption": lambda s, t: [("Judge.", s, t, "events")],
+    "eval.scoring.captionqa.abstention": lambda s, t: [(len(s),)],
+    "eval.scoring.captionqa.is_yes_no": lambda s, t: [(s, [t, "no"]), (t, ["yes", s])],
+    "eval.scoring.stated.stated_object": lambda s, t: [
+        (s, "events"), (f'{{"events": {s}}}', "events"), (f"{{'events': [{s!r}]}}", "events"),
+    ],
+    "eval.scoring.autodq.read_events": lambda s, t: [(s,), (f'{{"events": ["{s}"]}}',)],
     "eval.scoring.letters.choice_letter": lambda s, t: [
         (s, COLOURS), (s, "ABCD"), ("B", {"A": s, "B": t}),
     ],

@@ -135,8 +135,10 @@ class Benchmark(ABC):
     metric: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "%"  # "%": scores are shares; "points": they are as they are
     full: ClassVar[float] = 1.0  # what a wholly right answer scores
+    headline: ClassVar[tuple[str, ...]] = ()  # of `metrics` those that papers report first
     rules: ClassVar[tuple[Rule, ...]] = ("official",)
     judged_by_model: ClassVar[bool] = False  # whether some answers may need a judge
+    asks_reader: ClassVar[bool] = True  # else the captions themselves are scored
     instruction: ClassVar[str] = BRIEFLY  # how an open question is to be answered
     direct_instruction: ClassVar[str] = LOOKING  # the same, with the media in view
     caption_text: ClassVar[str] = CAPTION  # what the media stand for in an item's `chat`
@@ -144,11 +146,14 @@ class Benchmark(ABC):
     def described(self) -> dict[str, Any]:
         """What a summary says of it, whatever was measured."""
         names = ("title", "modality", "metric", "unit", "full")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"headline": list(self.headline)}
 
     @abstractmethod
-    def item(self, row: Row, files: Files) -> Item | Sequence[Item]:
-        """The item, or items, of a row. Raises `FieldError` for a row that is none."""
+    def item(self, row: Row, files: Files) -> Item | Sequence[Item | Broken]:
+        """The item, or items, of a row. Raises `FieldError` for a row that is none.
+
+        Of several items those that are none are `Broken`.
+        """
 
     def read(self, files: Files) -> Iterator[Item | Broken]:
         """All items of the files, and their broken rows. Raises `DataError` for a broken file.
@@ -227,7 +232,10 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, item: Item, output: str, rule: Rule) -> Verdict | ToJudge:
-        """What the reader's answer is worth by the benchmark's own rule, or by the reference's."""
+        """What the reader's answer is worth by the benchmark's own rule, or by the reference's.
+
+        `output` is the caption where the reader is not asked (`asks_reader`).
+        """
 
     def judged(self, item: Item, output: str, reply: str) -> Verdict | None:
         """The verdict in a judge's reply; None if it has none."""
@@ -290,7 +298,8 @@ def read_rows(path: Path) -> Iterator[Row | Broken]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _json_lines(path: Path) -> Iterator[Row | Broken]:
+def read_json_lines(path: Path) -> Iterator[Row | Broken]:
+    """The records of a file with a JSON value on each line."""
     lines = JsonLines(str(path))
     for i in range(len(lines)):
         source = f"{path}:{lines.number(i)}"
@@ -353,7 +362,7 @@ def _parquet(path: Path) -> Iterator[Row | Broken]:
 
 _READERS: dict[str, Callable[[Path], Iterator[Row | Broken]]] = {
     ".json": _json,
-    ".jsonl": _json_lines,
+    ".jsonl": read_json_lines,
     ".tsv": _table("\t"),
     ".csv": _table(","),
     ".parquet": _parquet,

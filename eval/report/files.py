@@ -124,10 +124,12 @@ def _incomparable(summary: Record, other: Record, name: str) -> str | None:
 
     What another evaluation's files do not record (None) is taken for the same.
     """
-    judged = any(s["benchmarks"].get(name, {}).get("judged") for s in (summary, other))
+    parts = [s["benchmarks"].get(name, {}) for s in (summary, other)]
+    judged = any(part.get("judged") for part in parts)
+    read = all(part.get("read", True) for part in parts)
     compared_by = {
         "rule": (summary["rule"], other.get("rule")),
-        "reader": (summary["reader_key"], other.get("reader_key")),
+        "reader": (summary["reader_key"], other.get("reader_key")) if read else (None, None),
         "judge": (summary["judge_key"], other.get("judge_key")) if judged else (None, None),
     }
     found = [what for what, (a, b) in compared_by.items() if b is not None and a != b]
@@ -160,6 +162,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
         rows.append(cells)
     lines = [head, ["---"] * len(head), *rows]
     notes = [_note(s) for s in summaries]
+    notes += [note for s in summaries for note in _headlines(s)]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return text + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
@@ -172,17 +175,41 @@ def _note(s: Mapping[str, Any]) -> str:
     made = (
         f"answers by {s['captioner']}, which sees the media"
         if direct
-        else (f"captions by {s['captioner']}, read by {s['reader']}")
+        else f"captions by {s['captioner']}, {_read_by(s)}"
     )
+    repeats = [p["repeats"]["n"] for p in s["benchmarks"].values() if p.get("repeats")]
+    spread = f"; ±: standard deviation over {repeats[0]} judgements" if repeats else ""
     rest = "" if s["complete"] else "; incomplete: means are over what is there"
-    return f"{s['run']}: {made}, rule {s['rule']}{rest}"
+    return f"{s['run']}: {made}, rule {s['rule']}{spread}{rest}"
+
+
+def _headlines(s: Mapping[str, Any]) -> Iterator[str]:
+    """What papers report of a benchmark beside the mean over its items."""
+    for part in s["benchmarks"].values():
+        names = [name for name in part.get("headline", ()) if name in part.get("metrics", {})]
+        spread = (part.get("repeats") or {}).get("metrics_std", {})
+        told = [
+            f"{name} {part['metrics'][name]:.2f}"
+            + (f" ± {spread[name]:.2f}" if name in spread else "")
+            for name in names
+        ]
+        if told:
+            yield f"{s['run']}, {part['title']}: {', '.join(told)}"
+
+
+def _read_by(s: Mapping[str, Any]) -> str:
+    judges = [part.get("read") is False for part in s["benchmarks"].values()]
+    judged = f"judged by {s['judge']}" if any(judges) else ""
+    read = f"read by {s['reader']}" if s["reader"] else ""
+    return " and ".join(filter(None, [read, judged])) or "judged by none"
 
 
 def _cells(part: Mapping[str, Any]) -> list[str]:
     missing = {k: v for k, v in part["missing"].items() if v}
     tokens, known = part["caption_tokens"], part["items"] is not None
+    repeats = part.get("repeats")
     return [
-        _interval(part, "mean"),
+        _interval(part, "mean") + (f" ± {repeats['std']:.1f}" if repeats else ""),
         _interval(part, "best"),
         str(part["items"]) if known else "-",
         "-" if not known else ", ".join(f"{v} {k}" for k, v in missing.items()) or "0",

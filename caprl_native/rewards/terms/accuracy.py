@@ -44,6 +44,12 @@ class AccuracyOptions(TermOptions):
     """How many questions a reader answers rightly that sees the caption alone."""
 
     reads = True
+    measures = {
+        "right": "Share, or probability, of the reader's right answers.",
+        "misled": "Share, or probability, of the reader's wrong answers: it was led astray.",
+        "abstained": 'Share, or probability, of answers that "it cannot be answered".',
+        "sampled": "Share of answers that the reader wrote, as no probabilities were told.",
+    }
     type: Literal["accuracy"] = "accuracy"
     questions: Literal["each", "shared", "own"] = Field(
         "each",

@@ -139,14 +139,12 @@ class RunLog:
         by_sample: int | None = None,
     ) -> dict[str, Metric]:
         """`by_sample`: the step whose captions go into files by sample, too, all of them."""
-        records = _records(groups, None if limit < 0 or by_sample is not None else limit)
+        records = records_of(groups, None if limit < 0 or by_sample is not None else limit)
         parts = gather_on_main((records, plain(local)))
         if self.main:
             records = [record for part, _ in parts for record in part]
             kept = records if limit < 0 else records[:limit]
-            lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in kept]
-            _replace(self.folder / name, "".join(lines))
-            _replace(index_file(self.folder, name), index_text(kept, lines))
+            write_records(self.folder, name, kept)
             if by_sample is not None:
                 for sample, text in _by_sample(records, by_sample).items():
                     folder = self.folder / self.config.per_sample / str(by_sample)
@@ -163,8 +161,15 @@ class RunLog:
             close_backend(backend, failed=failed)
 
 
-def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:
-    """Of these groups' captions, or of the first `limit`."""
+def write_records(folder: Path, name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Writes a file of captions into a run's folder, a line each, and its index."""
+    lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in records]
+    _replace(folder / name, "".join(lines))
+    _replace(index_file(folder, name), index_text(records, lines))
+
+
+def records_of(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:
+    """Of these groups' captions, or of the first `limit`, what the log says of each."""
     captions = ((group, i, r) for group in groups for i, r in enumerate(group.rollouts))
     return [
         {

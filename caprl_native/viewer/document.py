@@ -103,7 +103,7 @@ class _Kept:
         yield "}" if self._media else "{}"
 
     def _in_turn(self) -> Iterator[tuple[int, str, int, int]]:
-        """The first group of each step, the last step's first, then the second of each, and so on."""
+        """The first group of each step, then the second of each, ...; the last step comes first."""
         steps = [(i, step) for i, run in enumerate(self.runs) for step in run.steps]
         steps.sort(key=lambda pair: -pair[1].step)
         most = max((len(step.lines) for _, step in steps), default=0)

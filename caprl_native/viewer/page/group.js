@@ -19,7 +19,8 @@ async function fillDetail(entry) {
     const records = await source.records(entry);
     if (shown?.entry !== entry) return;
     shown.records = records;
-    box.append(...groupParts(entry, records, await mediaIn(entry, records)).filter(Boolean));
+    box.append(...groupParts(entry, records).filter(Boolean));
+    showPictures(entry, box);
   } catch (error) {
     box.append(el("p", { class: "gap" }, error.message));
   }
@@ -29,24 +30,23 @@ async function fillDetail(entry) {
   highlight();
 }
 
-/** The pictures; where they are long in coming, captions are shown without them first. */
-async function mediaIn(entry, records) {
-  const plain = records[0].media.map((name) =>
-    ({ kind: "image", name, picture: null, times: [], duration: null, missing: "still to come" }));
-  const coming = source.media(entry);
-  const waited = await Promise.race([coming, new Promise((go) => setTimeout(go, 150, null))]);
-  if (!waited) {
-    coming.then((media) => {
-      if (shown?.entry !== entry) return;
-      const { scrollTop } = byId("detail");
-      byId("detail").replaceChildren(el("article", { class: "item" }, groupHead(entry),
-        groupFacts(entry), groupParts(entry, records, media).filter(Boolean)));
-      byId("detail").scrollTop = scrollTop;
-      compareOthers(true);
-      highlight();
-    }, (error) => renderTrouble(error.message));
+/** Puts the pictures in their places when they have come: a clip may take a while to decode. */
+async function showPictures(entry, box) {
+  try {
+    const media = await source.media(entry);
+    box.querySelector(".media").replaceChildren(...media.map(mediumView));
+  } catch (error) {
+    box.querySelector(".media").replaceChildren(el("p", { class: "gap" }, error.message));
   }
-  return waited ?? plain;
+}
+
+/** What the records say of their media, without pictures. */
+function mediaOf({ media, media_refs: refs, seconds }) {
+  return media.map((name, i) => {
+    const kind = refs?.[i].kind ?? "image";
+    return { kind, name, picture: null, times: [], missing: "…",
+      duration: kind === "video" ? seconds ?? null : null };
+  });
 }
 
 function hint() {
@@ -77,8 +77,9 @@ function groupFacts(entry) {
     runs.length > 1 ? fact("Run", runs[entry.run].name) : null, means);
 }
 
-function groupParts(entry, records, media) {
+function groupParts(entry, records) {
   const { prompt, context, source: from } = records[0];
+  const media = mediaOf(records[0]);
   const item = { media };
   return [
     el("div", { class: "premise" }, el("div", { class: "media" }, media.map(mediumView)),

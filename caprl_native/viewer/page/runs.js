@@ -121,7 +121,7 @@ function renderTrouble(text = "") {
 function renderComparison() {
   if (runs.length < 2) return;
   byId("comparison").hidden = false;
-  const told = metricNames().filter((name) => /^(eval\/)?(reward|completion)\//.test(name));
+  const told = metricNames().filter((name) => /^(eval\/)?(reward\/.*\/mean|completion\/.*)$/.test(name));
   byId("comparison-table").replaceChildren(
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"),
       el("th", { scope: "col" }, "At step"),

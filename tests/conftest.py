@@ -50,6 +50,7 @@ HEAVY = [
     "transport",
     "report_html",
     "report_items",
+    "viewer_page",
     "laboratory",
     "replicas",
     "judge_engine",

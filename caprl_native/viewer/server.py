@@ -146,7 +146,7 @@ def serve(runs: Sequence[Run], port: int, say: Callable[[str], None]) -> None:
             loop="asyncio",
             ws="none",
             access_log=False,
-            log_level=logging.ERROR,
+            log_level=logging.CRITICAL,
             server_header=False,
             timeout_graceful_shutdown=1,
         )

@@ -1,6 +1,6 @@
 // Curves: a chart for each metric, with what it means.
 
-const WIDTH = 300;
+const WIDTH = 300; // of the drawing's own units; it is stretched to the room that there is
 const HEIGHT = 90;
 const MOST_POINTS = 400; // of a line; of more the lowest and highest in between are drawn
 const SECTIONS = {
@@ -57,7 +57,7 @@ function stepsExtent() {
 function drawChart(chart, [from, to]) {
   const own = data.map(({ series }) => series.get(chart.name) ?? { steps: [], values: [] });
   const [low, high] = valuesExtent(own.map(({ values }) => values));
-  const x = (step) => (to > from ? (WIDTH * (step - from)) / (to - from) : WIDTH / 2);
+  const x = (step) => 4 + (WIDTH - 8) * (to > from ? (step - from) / (to - from) : 0.5);
   const y = (value) => HEIGHT - 4 - ((HEIGHT - 8) * (value - low)) / (high - low || 1);
   Object.assign(chart, { x, from, to, own });
   own.forEach((of, run) => {
@@ -134,7 +134,7 @@ function stepUnder(event) {
   const plot = event.target.closest(".plot[data-metric]");
   if (!plot) return null;
   const chart = charts.get(plot.dataset.metric);
-  const box = plot.getBoundingClientRect();
+  const box = plot.querySelector("svg").getBoundingClientRect();
   return { chart, step: stepAt(chart, (event.clientX - box.left) / box.width) };
 }
 

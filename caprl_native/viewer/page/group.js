@@ -87,7 +87,7 @@ function groupParts(entry, records) {
         verbatim("p", prompt), context ? verbatim("p", context) : null,
         el("p", { class: "mono muted" }, from))),
     el("section", { class: "captions", "aria-label": "Captions" },
-      records.map((record) => captionView(record, item, records))),
+      records.map((record) => captionView(record, item, records, entry.kind === "rollouts"))),
     evidenceView(records),
     othersView(entry, records),
   ];
@@ -104,7 +104,7 @@ function mediumView({ kind, name, picture, times, duration, missing }) {
     el("figcaption", {}, name, duration !== null && ` · ${clock(duration)}`));
 }
 
-function captionView(record, item, records) {
+function captionView(record, item, records, isTrained) {
   const { caption, failure, tokens, finish_reason: finish, advantage, total } = record;
   const name = `Caption ${captionName(record)}`;
   const timeline = timelineOf(caption, item);
@@ -113,7 +113,7 @@ function captionView(record, item, records) {
   const sign = advantage > 0 ? "right" : advantage < 0 ? "wrong" : "missing";
   return el("section", { class: `caption ${isBest ? "best" : ""}`, "aria-label": name },
     el("header", {}, el("h4", {}, name), el("b", { class: "total" }, compact(total)),
-      record.rollout >= 0 && el("span", { class: `verdict ${sign}`, title: "its advantage" },
+      isTrained && el("span", { class: `verdict ${sign}`, title: "its advantage" },
         `advantage ${number(advantage, 2, "exceptZero")}`),
       isBest && el("span", { class: "tag" }, "best"),
       el("span", { class: "muted" }, plural(tokens, "token")),
@@ -128,7 +128,7 @@ function captionView(record, item, records) {
 /** Each term's value, with what it is made of. */
 function rewardsView({ rewards, parts, figures }) {
   const row = (name, value, kind) => el("div", { class: kind }, el("dt", {}, name),
-    el("dd", {}, compact(value)));
+    el("dd", {}, Math.abs(value) < 0.0005 ? "0" : compact(value)));
   const terms = Object.entries(rewards).flatMap(([term, value]) => [row(term, value, "term"),
     ...partsOfTerm(term, parts).map(([name, part]) => row(name, part, "part"))]);
   const others = Object.entries(parts).filter(([name]) => !(name.split("/")[0] in rewards));

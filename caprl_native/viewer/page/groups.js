@@ -27,12 +27,12 @@ const FILTERS = {
 
 const latest = (a, b) => b.step - a.step || a.run - b.run || a.group - b.group;
 const SORTS = {
-  earliest: "step, earliest first",
-  low: "mean, lowest first (worst)",
-  high: "mean, highest first (best)",
-  spread: "spread, largest first",
-  alike: "spread, smallest first",
-  change: "difference between the runs",
+  earliest: "earliest step first",
+  low: "worst mean first",
+  high: "best mean first",
+  spread: "most spread first",
+  alike: "least spread first",
+  change: "runs differ most first",
 };
 const FIGURES = {
   low: (entry) => meanOf(numbersOf(entry, shownNumber())),
@@ -144,7 +144,7 @@ function setUpFilters() {
   options(form.show, shown(Object.entries(SHOWS)), "all");
   options(form.medium, ["image", "video"].map((kind) => [kind, kind]), "any");
   options(form.number, ["advantage", "tokens", ...numbers].map((name) => [name, name]), "reward");
-  options(form.sort, sorts, "step, latest first");
+  options(form.sort, sorts, "latest step first");
   form.run.closest("label").hidden = runs.length < 2;
   showControls(form, state);
 }

@@ -71,6 +71,7 @@ HEAVY = [
     "failing_rank",
     "two_nodes",
     "views",
+    "tables",
     "mixture_run",
 ]
 

@@ -21,6 +21,7 @@ from caprl_native.observe.alarms import caption_figures
 from caprl_native.observe.backends import close_backend, open_backends
 from caprl_native.observe.metrics import Metric, added, plain
 from caprl_native.observe.rollout_index import index_file, index_text
+from caprl_native.observe.tables import log_table, table_rows
 from caprl_native.types import Group, MediaRef, Sample
 
 ALARMS = "alarms.jsonl"  # in the run's folder: what it warned of
@@ -118,7 +119,7 @@ class RunLog:
         """
         name = f"rollouts/step_{step:06d}.jsonl"
         by_sample = step if self.config.per_sample else None
-        return self._write(name, groups, self.config.rollouts, local, by_sample)
+        return self._write(name, groups, self.config.rollouts, local, by_sample, shown=step)
 
     def evaluation(
         self, step: int, groups: Sequence[Group], local: Mapping[str, Metric]
@@ -137,19 +138,31 @@ class RunLog:
         limit: int,
         local: Mapping[str, Metric],
         by_sample: int | None = None,
+        shown: int | None = None,
     ) -> dict[str, Metric]:
-        """`by_sample`: the step whose captions go into files by sample, too, all of them."""
+        """`by_sample`: the step whose captions go into files by sample, too, all of them; `shown`:
+        that whose first groups go to the backends."""
         records = records_of(groups, None if limit < 0 or by_sample is not None else limit)
         parts = gather_on_main((records, plain(local)))
         if self.main:
             records = [record for part, _ in parts for record in part]
             kept = records if limit < 0 else records[:limit]
             write_records(self.folder, name, kept)
+            if shown is not None and self.config.tables:
+                self._show(shown, kept)
             if by_sample is not None:
                 for sample, text in _by_sample(records, by_sample).items():
                     folder = self.folder / self.config.per_sample / str(by_sample)
                     _replace(folder / f"{file_name(sample)}.json", text)
         return added(metrics for _, metrics in parts)
+
+    def _show(self, step: int, records: Sequence[dict[str, Any]]) -> None:
+        """The first groups as a table with pictures, in each backend."""
+        if self._backends:
+            rows = table_rows(records, self.config.tables)
+            with self.timed("tables"):
+                for backend in self._backends:
+                    log_table(backend, rows, step)
 
     def close(self, *, failed: bool = False) -> None:
         """Ends what was begun; Weights & Biases shows whether the run has `failed`."""

@@ -14,7 +14,7 @@ from caprl_native.observe.page.document import (
     template,
     write_page,
 )
-from caprl_native.viewer.pictures import Pictures
+from caprl_native.observe.pictures import Pictures
 from caprl_native.viewer.run import Run
 
 _PAGE = Path(__file__).with_name("page")

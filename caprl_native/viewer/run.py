@@ -26,7 +26,7 @@ from caprl_native.observe.rollout_index import FOLDERS, index_of_file, read_inde
 Record = dict[str, Any]
 CONFIG, METRICS, ALARMS = "config.toml", "metrics.jsonl", "alarms.jsonl"
 _STEP_FILE = re.compile(r"step_(\d{6,12})\.jsonl")
-_INDEXING_S = 0.5  # of one refresh, spent on files that have no index; the rest is left for later
+_INDEXING_S = 1.0  # of one refresh, spent on files that have no index; the rest is left for later
 
 
 class NotARun(ValueError):

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from caprl_native.observe.pictures import Pictures
 from caprl_native.viewer.document import live_page
-from caprl_native.viewer.pictures import Pictures
 from caprl_native.viewer.run import Changed, Record, Run
 from caprl_native.viewer.search import search
 

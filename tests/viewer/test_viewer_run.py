@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from caprl_native.observe.meanings import meaning_of
+from caprl_native.observe.pictures import Pictures
 from caprl_native.observe.rollout_index import index_file, index_of_file, read_index
 from caprl_native.testing.made_runs import MadeRun
 from caprl_native.viewer.cli import main
 from caprl_native.viewer.document import write_export
-from caprl_native.viewer.pictures import Pictures
 from caprl_native.viewer.run import Changed, NotARun, Run
 from caprl_native.viewer.search import search, words_of
 from caprl_native.viewer.server import build_app

@@ -120,7 +120,8 @@ async function poll() {
     byId("runs").classList.add("lost");
     renderTrouble(`No news: ${error.message}`);
   }
-  setTimeout(poll, document.hidden ? 4 * PAUSE_MS : PAUSE_MS);
+  const waits = data.some(({ left }) => left > 0); // until all files are indexed
+  setTimeout(poll, waits ? 50 : document.hidden ? 3 * PAUSE_MS : PAUSE_MS);
 }
 
 async function start() {

@@ -71,7 +71,7 @@ HEAVY = [
     "failing_rank",
     "two_nodes",
     "views",
-    "tables",
+    "caption_tables",
     "mixture_run",
 ]
 

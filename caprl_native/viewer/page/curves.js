@@ -41,7 +41,7 @@ function newChart(name) {
     .map((part) => el("span", { class: part }));
   const meaning = el("p", { class: "meaning" });
   const open = el("button", { class: "name mono link", "data-evidence": JSON.stringify({
-    metric: name }), title: "The captions of its last step" }, name);
+    metric: name }), title: "The captions of its last step" }, breakable(name));
   const plot = el("div", { class: "plot", "data-metric": name }, drawing, top, bottom);
   const figure = el("figure", { class: "chart" }, el("figcaption", {}, open, value), plot,
     el("div", { class: "steps" }, first, last), meaning);

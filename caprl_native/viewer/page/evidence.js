@@ -39,7 +39,7 @@ function evidenceView(records) {
   const heads = records.map((record) => el("th", { scope: "col" }, captionName(record)));
   return el("section", { class: "evidence" },
     el("h4", {}, "What the reader answered"),
-    el("p", { class: "legend" }, Object.values(OUTCOMES).map(([kind, text]) =>
+    el("p", { class: "legend" }, "Likeliest, or chosen:", Object.values(OUTCOMES).map(([kind, text]) =>
       el("span", {}, el("span", { class: `mark ${kind}` }), text))),
     el("div", { class: "sheet", tabindex: 0, role: "region", "aria-label": "Answers" },
       el("table", { class: "answers" },
@@ -62,11 +62,11 @@ function questionRow({ entry, cells }, q) {
 
 function answerButton(entry, at) {
   const outcome = outcomeOf(entry);
-  const [kind, text] = OUTCOMES[largest(outcome)];
-  const shown = entry.probabilities
-    ? `${Math.round(100 * (outcome.right ?? 0))}%` : entry.letter ?? "–";
+  const name = largest(outcome);
+  const [kind, text] = OUTCOMES[name];
+  const said = entry.probabilities ? `${Math.round(100 * outcome[name])}%` : entry.letter ?? "–";
   return el("button", { class: `answer ${kind}`, "data-answer": at, title: text,
-    "aria-label": `${text}, ${shown}` }, el("span", { class: `mark ${kind}` }), shown);
+    "aria-label": `${text}, ${said}` }, el("span", { class: `mark ${kind}` }), said);
 }
 
 /** A click on an answer shows the choices as the reader saw them, and what it said. */
@@ -85,7 +85,7 @@ function answerDetail(entry, record) {
   const outcome = outcomeOf(entry);
   return el("div", { class: "caption" },
     el("header", {}, el("h4", {}, `Caption ${captionName(record)}`),
-      Object.entries(outcome).filter(([, share]) => share > 0).map(([name, share]) =>
+      Object.entries(outcome).filter(([, share]) => share >= 0.005).map(([name, share]) =>
         el("span", { class: `verdict ${OUTCOMES[name][0]}` }, `${OUTCOMES[name][1]} ${short(share)}`)),
       entry.reader === undefined ? null : el("span", { class: "muted" }, `reader ${entry.reader + 1}`)),
     el("div", { class: "asked" }, verbatim("p", entry.question, { class: "question" }),

@@ -139,10 +139,14 @@ function comparedRow(name) {
   const values = own.map((of) => (step === null ? null : of.values[of.steps.lastIndexOf(step)]));
   const decimals = decimalsOf(Math.max(...values.map(Math.abs)));
   const difference = step === null ? null : values[1] - values[0];
-  return el("tr", {}, el("th", { scope: "row", class: "mono" }, name), el("td", {}, number(step)),
+  return el("tr", {}, el("th", { scope: "row", class: "mono" }, breakable(name)),
+    el("td", {}, number(step)),
     values.map((value) => el("td", {}, number(value, decimals))),
     el("td", {}, number(difference, decimals, "exceptZero")));
 }
+
+/** A name that may go on in another line after its parts. */
+const breakable = (name) => name.split(/(?<=[/._])/).flatMap((part) => [part, el("wbr")]);
 
 const decimalsOf = (value) => (value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3);
 
@@ -152,6 +156,6 @@ function renderSettings() {
   byId("settings").replaceChildren(
     el("summary", {}, `${plural(names.length, "setting")} that differ${names.length === 1 ? "s" : ""}`),
     el("table", { class: "compared-runs" }, el("tbody", {}, names.sort().map((name) =>
-      el("tr", {}, el("th", { scope: "row", class: "mono" }, name),
+      el("tr", {}, el("th", { scope: "row", class: "mono" }, breakable(name)),
         [a, b].map((of) => el("td", { class: "mono" }, of[name] ?? "not set")))))));
 }

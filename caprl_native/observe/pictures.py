@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.config.schema import MediaConfig
+from caprl_native.observe.rollout_index import media_refs
 from caprl_native.types import MediaRef, Sample
 
 _KEPT = 256  # pictures in memory, some 10 to 60 KB each
@@ -33,8 +34,7 @@ class Pictures:
     def of(self, record: Record) -> list[Record]:
         """Of each medium of a record: `kind`, `name`, and where it can be opened `picture` (a data
         URI), of a video `times` and `duration` in seconds; else why not, `missing`."""
-        refs = record.get("media_refs") or [{"kind": _kind_of(name)} for name in record["media"]]
-        pairs = zip(record["media"], refs, strict=True)
+        pairs = zip(record["media"], media_refs(record), strict=True)
         return [self._of_one(name, ref, record.get("seconds")) for name, ref in pairs]
 
     def _of_one(self, name: str, ref: Record, seconds: float | None) -> Record:
@@ -51,11 +51,6 @@ class Pictures:
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return found
-
-
-def _kind_of(name: str) -> str:
-    """Of a medium of an older log, which does not say."""
-    return "video" if name.lower().endswith((".mp4", ".mkv", ".webm", ".avi", ".mov")) else "image"
 
 
 def _drawn(name: str, ref: Record) -> Record:

@@ -25,6 +25,7 @@ VERSION = 1
 FOLDERS = ("rollouts", "eval", "blind")  # of files of captions, within a run's
 MOST_VALUES = 24  # names of numbers that a group's line has; the record has all
 _DIGITS = 4
+_VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv")
 
 Record = dict[str, Any]
 
@@ -74,6 +75,14 @@ def read_index(run: Path, name: str) -> bytes | None:
     return data if fits and data.count(b"\n") == head["groups"] + 1 else None
 
 
+def media_refs(record: Record) -> list[Record]:
+    """How the media of a record are opened; of a log of an earlier version, as their names look."""
+    known: list[Record] | None = record.get("media_refs")
+    return known or [
+        {"kind": "video" if name.lower().endswith(_VIDEOS) else "image"} for name in record["media"]
+    ]
+
+
 def _line(value: Record) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
@@ -96,7 +105,7 @@ def _goes_on(before: Record, record: Record) -> bool:
 
 
 def _group(records: Sequence[Record], at: int, size: int) -> Record:
-    refs = records[0].get("media_refs") or []
+    refs = media_refs(records[0])
     return {
         "id": records[0]["id"],
         "at": at,

@@ -48,7 +48,7 @@ function evidenceView(records) {
     el("div", { class: "answer-detail", "aria-live": "polite" }));
 }
 
-const captionName = ({ rollout }) => (rollout < 0 ? "no caption" : `${rollout + 1}`);
+const captionName = ({ rollout }) => String(rollout + 1);
 
 function questionRow({ entry, cells }, q) {
   const right = choiceOf(entry, entry.right);

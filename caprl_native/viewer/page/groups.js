@@ -133,12 +133,17 @@ async function findHits() {
 
 // ---- The filters' form ----
 
+let offered = ""; // what the selects offer
+
 function setUpFilters() {
   const numbers = new Set(entries.flatMap((entry, i) =>
     (i % 97 && entries.length > 1000 ? [] : Object.keys(entry.about.values))));
   const shown = (pairs) => pairs.map(([key, [text]]) => [key, text]);
   const sorts = Object.entries(SORTS).filter(([key]) => key !== "change" || runs.length > 1);
   const kinds = Object.entries(KINDS).filter(([kind]) => entries.some((e) => e.kind === kind));
+  const offers = JSON.stringify([[...numbers], kinds]);
+  if (offers === offered) return; // a select that is open stays so
+  offered = offers;
   options(form.run, runs.map(({ name }, run) => [run, name]), "both");
   options(form.kind, kinds, "all");
   options(form.show, shown(Object.entries(SHOWS)), "all");

@@ -111,6 +111,10 @@ def measure(page: Page, run: MadeRun, groups: int) -> dict[str, Any]:
     return found
 
 
+def size_of(folder: Path) -> int:
+    return round(sum(f.stat().st_size for f in folder.rglob("*.jsonl")) / 2**20)
+
+
 def group_opened(page: Page) -> float:
     began = time.perf_counter()
     page.locator(".row").nth(3).click()
@@ -171,10 +175,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         run = make(Path(name) / "runs/long", args.rollouts)
         groups = args.rollouts // N
-        files = list((run.folder / "rollouts").iterdir())
         found: dict[str, Any] = {
             "rollouts": args.rollouts,
-            "captions on the disk, MiB": round(sum(f.stat().st_size for f in files) / 2**20),
+            "captions on the disk, MiB": size_of(run.folder / "rollouts"),
+            "their index, MiB": size_of(run.folder / "index"),
         }
         launched = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),

@@ -1,7 +1,7 @@
 """What a file of captions holds, group by group: where each stands, and the numbers to find it by.
 
 The log writes one such index beside each of its files (`index/rollouts/step_000001.jsonl` for
-`rollouts/step_000001.jsonl`), so that whoever looks at a run reads a hundredth of it. Nothing here
+`rollouts/step_000001.jsonl`), so that whoever looks at a run need not read all of it. Nothing here
 imports torch.
 
 The first line is `{"version", "size", "groups"}`, `size` being that of the file of captions in

@@ -1,7 +1,7 @@
 """A run's folder as the page sees it: what is new is read, the rest stays on the disk.
 
-In memory are the lines of metrics and alarms, and the index of each file of captions (a hundredth
-of it); captions themselves are read group by group, where the index says.
+In memory are the lines of metrics and alarms, and the index of each file of captions; captions
+themselves are read group by group, where the index says.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Tail:
     path: Path
     lines: list[str] = field(default_factory=list)  # as JSON without NaN
     steps: list[int] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)  # by name, the first line that has it
     _at: int = 0
     _inode: int = 0
 
@@ -70,7 +71,7 @@ class Tail:
     def _forget(self, inode: int) -> bool:
         """Whether there was nothing to forget."""
         had = bool(self.lines)
-        self.lines, self.steps, self._at, self._inode = [], [], 0, inode
+        self.lines, self.steps, self.names, self._at, self._inode = [], [], {}, 0, inode
         return not had
 
     def _add(self, line: bytes) -> None:
@@ -80,7 +81,10 @@ class Tail:
         except ValueError:
             return
         if isinstance(value, dict) and isinstance(value.get("step"), int):
-            self.lines.append(json_text(finite(value)))
+            for name in value:
+                self.names.setdefault(name, len(self.lines))
+            is_json = b"NaN" not in line and b"Infinity" not in line
+            self.lines.append(line.decode() if is_json else json_text(finite(value)))
             self.steps.append(value["step"])
 
 
@@ -232,7 +236,8 @@ class Run:
             fresh = self.metrics.lines[metrics:]
             yield f'{{"again":{json.dumps(again)},"left":{self.left},"cursor":{self.cursor()}'
             yield f',"broken":{json_text(self.broken)}'
-            yield f',"meanings":{json_text(self._meanings(fresh))}'
+            names = [name for name, first in self.metrics.names.items() if first >= metrics]
+            yield f',"meanings":{json_text(meanings_of(names, self.terms))}'
             yield f',"metrics":[{",".join(fresh)}]'
             yield f',"alarms":[{",".join(self.alarms.lines[alarms:])}],"steps":['
             for i, step in enumerate(self.steps[steps:]):
@@ -240,10 +245,6 @@ class Run:
                 yield f'{{"kind":"{step.kind}","step":{step.step},"groups":['
                 yield b",".join(step.lines).decode() + "]}"
             yield "]}"
-
-    def _meanings(self, lines: Sequence[str]) -> Record:
-        names = dict.fromkeys(name for line in lines for name in json.loads(line))
-        return meanings_of([name for name in names if name != "step"], self.terms)
 
     def find(self, kind: str, step: int) -> StepFile:
         """The captions of a step. Raises KeyError."""

@@ -98,6 +98,7 @@ function showNews(news, first) {
   const fresh = takeNews(news);
   renderHeader();
   renderTrouble();
+  document.body.classList.toggle("no-captions", !entries.length);
   if (fresh.metrics) {
     renderAlarms();
     renderComparison();

@@ -41,9 +41,9 @@ async function showPictures(entry, box) {
 }
 
 /** What the records say of their media, without pictures. */
-function mediaOf({ media, media_refs: refs, seconds }) {
+function mediaOf(entry, { media, media_refs: refs, seconds }) {
   return media.map((name, i) => {
-    const kind = refs?.[i].kind ?? "image";
+    const kind = refs?.[i].kind ?? entry.about.kind;
     return { kind, name, picture: null, times: [], missing: "…",
       duration: kind === "video" ? seconds ?? null : null };
   });
@@ -79,7 +79,7 @@ function groupFacts(entry) {
 
 function groupParts(entry, records) {
   const { prompt, context, source: from } = records[0];
-  const media = mediaOf(records[0]);
+  const media = mediaOf(entry, records[0]);
   const item = { media };
   return [
     el("div", { class: "premise" }, el("div", { class: "media" }, media.map(mediumView)),

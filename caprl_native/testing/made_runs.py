@@ -79,7 +79,12 @@ class MadeRun:
             self._score(found, step)
             write_records(self.folder, f"{kind}/step_{step:06d}.jsonl", records_of(found))
         figures = numbers(group_metrics(groups, self.rubric.names))
-        self.log.metrics(step, {f"eval/{name}": value for name, value in figures.items()})
+        told = [group.rollouts[0].rewards["accuracy"] for group in blind]
+        self.log.metrics(
+            step,
+            {f"eval/{name}": value for name, value in figures.items()}
+            | {"reward/accuracy/blind": statistics.fmean(told)},
+        )
 
     def repeat(self, of: int, steps: range) -> None:
         """Steps that say what step `of` said, fast."""

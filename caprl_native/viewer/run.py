@@ -19,12 +19,13 @@ from typing import Any
 
 import tomli
 
-from caprl_native.observe.meanings import meanings_of
+from caprl_native.observe.meanings import EVAL, meanings_of
 from caprl_native.observe.page.document import finite, json_text
 from caprl_native.observe.rollout_index import FOLDERS, index_of_file, read_index
 
 Record = dict[str, Any]
 CONFIG, METRICS, ALARMS = "config.toml", "metrics.jsonl", "alarms.jsonl"
+SAMPLED = "rollouts"
 _STEP_FILE = re.compile(r"step_(\d{6,12})\.jsonl")
 _INDEXING_S = 1.0  # of one refresh, spent on files that have no index; the rest is left for later
 
@@ -45,6 +46,7 @@ class Tail:
     lines: list[str] = field(default_factory=list)  # as JSON without NaN
     steps: list[int] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)  # by name, the first line that has it
+    kinds: set[tuple[str, int]] = field(default_factory=set)  # of captions whose figures are here
     _at: int = 0
     _inode: int = 0
 
@@ -71,7 +73,8 @@ class Tail:
     def _forget(self, inode: int) -> bool:
         """Whether there was nothing to forget."""
         had = bool(self.lines)
-        self.lines, self.steps, self.names, self._at, self._inode = [], [], {}, 0, inode
+        self.lines, self.steps, self.names, self.kinds = [], [], {}, set()
+        self._at, self._inode = 0, inode
         return not had
 
     def _add(self, line: bytes) -> None:
@@ -83,6 +86,7 @@ class Tail:
         if isinstance(value, dict) and isinstance(value.get("step"), int):
             for name in value:
                 self.names.setdefault(name, len(self.lines))
+                self.kinds.add((_kind_of(name), value["step"]))
             is_json = b"NaN" not in line and b"Infinity" not in line
             self.lines.append(line.decode() if is_json else json_text(finite(value)))
             self.steps.append(value["step"])
@@ -184,16 +188,14 @@ class Run:
         self.steps.append(StepFile(kind, step, path, index))
 
     def _files(self) -> Iterator[tuple[str, int, Path]]:
-        """Those that are new: of steps whose metrics are written, and no leftovers of another run
-        beyond the last step."""
-        last = max(self.metrics.steps, default=-1)
+        """Those that are new, of steps whose figures are written: no leftovers of another run."""
         for kind in FOLDERS:
             folder = self.folder / kind
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 found = _STEP_FILE.fullmatch(entry.name)
-                path = folder / entry.name
-                if found and int(found[1]) <= last and path not in self._seen:
-                    yield kind, int(found[1]), path
+                step, path = int(found[1]) if found else -1, folder / entry.name
+                if (kind, step) in self.metrics.kinds and path not in self._seen:
+                    yield kind, step, path
 
     # --- what the page gets -------------------------------------------------------------------
 
@@ -253,6 +255,13 @@ class Run:
                 if (one.kind, one.step) == (kind, step):
                     return one
         raise KeyError(f"{self.name} has no captions {kind} of step {step}")
+
+
+def _kind_of(metric: str) -> str:
+    """Which captions a metric is a figure of."""
+    if metric == "step":
+        return ""
+    return "eval" if metric.startswith(EVAL) else "blind" if metric.endswith("/blind") else SAMPLED
 
 
 def _state(path: Path) -> tuple[int, int]:

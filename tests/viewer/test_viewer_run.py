@@ -101,6 +101,10 @@ def test_a_resumed_run_is_read_anew_and_leftovers_are_not_shown(copy: Path) -> N
     found = news(run, cursor)
     assert found["again"] and [row["step"] for row in found["metrics"]] == [1]
     assert [(s["kind"], s["step"]) for s in found["steps"]] == [("rollouts", 1)]
+    MadeRun(copy).step(3)  # its evaluation is still to come: that of before is not this run's
+    assert [(s["kind"], s["step"]) for s in news(run, found["cursor"])["steps"]] == [
+        ("rollouts", 3)
+    ]
     assert found["alarms"] == []
 
 
@@ -129,7 +133,7 @@ def test_every_metric_of_a_run_has_a_meaning(made: Path) -> None:
     assert len(names) > 20 and found["meanings"].keys() == names
     assert meaning_of("reward/mine/part", {"mine": "unheard_of"}) is None
     kinds = {entry["shows"].get("kind") for entry in found["meanings"].values()}
-    assert kinds == {None, "eval"}
+    assert kinds == {None, "eval", "blind"}
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: Any) -> None:

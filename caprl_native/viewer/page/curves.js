@@ -176,7 +176,8 @@ function showEvidence({ metric, step, run }) {
   const shows = { ...meaningOf(metric)?.shows };
   if (shows.number === "total") delete shows.number; // what is shown unless told otherwise
   const at = step ?? Math.max(...data.map(({ series }) => series.get(metric)?.steps.at(-1) ?? 0));
-  update({ ...BLANK, kind: "rollouts", ...shows, step: String(at),
+  const kind = metric.startsWith("eval/") ? "eval" : "rollouts";
+  update({ ...BLANK, kind, ...shows, step: String(at),
     run: run === undefined || runs.length < 2 ? "" : String(run) });
   goTo("items");
 }

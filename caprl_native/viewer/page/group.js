@@ -10,6 +10,7 @@ async function showDetail() {
   shown = entry ? { entry, records: null } : null;
   byId("detail").scrollTop = 0;
   byId("detail").replaceChildren(entry ? groupHead(entry) : hint());
+  if (entry && matchMedia("(max-width: 860px)").matches) goTo("items"); // it is in the list's place
   if (entry) await fillDetail(entry);
 }
 
@@ -112,7 +113,7 @@ function captionView(record, item, records, isTrained) {
   const isBest = records.length > 1 && total === Math.max(...totals) && new Set(totals).size > 1;
   const sign = advantage > 0 ? "right" : advantage < 0 ? "wrong" : "missing";
   return el("section", { class: `caption ${isBest ? "best" : ""}`, "aria-label": name },
-    el("header", {}, el("h4", {}, name), el("b", { class: "total" }, compact(total)),
+    el("header", {}, el("h4", {}, name), el("b", { class: "total" }, rewardText(total)),
       isTrained && el("span", { class: `verdict ${sign}`, title: "its advantage" },
         `advantage ${number(advantage, 2, "exceptZero")}`),
       isBest && el("span", { class: "tag" }, "best"),
@@ -125,10 +126,12 @@ function captionView(record, item, records, isTrained) {
     sayingsOf(record));
 }
 
+const rewardText = (value) => (value !== null && Math.abs(value) < 0.0005 ? "0" : compact(value));
+
 /** Each term's value, with what it is made of. */
 function rewardsView({ rewards, parts, figures }) {
   const row = (name, value, kind) => el("div", { class: kind }, el("dt", {}, name),
-    el("dd", {}, Math.abs(value) < 0.0005 ? "0" : compact(value)));
+    el("dd", {}, rewardText(value)));
   const terms = Object.entries(rewards).flatMap(([term, value]) => [row(term, value, "term"),
     ...partsOfTerm(term, parts).map(([name, part]) => row(name, part, "part"))]);
   const others = Object.entries(parts).filter(([name]) => !(name.split("/")[0] in rewards));

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -111,8 +110,3 @@ class _Kept:
             for i, step in steps:
                 if number < len(step.lines):
                     yield i, step.kind, step.step, number
-
-
-def group_json(run: Run, kind: str, step: int, number: int) -> str:
-    """The records of a group. Raises KeyError, IndexError, and `Changed`."""
-    return json.dumps(run.find(kind, step).group(number), ensure_ascii=False, allow_nan=False)

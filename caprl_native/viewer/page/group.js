@@ -10,7 +10,6 @@ async function showDetail() {
   shown = entry ? { entry, records: null } : null;
   byId("detail").scrollTop = 0;
   byId("detail").replaceChildren(entry ? groupHead(entry) : hint());
-  if (entry && matchMedia("(max-width: 860px)").matches) goTo("items"); // it is in the list's place
   if (entry) await fillDetail(entry);
 }
 
@@ -27,6 +26,7 @@ async function fillDetail(entry) {
   }
   if (shown?.entry !== entry) return;
   byId("detail").replaceChildren(box);
+  if (matchMedia("(max-width: 860px)").matches) goTo("items"); // it is in the list's place
   compareOthers(true);
   highlight();
 }

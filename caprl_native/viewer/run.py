@@ -201,24 +201,21 @@ class Run:
 
     def about(self) -> Record:
         """What the page must know before anything else."""
+        settings = self.settings
         return {
             "name": self.name,
             "folder": str(self.folder),
-            "steps": self.settings.get("run", {}).get("steps"),
-            "settings": self.flat_settings,
+            "steps": settings.get("run", {}).get("steps"),
+            "settings": {key: json.dumps(value, default=str) for key, value in _flat(settings)},
         }
 
-    @cached_property
+    @property
     def settings(self) -> Record:
-        """The resolved config, as far as it can be read."""
+        """The resolved config, as far as it can be read; a resumed run may have another."""
         try:
             return tomli.loads((self.folder / CONFIG).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-
-    @property
-    def flat_settings(self) -> dict[str, str]:
-        return {key: json.dumps(value) for key, value in _flat(self.settings)}
 
     @property
     def terms(self) -> dict[str, str]:
@@ -239,7 +236,7 @@ class Run:
             yield f'{{"again":{json.dumps(again)},"left":{self.left},"cursor":{self.cursor()}'
             yield f',"broken":{json_text(self.broken)}'
             names = [name for name, first in self.metrics.names.items() if first >= metrics]
-            yield f',"meanings":{json_text(meanings_of(names, self.terms))}'
+            yield f',"meanings":{json_text(meanings_of(names, self.terms) if names else {})}'
             yield f',"metrics":[{",".join(fresh)}]'
             yield f',"alarms":[{",".join(self.alarms.lines[alarms:])}],"steps":['
             for i, step in enumerate(self.steps[steps:]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from caprl_native.viewer.document import write_export
 from caprl_native.viewer.run import Changed, NotARun, Run
 from caprl_native.viewer.search import search, words_of
 from caprl_native.viewer.server import build_app
+from tests.ranks import ROOT
 
 HOSTILE = "</script><script>alert(1)</script> \u2028 \u202e <img src=x onerror=alert(2)> & ]]>"
 
@@ -140,6 +143,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: Any) -> None
     with pytest.raises(NotARun, match="expected a run's folder"):
         Run(tmp_path)
     assert main([str(tmp_path)]) == 2 and "expected a run's folder" in capsys.readouterr().err
+
+
+def test_the_viewer_is_there_without_torch(made: Path) -> None:
+    """What it imports, for numbers, pictures and all, takes no seconds to load."""
+    code = (
+        "import sys; from pathlib import Path; from caprl_native.viewer.server import Pages\n"
+        f"from caprl_native.viewer.run import Run; run = Run(Path({str(made)!r})); run.refresh()\n"
+        "''.join(run.news([])); Pages([run]).pictures.of(run.steps[0].group(0)[0])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_search_finds_what_is_said_and_not_how_it_is_written(made: Path) -> None:

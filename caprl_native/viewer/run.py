@@ -49,6 +49,7 @@ class Tail:
     kinds: set[tuple[str, int]] = field(default_factory=set)  # of captions whose figures are here
     _at: int = 0
     _inode: int = 0
+    _shapes: dict[tuple[str, ...], set[str]] = field(default_factory=dict)
 
     def read(self) -> bool:
         """Reads on; False where the file was written anew, which begins from its start."""
@@ -74,7 +75,7 @@ class Tail:
         """Whether there was nothing to forget."""
         had = bool(self.lines)
         self.lines, self.steps, self.names, self.kinds = [], [], {}, set()
-        self._at, self._inode = 0, inode
+        self._at, self._inode, self._shapes = 0, inode, {}
         return not had
 
     def _add(self, line: bytes) -> None:
@@ -84,12 +85,18 @@ class Tail:
         except ValueError:
             return
         if isinstance(value, dict) and isinstance(value.get("step"), int):
-            for name in value:
-                self.names.setdefault(name, len(self.lines))
-                self.kinds.add((_kind_of(name), value["step"]))
+            self.kinds |= {(kind, value["step"]) for kind in self._kinds_of(tuple(value))}
             is_json = b"NaN" not in line and b"Infinity" not in line
             self.lines.append(line.decode() if is_json else json_text(finite(value)))
             self.steps.append(value["step"])
+
+    def _kinds_of(self, names: tuple[str, ...]) -> set[str]:
+        """Which captions a line of these names is of; most lines have the same names."""
+        if names not in self._shapes:
+            for name in names:
+                self.names.setdefault(name, len(self.lines))
+            self._shapes[names] = {_kind_of(name) for name in names}
+        return self._shapes[names]
 
 
 @dataclass(frozen=True)

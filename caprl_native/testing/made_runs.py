@@ -55,14 +55,21 @@ class MadeRun:
         config.run.steps, config.reward.terms, config.policy.lr = 100, terms, 1e-6 * (1 + seed)
         (folder / "config.toml").write_text(dump(config))
 
-    def step(self, step: int, *, alarm: str = "", captions: Sequence[str] = ()) -> None:
-        """One step more. `alarm`: what is warned of; `captions`: of the first group."""
+    def step(
+        self, step: int, *, alarm: str = "", captions: Sequence[str] = (), failure: str = ""
+    ) -> None:
+        """One step more. `alarm`: what is warned of; `captions`: of the first group; `failure`: why
+        the first of them has no reward."""
         rng = random.Random(f"{self.seed}-{step}")
         chosen = [self.samples[(step + i) % len(self.samples)] for i in range(self.groups)]
         groups = [self._group(sample, step, rng) for sample in chosen]
         for rollout, text in zip(groups[0].rollouts, captions, strict=False):
             rollout.text = text
         self._score(groups, step)
+        if failure:
+            first = groups[0].rollouts[0]
+            first.total, first.utility, first.failure, first.advantage = None, None, failure, 0.0
+            first.rewards, first.parts = {}, {}
         write_records(self.folder, f"rollouts/step_{step:06d}.jsonl", records_of(groups))
         found = group_metrics(groups, self.rubric.names) | caption_metrics(groups)
         made = {"policy/loss": -rng.random() / step, "policy/grad_norm": 1 + rng.random()}

@@ -148,16 +148,21 @@ def test_a_caption_and_its_successor_differ_in_marked_words(file: str, open_page
     expect(page.locator(".captions .text")).to_have_text(" ".join(after.split()))
 
 
-def test_hostile_captions_are_text(tmp_path: Path, open_page: Open) -> None:
+def test_hostile_captions_and_missing_rewards(tmp_path: Path, open_page: Open) -> None:
+    """Captions are text, whatever they say; a reward that is missing says why."""
     run = MadeRun(tmp_path / "runs/hostile", groups=1)
-    run.step(1, captions=[HOSTILE] * 2)
+    run.step(1, captions=[HOSTILE] * 2, failure="<b>no reply</b>")
+    run.step(2)
     write_export(tmp_path / "run.html", [Run(run.folder)], 1)
     with served(run.folder) as address:
         for one in ((tmp_path / "run.html").as_uri(), address):
             page = open_page(one, "q=onerror")
-            expect(page.locator("#count")).to_have_text("1 of 1 group")
+            expect(page.locator("#count")).to_have_text("1 of 2 groups")
+            choose(page, show="failed")
+            assert count(page) == 1
             page.locator(".row").click()
             expect(page.locator(".captions .text").first).to_contain_text("<script>alert(1)")
+            expect(page.locator(".caption .gap")).to_have_text("No reward: <b>no reply</b>")
             assert page.locator("img[src=x]").count() == 0
             page.close()
 

@@ -55,6 +55,7 @@ from caprl_native.types import Group
 
 log = logging.getLogger(__name__)
 
+MISMATCH = "mismatch/logprob_abs_mean"
 EXPLAINED = (
     DataError,
     TooManySkipped,
@@ -312,6 +313,8 @@ class Trainer(Lifecycle[Config]):
         local |= self.rubric.metrics()
         local["perf/tokens_per_s"] = Sum(tokens)
         found = self.log.rollouts(batch.step, batch.sampled, local)
+        if batch.blind is not None:
+            self.log.blind(batch.step, batch.blind.groups)
         seconds, times = self.log.take_seconds()
         if not self.dims.is_main:
             return
@@ -322,20 +325,19 @@ class Trainer(Lifecycle[Config]):
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
         metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)
         metrics |= self.alarms.length_ratio(metrics)
+        self.log.alarms(batch.step, self.alarms.check(batch.step, metrics))
+        self._warn_of_mismatch(batch.step, metrics.get(MISMATCH, 0.0))
         self.log.metrics(batch.step, metrics)
-        self.alarms.check(batch.step, metrics)
         self.log.progress(batch.step, seconds, shown(metrics))
-        self._warn_of_mismatch(batch.step, metrics.get("mismatch/logprob_abs_mean", 0.0))
 
     def _warn_of_mismatch(self, step: int, gap: float) -> None:
         if gap > self.config.algorithm.mismatch_alarm:
-            log.warning(
-                "step %d: trainer and engine differ by %.4f nats per token on average, "
-                "more than algorithm.mismatch_alarm%s",
-                step,
-                gap,
-                named_cuts(self.config.rollout),
+            problem = (
+                f"trainer and engine differ by {gap:.4f} nats per token on average, "
+                f"more than algorithm.mismatch_alarm{named_cuts(self.config.rollout)}"
             )
+            log.warning("step %d: %s", step, problem)
+            self.log.alarms(step, {MISMATCH: problem})
 
     def evaluate(self, step: int) -> None:
         """Greedy captions of held-out samples, when this step is due."""

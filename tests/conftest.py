@@ -50,6 +50,7 @@ HEAVY = [
     "transport",
     "report_html",
     "report_items",
+    "viewer_page",
     "laboratory",
     "replicas",
     "judge_engine",
@@ -71,6 +72,7 @@ HEAVY = [
     "failing_rank",
     "two_nodes",
     "views",
+    "caption_tables",
     "mixture_run",
 ]
 

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without an installation
 
 from caprl_native import checkpoint  # noqa: E402
+from caprl_native.observe.rollout_index import FOLDERS  # noqa: E402
 
 POLL_S = 0.002
 VICTIMS = ("all", "rank", "launcher")
@@ -215,7 +216,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def captions(folder: Path) -> dict[str, str]:
     """The rollout logs, and what captions have left for later prompts, word for word."""
-    files = [*folder.glob("rollouts/*.jsonl"), *folder.glob("eval/*.jsonl")]
+    files = [file for kind in FOLDERS for file in folder.glob(f"{kind}/*.jsonl")]
     files += folder.glob("history/*.json")
     return {str(f.relative_to(folder)): f.read_text() for f in files}
 

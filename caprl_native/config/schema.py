@@ -316,6 +316,12 @@ class LogConfig(Table):
         "offline", description="Whether Weights & Biases gets them at once, later, or not at all."
     )
     project: str = Field("caprl_native", description="Its project.")
+    tables: int = Field(
+        0,
+        ge=0,
+        description="Groups of each step whose captions go to the backends as well, with their "
+        "media as small pictures; 0: none.",
+    )
     rollouts: int = Field(-1, ge=-1, description="Captions per step in the rollout log; -1: all.")
     per_sample: Annotated[
         str, Must(lambda name: not name or _can_be_a_folders(name), "empty, or a folder's name")

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Any
 
 from caprl_native.curation.tally import Tally
+from caprl_native.observe.page.document import filled, shared
+from caprl_native.observe.page.document import markup_text as _text
 
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'"
-)
-_UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="@@POLICY@@">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@@TITLE@@</title>
+<style>
+@@STYLE@@</style>
+</head>
+<body>
+@@BODY@@
+</body>
+</html>
+"""
 _STYLE = """
-:root { color-scheme: light dark; --page: light-dark(#f5f6f8, #121519);
-  --ink: light-dark(#1a1e24, #e6e9ed); --panel: light-dark(#fff, #1a1e24);
-  --line: light-dark(#dce0e6, #2e353e); --bar: light-dark(#2456c7, #86acff);
-  --muted: light-dark(#58626f, #9ba6b3); }
-body { margin: 0 auto; max-width: 1100px; padding: 16px 24px; background: var(--page);
-  color: var(--ink); font: 14px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
+body { max-width: 1100px; margin: 0 auto; padding: 16px 24px; }
 table { border-collapse: collapse; background: var(--panel); }
 td, th { padding: 3px 10px; border: 1px solid var(--line); text-align: right; }
 td:first-child, th:first-child { text-align: left; }
 .charts { display: flex; flex-wrap: wrap; gap: 24px; margin-bottom: 12px; }
-figure { margin: 0; } figcaption, .muted { color: var(--muted); } rect { fill: var(--bar); }
+figcaption { color: var(--muted); } rect { fill: var(--accent); }
 text { fill: var(--ink); font-size: 11px; }
 .example { display: flex; gap: 12px; margin: 8px 0; padding: 8px; background: var(--panel);
   border: 1px solid var(--line); } .example img { max-width: 160px; max-height: 120px; }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
-  font: inherit; }
+h1, h2, h3 { margin: 18px 0 8px; }
 """
 
 
@@ -57,18 +60,10 @@ def page(tally: Tally, name: str, pictures: Mapping[str, str]) -> str:
         *_counts("Verdicts", tally.verdicts.most_common()),
         *_examples(tally, pictures),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>Curation: {_text(name)}</title><style>{_STYLE}</style>"
-    )
-    return f"<!doctype html>\n<html lang=\"en\"><head>{head}</head>\n<body>\n" + "\n".join(body) + (
-        "\n</body></html>\n"
-    )  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    """Text of whatever origin as the page can hold it."""
-    return escape(_UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
+    title = f"Curation: {_text(name)}"
+    style = shared("theme.css")[0].read_text("utf-8") + _STYLE
+    parts = {"TITLE": [title], "BODY": ["\n".join(body)]}
+    return "".join(filled(_PAGE.replace("@@STYLE@@", style), parts))
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -124,6 +119,7 @@ def _examples(tally: Tally, pictures: Mapping[str, str]) -> list[str]:
             found = [pictures[path] for path in paths if path in pictures]
             images = "".join(f'<img alt="" src="{_text(uri)}">' for uri in found)
             name, text = _text(example["id"]), _text(example["text"])
-            said = f'<div><div class="muted">{name}</div><pre>{text}</pre></div>'
+            shown = f'<div class="verbatim" dir="auto">{text}</div>'
+            said = f'<div><div class="muted">{name}</div>{shown}</div>'
             parts.append(f'<div class="example">{images}{said}</div>')
     return parts

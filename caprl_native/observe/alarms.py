@@ -56,13 +56,18 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
+def caption_figures(written: str) -> dict[str, float]:
+    """The figures of one caption, its thoughts aside; none of one without words."""
+    text = without_thoughts(written)
+    return {STAMPS: stamp_density(text), REPETITION: repetition(text)} if text.strip() else {}
+
+
 def caption_metrics(groups: Iterable[Group]) -> dict[str, Metric]:
     """This rank's part of the figures of captions; captions without words are left out."""
-    texts = [without_thoughts(r.text) for g in groups for r in g.rollouts]
-    said = [text for text in texts if text.strip()]
+    found = [caption_figures(r.text) for g in groups for r in g.rollouts]
     return {
-        STAMPS: Mean.of(stamp_density(text) for text in said),
-        REPETITION: Mean.of(repetition(text) for text in said),
+        name: Mean.of(figures[name] for figures in found if figures)
+        for name in (STAMPS, REPETITION)
     }
 
 
@@ -99,13 +104,18 @@ class Alarms:
         usual = sum(self._first) / len(self._first)
         return {LENGTH_RATIO: length / usual} if usual else {}
 
-    def check(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Warns of each figure that is out of its bounds, unless it did so a short while ago."""
+    def check(self, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Warns of each figure that is out of its bounds, unless it did so a short while ago.
+
+        Returns the warnings given, by the metric's name.
+        """
+        given: dict[str, str] = {}
         for name, problem in self._problems(metrics):
             last = self._last.get(name)
             if last is None or step - last >= self.config.quiet_steps:
-                self._last[name] = step
+                self._last[name], given[name] = step, problem
                 log.warning("step %d: %s", step, problem)
+        return given
 
     def _problems(self, metrics: Mapping[str, float]) -> Iterable[tuple[str, str]]:
         config = self.config

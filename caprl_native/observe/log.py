@@ -17,9 +17,14 @@ from caprl_native.config.schema import LogConfig
 from caprl_native.distributed.errors import writing
 from caprl_native.distributed.world import gather_on_main
 from caprl_native.files import atomic_write, file_name
+from caprl_native.observe.alarms import caption_figures
 from caprl_native.observe.backends import close_backend, open_backends
 from caprl_native.observe.metrics import Metric, added, plain
-from caprl_native.types import Group, Sample
+from caprl_native.observe.rollout_index import index_file, index_text
+from caprl_native.observe.tables import log_table, table_rows
+from caprl_native.types import Group, MediaRef, Sample
+
+ALARMS = "alarms.jsonl"  # in the run's folder: what it warned of
 
 
 class RunLog:
@@ -43,11 +48,11 @@ class RunLog:
         if not self.main:
             return
         self._first = {} if step else dict(first or {})
-        file = self.folder / "metrics.jsonl"
-        if file.exists():
-            text = file.read_text(errors="replace")  # a kill may have cut a character in two
-            kept = [line for line in text.splitlines() if _step_of(line) <= step]
-            _replace(file, "".join(f"{line}\n" for line in kept if line) if step else "")
+        for file in (self.folder / "metrics.jsonl", self.folder / ALARMS):
+            if file.exists():
+                text = file.read_text(errors="replace")  # a kill may have cut a character in two
+                kept = [line for line in text.split("\n") if _step_of(line) <= step]
+                _replace(file, "".join(f"{line}\n" for line in kept if line) if step else "")
         show = self.config.progress and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=not show, smoothing=0.1)
 
@@ -68,6 +73,15 @@ class RunLog:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for backend in self._backends:
             backend.log_dict(metrics, step)
+
+    def alarms(self, step: int, given: Mapping[str, str]) -> None:
+        """Keeps what was warned of, by the metric that is out of its bounds."""
+        if not (self.main and given):
+            return
+        name = self.folder / ALARMS
+        with writing(name), name.open("a") as file:
+            for metric, text in given.items():
+                file.write(json.dumps({"step": step, "metric": metric, "text": text}) + "\n")
 
     def take_seconds(self) -> tuple[float, dict[str, float]]:
         """Seconds since the last call, and those of the phases within, as `time/<phase>`."""
@@ -105,13 +119,17 @@ class RunLog:
         """
         name = f"rollouts/step_{step:06d}.jsonl"
         by_sample = step if self.config.per_sample else None
-        return self._write(name, groups, self.config.rollouts, local, by_sample)
+        return self._write(name, groups, self.config.rollouts, local, by_sample, shown=step)
 
     def evaluation(
         self, step: int, groups: Sequence[Group], local: Mapping[str, Metric]
     ) -> dict[str, Metric]:
         """The same of the held-out captions (a collective)."""
         return self._write(f"eval/step_{step:06d}.jsonl", groups, -1, local)
+
+    def blind(self, step: int, groups: Sequence[Group]) -> None:
+        """What the reader answered without captions (a collective)."""
+        self._write(f"blind/step_{step:06d}.jsonl", groups, -1, {})
 
     def _write(
         self,
@@ -120,20 +138,31 @@ class RunLog:
         limit: int,
         local: Mapping[str, Metric],
         by_sample: int | None = None,
+        shown: int | None = None,
     ) -> dict[str, Metric]:
-        """`by_sample`: the step whose captions go into files by sample, too, all of them."""
-        records = _records(groups, None if limit < 0 or by_sample is not None else limit)
+        """`by_sample`: the step whose captions go into files by sample, too, all of them; `shown`:
+        that whose first groups go to the backends."""
+        records = records_of(groups, None if limit < 0 or by_sample is not None else limit)
         parts = gather_on_main((records, plain(local)))
         if self.main:
             records = [record for part, _ in parts for record in part]
             kept = records if limit < 0 else records[:limit]
-            lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
-            _replace(self.folder / name, lines)
+            write_records(self.folder, name, kept)
+            if shown is not None and self.config.tables:
+                self._show(shown, kept)
             if by_sample is not None:
                 for sample, text in _by_sample(records, by_sample).items():
                     folder = self.folder / self.config.per_sample / str(by_sample)
                     _replace(folder / f"{file_name(sample)}.json", text)
         return added(metrics for _, metrics in parts)
+
+    def _show(self, step: int, records: Sequence[dict[str, Any]]) -> None:
+        """The first groups as a table with pictures, in each backend."""
+        if self._backends:
+            rows = table_rows(records, self.config.tables)
+            with self.timed("tables"):
+                for backend in self._backends:
+                    log_table(backend, rows, step)
 
     def close(self, *, failed: bool = False) -> None:
         """Ends what was begun; Weights & Biases shows whether the run has `failed`."""
@@ -145,14 +174,22 @@ class RunLog:
             close_backend(backend, failed=failed)
 
 
-def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:
-    """Of these groups' captions, or of the first `limit`."""
+def write_records(folder: Path, name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Writes a file of captions into a run's folder, a line each, and its index."""
+    lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in records]
+    _replace(folder / name, "".join(lines))
+    _replace(index_file(folder, name), index_text(records, lines))
+
+
+def records_of(groups: Sequence[Group], limit: int | None = None) -> list[dict[str, Any]]:
+    """Of these groups' captions, or of the first `limit`, what the log says of each."""
     captions = ((group, i, r) for group in groups for i, r in enumerate(group.rollouts))
     return [
         {
             "id": group.sample.id,
             "source": group.sample.source,
             "media": [m.name for m in group.sample.media],
+            "media_refs": [_ref(m) for m in group.sample.media],
             "prompt": _prompt_text(group.sample),
             "prompt_tokens": len(group.prompt),
             "rollout": i,
@@ -161,6 +198,7 @@ def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str
             "finish_reason": r.finish_reason,
             "rewards": r.rewards,
             "parts": r.parts,
+            "figures": caption_figures(r.text),
             "total": r.total,
             "advantage": r.advantage,
             "failure": r.failure,
@@ -171,10 +209,18 @@ def _records(groups: Sequence[Group], limit: int | None = None) -> list[dict[str
     ]
 
 
+def _ref(medium: MediaRef) -> dict[str, Any]:
+    """How a medium is opened again; its name stands beside it. What has no file is `embedded`."""
+    found: dict[str, Any] = {"kind": medium.kind, "embedded": medium.path is None}
+    found |= {"start": medium.start, "end": medium.end, "fps": medium.fps}
+    return {name: value for name, value in found.items() if value not in (None, False)}
+
+
 def _of_the_record(sample: Sample) -> dict[str, Any]:
-    """What few records have: what they call themselves, and what came before them."""
-    found = {"kind": sample.kind, "context": sample.context}
-    return {name: text for name, text in found.items() if text}
+    """What few records have: what they call themselves, what came before them, and how long their
+    video lasts."""
+    found = {"kind": sample.kind, "context": sample.context, "seconds": sample.seconds}
+    return {name: value for name, value in found.items() if value}
 
 
 def _by_sample(records: Sequence[dict[str, Any]], step: int) -> dict[str, str]:

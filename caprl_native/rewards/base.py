@@ -76,7 +76,8 @@ class Score:
     """A reward, or the reason why there is none; never a zero in place of one that failed.
 
     `reading` explains it in the rollout log, e.g. the reader's questions and answers. `parts` are
-    numbers that it is made of, by name: they are logged (`reward/TERM/PART`) and not rewarded.
+    numbers that it is made of, by name: they are logged (`reward/TERM/PART`) and not rewarded;
+    `TermOptions.measures` says what they mean.
     """
 
     value: float | None
@@ -153,6 +154,9 @@ class TermOptions(Options):
 
     reads: ClassVar[bool] = False
     """True: the term asks the reader, so that the config has to say who that is."""
+
+    measures: ClassVar[Mapping[str, str]] = {}
+    """What its parts, and its numbers of a step, mean, by name; "*": all that are not named."""
 
     weight: float = Field(
         1.0,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Page
 
+from tests.browser import needs_browser
 from tests.eval.report_data import Record
 
-CHROMIUM = shutil.which("chromium")
+__all__ = ["needs_browser"]
+
 Open = Callable[..., Page]
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no `chromium` on this machine (Debian: apt-get install chromium)"
-)
 
 
 def count(page: Page) -> str:

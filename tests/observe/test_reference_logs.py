@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from caprl_native.observe.log import _records
+from caprl_native.observe.log import records_of
 from caprl_native.types import Group, MediaRef, Question, Rollout, Sample
 from tools.reference_logs import main
 
@@ -31,7 +31,7 @@ def rollout(text: str, tokens: int, letter: str | None) -> Rollout:
 def write_step(folder, step, *groups):
     """As a run writes it: its own records, a line each."""
     (folder / "rollouts").mkdir(exist_ok=True)
-    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in _records(groups))
+    lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records_of(groups))
     (folder / f"rollouts/step_{step:06d}.jsonl").write_text(lines, encoding="utf-8")
 
 

@@ -25,8 +25,10 @@ from kill_resume import (
 from caprl_native import checkpoint
 from caprl_native.config.cli import load
 from caprl_native.config.schema import Config
+from caprl_native.observe.rollout_index import read_index
 from caprl_native.rewards.terms.length import length_reward
 from caprl_native.rewards.terms.timestamps import timestamp_reward
+from caprl_native.viewer.run import Run
 from tests.train.conftest import Unbroken
 from tests.train.world import Quick, rows, tiny_config, train_ok, write_rows
 
@@ -97,6 +99,25 @@ def test_every_metric_is_there(unbroken: Unbroken) -> None:
     assert [line["step"] for line in evaluated] == [0, 2, 4, 5]  # the start, every second, the end
     for line in evaluated:
         assert set(EVAL) <= line.keys()
+
+
+def test_every_number_has_a_meaning_and_its_evidence(unbroken: Unbroken) -> None:
+    """The page finds each file of captions by its index, blind answers included."""
+    run = Run(unbroken.folder)
+    run.refresh()
+    told = json.loads("".join(run.news([])))
+    names = {name for row in told["metrics"] for name in row} - {"step"}
+    assert told["meanings"].keys() == names
+    files = {(s.kind, s.step): s for s in run.steps}
+    assert [kind for kind, _ in files].count("rollouts") == 5
+    for (kind, step), file in files.items():
+        assert read_index(unbroken.folder, f"{kind}/step_{step:06d}.jsonl") == file.index
+    for line in steps(unbroken.folder):
+        if "reward/accuracy/blind" in line:
+            records = rows(unbroken.folder / f"blind/step_{line['step']:06d}.jsonl")
+            assert all(record["caption"] == "" and record["reader"] for record in records)
+            values = [record["rewards"]["accuracy"] for record in records]
+            assert line["reward/accuracy/blind"] == pytest.approx(sum(values) / len(values))
 
 
 def test_what_was_left_out_of_the_data_is_listed(unbroken: Unbroken) -> None:

@@ -126,6 +126,11 @@ class JudgeConfig(LanguageModelConfig):
 class JudgeOptions(JudgeConfig, TermOptions):
     """What a vision-language model thinks of a caption: right, complete, nothing made up."""
 
+    measures = {
+        "unreadable": "Share of the judge's replies that could not be read.",
+        "extreme": "1 where the judge's score is 0 or 1.",
+        "*": "What the judge says of this criterion, 0 to 1.",
+    }
     type: Literal["judge"] = "judge"
     samples: int = Field(
         1, ge=1, description="Judgements per caption, averaged; half of them must be readable."

@@ -30,6 +30,19 @@ class MemoryJudge(JudgeConfig):
 class MemoryOptions(TermOptions):
     """Whether a memory of a video's segment is true, new and useful (TaskMem): three judges."""
 
+    measures = {
+        "correct": "1 where a memory is true, new, of the right kind and form.",
+        "valid": "1 where a memory is new, of the right kind and form.",
+        "format_error": "1 where the output has not the form of a memory.",
+        "count": "1 for a correct memory, else -1.",
+        "think_penalty": "What thinking at length costs.",
+        "think_tokens": "Tokens of thoughts.",
+        "tokens": "Tokens of the memory itself, where the form is right.",
+        "label": "1 where a judge takes it for new and of the right kind.",
+        "useful": "Its place among its group's correct memories: 1 the most useful, 0 the least.",
+        "judge_failure": "Captions without a reward as a judge of theirs failed (a count).",
+        "*": "What this judge cost in the step (a count).",
+    }
     type: Literal["memory"] = "memory"
     think_length_threshold: int = Field(
         1200, ge=1, description="Up to this many tokens thinking costs nothing."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any, Literal
@@ -44,6 +44,12 @@ class AccuracyOptions(TermOptions):
     """How many questions a reader answers rightly that sees the caption alone."""
 
     reads = True
+    measures = {
+        "right": "Share, or probability, of the reader's right answers.",
+        "misled": "Share, or probability, of the reader's wrong answers: it was led astray.",
+        "abstained": 'Share, or probability, of answers that "it cannot be answered".',
+        "sampled": "Share of answers that the reader wrote, as no probabilities were told.",
+    }
     type: Literal["accuracy"] = "accuracy"
     questions: Literal["each", "shared", "own"] = Field(
         "each",
@@ -190,14 +196,19 @@ def _read(question: ShownQuestion, answer: Answer) -> _Read:
         "question": question.question,
         "choices": list(question.choices),
         "right": question.answer,
-    }
+    } | ({} if question.weight == 1 else {"weight": question.weight})
     if answer.probabilities is not None:
         probable = {
             letter: round(probability, 4)
             for letter, probability in zip(question.letters, answer.probabilities, strict=True)
         }
         outcome = outcome_of_probabilities(question, answer.probabilities)
-        return _Read(outcome, asked | {"probabilities": probable})
+        return _Read(outcome, asked | {"probabilities": probable} | _told(outcome))
     letter = read_answer(answer.text or "", question)
     outcome = outcome_of_letter(question, letter)
-    return _Read(outcome, asked | {"answer": answer.text, "letter": letter})
+    return _Read(outcome, asked | {"answer": answer.text, "letter": letter} | _told(outcome))
+
+
+def _told(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """The outcome as the rollout log has it: what is not 0."""
+    return {"outcome": {k: round(v, 4) for k, v in asdict(outcome).items() if v}}

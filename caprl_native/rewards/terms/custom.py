@@ -43,6 +43,7 @@ _ENDING_S = 2.0  # that coroutines have to end when the run does
 class CustomOptions(TermOptions):
     """A function or a class of one's own."""
 
+    measures = {"*": "A part that the function names."}
     type: Literal["custom"] = "custom"
     import_path: str = Field(
         "", description='Where it is: "package.module:name", or "file.py:name".'

@@ -39,6 +39,7 @@ _ENDING_S = 2.0  # that requests under way have to end when the run does
 class ServiceOptions(TermOptions):
     """What a reward server says: ours, or one of CapRL's protocol."""
 
+    measures = {"*": "A part of the reward that the server names."}
     type: Literal["service"] = "service"
     endpoint: str | list[str] = Field(
         "",

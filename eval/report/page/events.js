@@ -1,17 +1,9 @@
 // Events.
 
-const KEYS = {
-  ArrowDown: () => 1,
-  ArrowUp: () => -1,
-  PageDown: () => Math.floor(rowsBox.clientHeight / ROW),
-  PageUp: () => -Math.floor(rowsBox.clientHeight / ROW),
-  Home: () => -Infinity,
-  End: () => Infinity,
-};
-
 function onListKey(event) {
+  const by = rowsMovedBy(event.key, rowsBox, ROW);
   if (event.key === "Enter" && state.item) byId("detail").focus();
-  else if (event.key in KEYS) list.move(KEYS[event.key]());
+  else if (by !== undefined) list.move(by);
   else return;
   event.preventDefault();
 }

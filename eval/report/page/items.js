@@ -19,13 +19,6 @@ function readItems() {
   });
 }
 
-/** Parses a data block and lets go of its text. */
-function takeJson(id) {
-  const value = JSON.parse(byId(id).textContent);
-  byId(id).remove();
-  return value;
-}
-
 const picture = (key) => (pictures ??= takeJson("pictures-data"))[key] ?? null;
 const mean = (values) =>
   values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
@@ -51,10 +44,6 @@ function haystack(entry) {
   entry.haystack ??= [id, question, ...choices, ...written].join("\n").toLowerCase();
   return entry.haystack;
 }
-
-/** 'red "fire truck"' -> ["red", "fire truck"] */
-const wordsOf = (query) =>
-  [...query.matchAll(/"([^"]+)"|[^\s"]+/g)].map((match) => match[1] ?? match[0]);
 
 // ---- State: filters, search, sorting and the open item; all of it is in the URL's hash ----
 
@@ -99,16 +88,8 @@ function chosenEntries() {
 }
 
 function readHash() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  for (const name of Object.keys(BLANK)) state[name] = given.get(name) ?? "";
+  readHashInto(state, BLANK);
   if (!(state.sort in SORTS)) state.sort = "";
-}
-
-function writeHash(push) {
-  const kept = Object.entries(state).filter(([, value]) => value);
-  const hash = `#${new URLSearchParams(kept)}`;
-  if (hash === (location.hash || "#")) return;
-  history[push ? "pushState" : "replaceState"](null, "", hash);
 }
 
 /** Changes the state and shows what follows from it. */
@@ -116,13 +97,13 @@ function update(changes) {
   const opens = Boolean(changes.item) && !state.item;
   const refilters = Object.keys(changes).some((name) => name !== "item");
   Object.assign(state, changes);
-  writeHash(opens);
+  writeHashOf(state, opens);
   show(refilters);
 }
 
 function show(refilters) {
   if (refilters) showFilters();
-  if (refilters) list.show(chosenEntries());
+  if (refilters) showList();
   showDetail();
   highlight();
 }
@@ -130,11 +111,6 @@ function show(refilters) {
 // ---- The filters' form ----
 
 const form = byId("filters");
-
-function options(select, pairs, first) {
-  const all = [["", first], ...pairs];
-  select.replaceChildren(...all.map(([value, text]) => el("option", { value }, text)));
-}
 
 const same = (value) => [value, value];
 
@@ -165,11 +141,7 @@ function showFilters() {
   options(form.kind, groupKinds().map(same), "any");
   options(form.value, state.kind ? groupValues().map(same) : [], "any");
   form.value.disabled = !state.kind;
-  for (const control of form.querySelectorAll("[name]")) {
-    const value = state[control.name];
-    if (control.value !== value) control.value = value;
-    control.classList.toggle("set", value !== "");
-  }
+  showControls(form, state);
 }
 
 function onFilter({ target }) {
@@ -177,13 +149,4 @@ function onFilter({ target }) {
   if (target.name === "benchmark") Object.assign(changes, { kind: "", value: "" });
   if (target.name === "kind") changes.value = "";
   update(changes);
-}
-
-/** Calls `action` once calls have paused for so many milliseconds. */
-function debounced(action, pause) {
-  let timer = 0;
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(action, pause);
-  };
 }

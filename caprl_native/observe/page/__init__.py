@@ -1,0 +1,1 @@
+"""What all pages are made of: theme, elements, lists, time lines; see `document.py`."""

@@ -42,7 +42,8 @@ def write_thinker(path: Path, words: Iterable[str]) -> Path:
     kind_of = {vocab[token]: kind for kind, tokens in KINDS.items() for token in tokens}
     axes = {kind: axis for axis, kind in enumerate(NEXT)}
     head *= 0.4
-    embeddings[:, : len(axes)] = head[:, : len(axes)] = 0.0
+    embeddings[:, : len(axes)], head[:, : len(axes)] = 0.0, -SURE / len(embeddings[0]) ** 0.5
+    head[[*kind_of, vocab["<|im_end|>"]], : len(axes)] = 0.0
     for token in range(len(embeddings)):
         embeddings[token, axes[kind_of.get(token, "prompt")]] = LOUD
     for kind, following in NEXT.items():

@@ -62,6 +62,7 @@ HEAVY = [
     "rubric",
     "reward_run",
     "curate_engine",
+    "curate_killed",
     "additions",
     "sleeping",
     "balance_ranks",

@@ -53,6 +53,11 @@ class DecodedImage:
         """Width and height."""
         return self.image.size
 
+    @property
+    def nbytes(self) -> int:
+        """Of its pixels."""
+        return 3 * self.image.width * self.image.height
+
 
 @dataclass(frozen=True)
 class DecodedVideo:
@@ -76,6 +81,11 @@ class DecodedVideo:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.frames.shape[2], self.frames.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its pixels."""
+        return int(self.frames.nbytes)
 
     @property
     def timestamps(self) -> list[float]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from caprl_native.config.models import ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
-from caprl_native.data.media import DecodedImage
+from caprl_native.data.media import DecodedImage, decode
 from caprl_native.inference.endpoint_pool import Connections, servers_of
 from caprl_native.inference.models import (
     Decoded,
@@ -22,9 +22,10 @@ from caprl_native.inference.models import (
     Picture,
     Request,
     Result,
-    decoded_media,
+    pictures_of,
     unprepared,
 )
+from caprl_native.inference.recent import Recent
 from caprl_native.inference.store import Reply
 from caprl_native.text.control_tokens import without_control_tokens
 from caprl_native.types import MediaRef
@@ -38,6 +39,7 @@ class EndpointModel:
         seeing = config if isinstance(config, VisionModelConfig) else VisionModelConfig()
         self.video_as, self.workers = seeing.video_as, seeing.workers
         self.servers = servers_of(config)
+        self._encoded = Recent(self._parts, self.workers)
 
     def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
         """Left early, by Ctrl-C or otherwise, it drops what is in flight and does not wait."""
@@ -64,10 +66,14 @@ class EndpointModel:
 
         Raises `MediaError`.
         """
-        decoded, pictures = decoded_media(request, self.media)
+        decoded, parts = self._encoded.of(request)
+        return with_media(request.messages, parts), pictures_of(request, decoded)
+
+    def _parts(self, request: Request) -> tuple[list[Decoded], list[list[dict[str, Any]]]]:
+        """The media as pixels, and in the protocol's form."""
+        decoded = decode(request.sample, self.media)
         pairs = zip(decoded, request.media, strict=True)
-        media = [media_parts(d, medium, self.video_as) for d, medium in pairs]
-        return with_media(request.messages, media), pictures
+        return decoded, [media_parts(d, medium, self.video_as) for d, medium in pairs]
 
     def close(self) -> None:
         """Every call of `complete` has a client of its own, which ends with it."""

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
 from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
+from caprl_native.data.media import decode
+from caprl_native.inference.ahead import Ahead, Ready
 from caprl_native.inference.models import (
     Picture,
     Request,
     Result,
-    decoded_media,
     failed,
+    pictures_of,
     unprepared,
 )
+from caprl_native.inference.recent import Recent
 from caprl_native.inference.store import Reply
 from caprl_native.policy.families import family_of
 from caprl_native.policy.prompt import PromptBuilder, without_system_turn
 from caprl_native.rollout.engine import Engine, EngineSettings, Finished, Sampling
 from caprl_native.text.control_tokens import tokenized_chats
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A request with its prompt in the engine's form, or the reason why it has none."""
-
-    request: Request
-    prompt: dict[str, Any] = field(default_factory=dict)
-    pictures: tuple[Picture, ...] = ()
-    failure: str = ""
 
 
 @dataclass
@@ -70,6 +62,7 @@ class EngineModel:
                 "mm_processor_kwargs": family.processor_kwargs(media),
                 "media_per_prompt": media.max_per_prompt,
             }
+        self.decoded = Recent(lambda request: decode(request.sample, media), self.workers)
         self.sampling = Sampling.of(config, banned=banned, logprobs=False)
         self.engine = Engine(
             EngineSettings(
@@ -89,8 +82,11 @@ class EngineModel:
     def complete(self, requests: Iterable[Request | None]) -> Iterator[Result]:
         running: dict[str, _Running] = {}
         with ThreadPoolExecutor(self.workers, "prepare") as pool:
-            ready = _Ahead(pool, self._prepare, requests, 2 * self.workers)
+            ahead = self.config.max_num_seqs
+            ready = Ahead(pool, self._prepare, requests, self.workers, ahead)
             while True:
+                if not self.engine.unfinished:
+                    ready.gather()
                 while self.engine.unfinished < self.config.max_num_seqs + 2 * self.workers:
                     # While the engine has work, a slow file does not hold it up.
                     prepared = ready.next(wait_for_it=not self.engine.unfinished)
@@ -102,27 +98,28 @@ class EngineModel:
                 for finished in self.engine.step():
                     yield self._result(running, finished)
 
-    def _prepare(self, request: Request) -> _Ready:
+    def _prepare(self, request: Request) -> Ready:
         """Raises nothing: a StopIteration, for one, would end what iterates over the replies."""
         try:
             if not request.media:
-                return _Ready(request, {"prompt_token_ids": self._tokens(request)})
-            decoded, pictures = decoded_media(request, self.media)
+                return Ready(request, {"prompt_token_ids": self._tokens(request)})
+            decoded = self.decoded.of(request)
             prompt = self.builder.for_engine(request.sample, decoded)
             if self.no_system:
                 prompt["prompt"] = without_system_turn(prompt["prompt"])
             prompt["prompt"] += request.prefix
-            return _Ready(request, prompt, pictures)
+            size = sum(d.nbytes for d in decoded)
+            return Ready(request, prompt, pictures_of(request, decoded), size=size)
         except SampleSkipped as error:
-            return _Ready(request, failure=f"media: {error}")
+            return Ready(request, failure=f"media: {error}")
         except Exception as error:
-            return _Ready(request, failure=unprepared(error))
+            return Ready(request, failure=unprepared(error))
 
     def _tokens(self, request: Request) -> list[int]:
         (ids,) = tokenized_chats(self.tokenizer, [request.messages], request.prefix)
         return ids
 
-    def _submit(self, ready: _Ready, running: dict[str, _Running]) -> Iterator[Result]:
+    def _submit(self, ready: Ready, running: dict[str, _Running]) -> Iterator[Result]:
         request = ready.request
         if ready.failure:
             yield from failed(request, ready.failure)
@@ -149,30 +146,3 @@ class EngineModel:
 
     def close(self) -> None:
         self.engine.close()
-
-
-class _Ahead:
-    """What a function makes of each request, in order; with media, some ahead in threads."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        make: Callable[[Request], _Ready],
-        requests: Iterable[Request | None],
-        ahead: int,
-    ) -> None:
-        self._pool, self._make, self._requests, self._ahead = pool, make, iter(requests), ahead
-        self._waiting: deque[Future[_Ready]] = deque()
-
-    def next(self, wait_for_it: bool) -> _Ready | None:
-        """The next one; None at the end, and where it is not ready and need not be waited for."""
-        while len(self._waiting) < self._ahead:
-            request = next(self._requests, None)
-            if request is None:
-                break
-            if not (request.media or self._waiting):
-                return self._make(request)
-            self._waiting.append(self._pool.submit(self._make, request))
-        if not self._waiting or not (wait_for_it or self._waiting[0].done()):
-            return None
-        return self._waiting.popleft().result()

@@ -6,12 +6,11 @@ are decoded a few requests ahead and never all at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from caprl_native.config.schema import MediaConfig
-from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
+from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError
 from caprl_native.inference.pictures import strip_times, thumbnail
 from caprl_native.inference.store import Reply
 from caprl_native.types import MediaRef, Sample
@@ -100,16 +99,9 @@ def unprepared(error: Exception) -> str:
     return f"prompt: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def decoded_media(
-    request: Request, config: MediaConfig
-) -> tuple[list[Decoded], tuple[Picture, ...]]:
-    """The pixels of a request's media, and small pictures of them where it is `pictured`.
-
-    Raises:
-        MediaError: one of them cannot be used.
-    """
-    found = decode(request.sample, config)
-    return found, tuple(picture_of(d) for d in found) if request.pictured else ()
+def pictures_of(request: Request, decoded: Sequence[Decoded]) -> tuple[Picture, ...]:
+    """Small pictures of a request's media where it is `pictured`."""
+    return tuple(picture_of(d) for d in decoded) if request.pictured else ()
 
 
 def picture_of(decoded: Decoded) -> Picture:

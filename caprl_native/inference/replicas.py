@@ -9,6 +9,7 @@ copies together to about a thousand replies a second.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -26,6 +27,11 @@ LEAST_AHEAD = 8  # replies that an actor is asked for beyond those that it works
 STARTS = 3  # failures in a row to start a copy, after which it is given up
 DEATHS = 6  # deaths in a row of one copy, without any reply of it, after which it is given up
 WAIT_S = 60.0  # without news, between words about copies that wait for room
+SILENT_S = 1800.0  # without any reply, after which a copy that has requests is taken for hung
+
+
+class Hung(Exception):
+    """A copy gives no reply."""
 
 
 class _Worker:
@@ -78,6 +84,7 @@ class _Copy:
     ready: bool = False
     apart: bool = False  # it has requests over which another died, and nothing else
     ended: int = 0  # replies of its last call
+    called: float = 0.0  # when, by the monotonic clock
     deaths: int = 0  # of this place, since its last reply
     share: Share = field(default_factory=Share)
 
@@ -86,15 +93,22 @@ class ReplicatedModel:
     """Several copies of a model. One that dies is replaced, and the others go on meanwhile."""
 
     def __init__(
-        self, build: Callable[[], Model], at_once: int, *, replicas: int, cluster: str
+        self,
+        build: Callable[[], Model],
+        at_once: int,
+        *,
+        replicas: int,
+        cluster: str,
+        silent_s: float = SILENT_S,
     ) -> None:
         """`build` makes one copy in its process, which works on `at_once` replies at a time.
-        `cluster`: a Ray cluster's address; empty: one of our own on this machine.
+        `cluster`: a Ray cluster's address; empty: one of our own on this machine. One that is ready
+        and gives no reply for `silent_s` seconds is replaced.
 
         On a cluster, copies that it has no room for start when it has. Raises ConfigError where
         this machine has no room for so many.
         """
-        self._at_once, self._death = at_once, ""
+        self._at_once, self._silent_s, self._death = at_once, silent_s, ""
         self._ray = ray = start_ray(cluster)
         if replicas > room(ray):
             why = f"run.replicas: {replicas}, but there is room for {room(ray)}"
@@ -117,8 +131,10 @@ class ReplicatedModel:
                 return
             copy = self._first_to_return()
             try:
+                if self._is_hung(copy):
+                    raise Hung(f"it gave no reply for {self._silent_s:g} seconds")
                 results = self._ray.get(copy.call)
-            except self._ray.exceptions.RayError as error:
+            except (self._ray.exceptions.RayError, Hung) as error:
                 yield from backlog.lost(copy.share)
                 self._replace(copy, error)
             else:
@@ -132,6 +148,7 @@ class ReplicatedModel:
                 copy.share.add(asked)
             if copy.share:
                 copy.call = copy.actor.work.remote(list(requests_of(more)))
+                copy.called = time.monotonic()
 
     def _more(self, copy: _Copy, backlog: Backlog) -> list[Asked]:
         if not copy.share:
@@ -144,15 +161,27 @@ class ReplicatedModel:
         ahead = min(max(LEAST_AHEAD, 2 * copy.ended), self._at_once)
         return backlog.new(self._at_once + ahead - len(copy.share))
 
+    def _is_hung(self, copy: _Copy) -> bool:
+        """Whether it has had requests for long, and nothing has come back."""
+        late = copy.ready and time.monotonic() - copy.called > self._silent_s
+        return late and not self._ray.wait([copy.call], timeout=0)[0]
+
     def _first_to_return(self) -> _Copy:
+        """A copy that has returned, or one that hangs. Raises NoReplica."""
         calls = {copy.call: copy for copy in self.copies if copy.call is not None}
         if not calls:
             raise NoReplica(
                 "every copy of the model died again and again; what was written is kept, run again "
                 f"to go on. The last: {self._death}"
             )
-        while not (done := self._ray.wait(list(calls), num_returns=1, timeout=WAIT_S)[0]):
-            if waiting := sum(not copy.ready for copy in self.copies):
+        done: list[Any] = []
+        while not done:
+            if hung := next(filter(self._is_hung, calls.values()), None):
+                return hung
+            pause = min(WAIT_S, self._silent_s)
+            done = self._ray.wait(list(calls), num_returns=1, timeout=pause)[0]
+            waiting = sum(not copy.ready for copy in self.copies)
+            if waiting and not done:
                 log.warning("%d of %d copies of the model have not started yet (they load, or wait "
                             "for room on the cluster)", waiting, len(self.copies))  # fmt: skip
         copy = calls[done[0]]

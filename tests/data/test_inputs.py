@@ -41,8 +41,13 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_folder_is_read_in_natural_order_and_by_its_media_alone(folder: Path) -> None:
+def test_a_folder_is_read_in_natural_order_and_by_its_media_alone(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "sub/README").write_bytes(b"x")
     entries = listed(folder)
+    assert "2 files are neither images nor videos" in caplog.text
+    assert ".txt (1)" in caplog.text and "without an end (1)" in caplog.text
     assert ids(entries) == ["9.png", "10.png", "sub/b.JPG", "sub/v.mp4", "sub/deep/c.webp"]
     assert [e.media[0].kind for e in entries] == ["image"] * 3 + ["video", "image"]
     assert entries[2].media[0].path == str(folder / "sub/b.JPG")

@@ -14,7 +14,8 @@ from caprl_native.inference.store import Reply
 
 @dataclass
 class ScriptedModel:
-    """Echoes each key after `seconds`; dies over "poison", raises over "broken"."""
+    """Echoes each key after `seconds`; dies over "poison", raises over "broken", is lost in
+    "endless"."""
 
     seconds: float = 0.0
 
@@ -26,6 +27,8 @@ class ScriptedModel:
             for key in request.keys:
                 if key.startswith("poison"):
                     os.kill(os.getpid(), signal.SIGKILL)
+                if key.startswith("endless"):
+                    time.sleep(3600)
                 if key.startswith("broken"):
                     raise RuntimeError("CUDA error: an illegal memory access was encountered")
                 yield Result(key, Reply(said(key, request.seed), 1, "stop"))

@@ -77,14 +77,15 @@ def test_copies_that_are_killed_are_replaced_and_cost_no_reply():
     assert {r.key: r.reply.text for r in found} == expected
 
 
-def test_what_kills_its_process_fails_alone_and_what_breaks_it_too():
+def test_what_kills_its_process_fails_alone_and_what_breaks_or_hangs_it_too():
     names = [f"r{i}" for i in range(60)]
-    names[7], names[40] = "poison", "broken"
-    with closing(ReplicatedModel(ScriptedModel, 16, replicas=2, cluster="")) as model:
+    names[7], names[25], names[40] = "poison", "endless", "broken"
+    settings = {"replicas": 2, "cluster": "", "silent_s": 3.0}
+    with closing(ReplicatedModel(ScriptedModel, 16, **settings)) as model:
         found = {r.key: r.reply for r in model.complete(map(request, names))}
     assert len(found) == 60
     failed = {key: reply.failure for key, reply in found.items() if reply.failure}
-    assert set(failed) == {"poison", "broken"}
+    assert set(failed) == {"poison", "broken", "endless"}
     assert all(failure.startswith(CRASH) for failure in failed.values())
 
 

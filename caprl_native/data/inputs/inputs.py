@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
@@ -20,6 +22,9 @@ from caprl_native.files import matching
 from caprl_native.types import MediaRef
 
 STDIN = "-"
+_ENDS_SHOWN = 5  # of names of files that are no media
+
+log = logging.getLogger(__name__)
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -140,7 +145,8 @@ class _Files:
 
 
 class _Folder:
-    """The media below a folder; hidden ones and links to folders are left out.
+    """The media below a folder; hidden ones and links to folders are left out. What is no medium
+    is counted and said.
 
     Ids are paths below the folder where it is the only input, else with the folder's own.
     """
@@ -155,13 +161,18 @@ class _Folder:
 
     def entries(self) -> Iterator[Entry]:
         threading.Thread(target=self._count_all, daemon=True).start()
-        for number, (path, why) in enumerate(_media_below(self.path), 1):
+        others: Counter[str] = Counter()
+        for number, (path, why) in enumerate(_media_below(self.path, others), 1):
             self._read = number
             identity = os.path.relpath(path, self.path) if self._alone else path
             yield problem(identity, path, why) if why else _entry(path, identity)
+        if others:
+            kinds = [f"{end} ({count:,})" for end, count in others.most_common(_ENDS_SHOWN)]
+            log.warning("%s: %s files are neither images nor videos by their names and are left "
+                        "out: %s", self.path, f"{others.total():,}", ", ".join(kinds))  # fmt: skip
 
     def _count_all(self) -> None:
-        self._count = sum(1 for _ in _media_below(self.path))
+        self._count = sum(1 for _ in _media_below(self.path, Counter()))
 
 
 def _entry(path: str, identity: str) -> Entry:
@@ -170,8 +181,10 @@ def _entry(path: str, identity: str) -> Entry:
     return Entry(identity, (MediaRef(kind, path),), source=path)
 
 
-def _media_below(folder: str) -> Iterator[tuple[str, str]]:
+def _media_below(folder: str, others: Counter[str]) -> Iterator[tuple[str, str]]:
     """Media files and then folders, each in natural order; with a folder that cannot be read, why.
+
+    Files that are no media are counted in `others`, by the ends of their names.
 
     Links to folders are not followed: they may lead back.
     """
@@ -189,9 +202,11 @@ def _media_below(folder: str) -> Iterator[tuple[str, str]]:
     for name, is_folder in there:
         if not is_folder and kind_of_name(name):
             yield os.path.join(folder, name), ""
+        elif not is_folder:
+            others[os.path.splitext(name)[1].lower() or "without an end"] += 1
     for name, is_folder in there:
         if is_folder:
-            yield from _media_below(os.path.join(folder, name))
+            yield from _media_below(os.path.join(folder, name), others)
 
 
 def natural(name: str) -> list[int | str]:

@@ -2,7 +2,8 @@
 
     python benchmarks/training.py shape SHAPE          both ways
     python benchmarks/training.py growth n|prompt      the shared way
-    python benchmarks/training.py memory               both ways, one group of long responses
+    python benchmarks/training.py memory               one group of long responses, by the budget
+    python benchmarks/training.py lengths DIRECTORY    only arithmetic: TaskMem's lengths, its model
 
 One process, float32 on a CPU and bfloat16 on CUDA, Qwen3-VL with random weights. Both sides are the
 same trainer with the same budget of tokens for a micro-batch.
@@ -35,9 +36,11 @@ from tqdm import tqdm
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import init_distributed
 from caprl_native.policy.balance import GroupShape
+from caprl_native.policy.families import family_of
 from caprl_native.policy.flops import Flops
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
+from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.testing.tiny_models import write_tiny_vlm
 from caprl_native.types import Group
@@ -85,8 +88,8 @@ def repeated(groups: list[Group]) -> list[Group]:
     return [dataclasses.replace(g, rollouts=[r]) for g in groups for r in g.rollouts]
 
 
-def compare(bench: Bench, shape: Shape, prompts: int = PROMPTS) -> dict[str, Any]:
-    groups = bench.groups(shape, N, prompts)
+def compare(bench: Bench, shape: Shape) -> dict[str, Any]:
+    groups = bench.groups(shape, N, PROMPTS)
     prompt, response = len(groups[0].prompt), shape.response
     budget = shape.at_once * (prompt + N * response)
     single = repeated(groups)
@@ -130,14 +133,66 @@ def growth(bench: Bench, over: str) -> dict[str, Any]:
     return found
 
 
+def over_budgets(bench: Bench, shape: Shape) -> dict[str, Any]:
+    """One group whose micro-batches may hold so many of its N responses, the prompt with each."""
+    groups = bench.groups(shape, N, 1)
+    prompt, counts = len(groups[0].prompt), (N, N // 2, 1)
+    seconds = alternated(
+        {
+            str(n): lambda n=n: bench.update(groups, prompt + n * shape.response)  # type: ignore[misc]
+            for n in counts
+        },
+        shape.repeats,
+    )
+    whole = seconds[str(N)]
+    return {"prompt": prompt, "response": shape.response} | {
+        f"{n} at once": summary(seconds[str(n)])
+        | {
+            "ratio": summary([s / w for s, w in zip(seconds[str(n)], whole, strict=True)]),
+            "flops_ratio": flops(bench, in_parts(groups, n)) / flops(bench, groups),
+        }
+        for n in counts
+    }
+
+
+def in_parts(groups: list[Group], n: int) -> list[Group]:
+    """Each prompt once for every n of its responses."""
+    return [
+        dataclasses.replace(g, rollouts=g.rollouts[i : i + n])
+        for g in groups
+        for i in range(0, len(g.rollouts), n)
+    ]
+
+
+def lengths(directory: str) -> dict[str, Any]:
+    """FLOPs of the language model of a directory's config, against prompts computed once: with a
+    prompt for each of 8 responses, and as TaskMem's budget of 32,768 tokens cuts a group."""
+    per = Flops.of(Policy(load_hf(directory, empty=True), family_of(directory)))
+    prompt, budget = 24_576, 32_768
+    found = {}
+    for response in (1_024, 2_048, 4_096, 8_192):
+        at_once = min(N, (budget - prompt) // response)
+        whole, part, single = (
+            per.update(GroupShape(prompt, (response,) * n, 0, 0, False, 0)) for n in (N, at_once, 1)
+        )
+        found[f"{prompt} + {N} x {response}"] = {
+            "repeated": N * single / whole,
+            "cut": N // at_once * part / whole,
+        }
+    return found
+
+
 def main() -> None:
     what, *names = sys.argv[1:]
+    if what == "lengths":
+        print(json.dumps(lengths(*names)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(str(write_tiny_vlm(folder, **MODEL)))
         if what == "growth":
             found = growth(bench, *names)
         elif what == "memory":
-            found = compare(bench, MEMORY, prompts=1)
+            found = over_budgets(bench, MEMORY)
         else:
             found = compare(bench, *(SHAPES[name] for name in names))
     dist.destroy_process_group()

@@ -55,7 +55,6 @@ HEAVY = [
     "replicas",
     "judge_engine",
     "judge_run",
-    "memory_run",
     "service_reader",
     "service_load",
     "service_client",

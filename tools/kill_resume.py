@@ -217,7 +217,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 def captions(folder: Path) -> dict[str, str]:
     """The rollout logs, and what captions have left for later prompts, word for word."""
     files = [file for kind in FOLDERS for file in folder.glob(f"{kind}/*.jsonl")]
-    files += folder.glob("history/*.json")
+    files += [*folder.glob("history/*.json"), *folder.glob("memory_log/*/*.json")]
     return {str(f.relative_to(folder)): f.read_text() for f in files}
 
 

@@ -24,7 +24,7 @@ class TokenTables:
     logprobs: Tensor  # with a graph
     entropy: Tensor  # of each token, in any shape
     engine: Tensor
-    before: Tensor  # the trainer's log-probs before the update
+    before: Tensor  # the trainer's log-probs before the update; where none were kept, those now
     reference: Tensor | None
     advantages: Tensor  # `[R, 1]`
     mask: Tensor  # bool
@@ -58,7 +58,8 @@ def objective(
     if tables.reference is not None:
         kl, distance = kl_loss(logprobs, tables.reference, mask, algorithm.kl, **shared)
         kl_mean = distance["kl_reference"]
-    gap = torch.where(mask, (logprobs.detach() - tables.engine).abs(), 0.0)
+    # Before the update: later mini-batches of a step see a policy that has moved.
+    gap = torch.where(mask, (tables.before - tables.engine).abs(), 0.0)
     loss = loss + algorithm.kl.weight * kl
     tokens = denominators.tokens
     return loss, {

@@ -16,14 +16,14 @@ ASKED = "Faces are named. [Description of the preceding part]: {}\n\nSay what is
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 
 
-def write_clip(file: Path, index: int, frames: int = 8) -> Path:
-    """A scene of one colour in which a square wanders, with a subtitle."""
+def write_clip(file: Path, index: int, subtitle: str, frames: int = 8) -> Path:
+    """A scene of one colour in which a square wanders."""
     pictures = []
     for t in range(frames):
         picture = Image.new("RGB", (64, 64), COLOURS[index % len(COLOURS)])
         draw = ImageDraw.Draw(picture)
         draw.rectangle((4 + 5 * t, 16, 20 + 5 * t, 32), fill="white")
-        draw.text((4, 50), f"Scene {index}", fill="white")
+        draw.text((4, 50), subtitle, fill="white")
         pictures.append(np.asarray(picture))
     return write_mp4(file, pictures, fps=4.0)
 
@@ -53,7 +53,7 @@ def write_rows(
         for i in range(segments):
             parts: list[dict[str, Any]] = []
             if clips:
-                clip = write_clip(folder / video / f"{i}.mp4", i)
+                clip = write_clip(folder / video / f"{i}.mp4", i, f"{video} {i}")
                 parts.append({"type": "video", "video": str(clip.relative_to(folder))})
             face = write_png(folder / video / f"{i}_face.png", (40, 40), COLOURS[i % 5])
             parts += [

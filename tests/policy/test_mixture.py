@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.flop_counter import FlopCounterMode
 
+from caprl_native.config.cli import load
 from caprl_native.config.schema import Config, PolicyConfig
-from caprl_native.dry_run import Device, plan
+from caprl_native.dry_run import Device, needs_of, plan
+from caprl_native.memory_plan import GIB
 from caprl_native.policy.balance import Costs
 from caprl_native.policy.families import family_of
 from caprl_native.policy.families.qwen_moe import route
@@ -204,3 +206,17 @@ def test_a_plan_for_32_gpus(published, tmp_path):
     assert float(lines["Adam"][0]) == pytest.approx(2 * masters, abs=0.001)
     print(text)
     assert "fits" in text and "short" not in text.split("on GPUs of")[0]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "budget", "rollout", "training"),
+    [(0, 32_768, 72.3, 69.5), (1, 32_768, 61.5, 47.5), (1, 57_344, 61.5, 69.9)],
+)
+def test_the_plan_of_taskmems_run(published, replicas, budget, rollout, training):
+    """As docs/memory.md has it, for 32 GPUs of 80 GB."""
+    config = load(Config, ["memory.toml"])
+    config.policy = config.policy.replace(
+        path=str(published), replicas=replicas, micro_batch_tokens=budget
+    )
+    peaks = needs_of(config, read_model_size(published), None, 32).peaks(79.1 * GIB)
+    assert [round(peak / GIB, 1) for peak in peaks.totals] == [rollout, training]

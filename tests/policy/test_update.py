@@ -74,9 +74,12 @@ def recomputes_exactly(results: dict[str, dict]) -> None:
         assert ours["passes"] == again * theirs["passes"]
 
 
-@pytest.mark.parametrize("family", ["tiny_policy_2_5", "tiny_policy_moe"])
-def test_other_families_too(request, tmp_path, family):
-    results = found(request.getfixturevalue(family), tmp_path, "some")
+@pytest.mark.parametrize(
+    ("family", "which"), [("tiny_policy_2_5", "some"), ("tiny_policy_moe", "more")]
+)
+def test_other_families_too(request, tmp_path, family, which):
+    """A mixture of experts, whose layers are two units each, in all that shards and replicas do."""
+    results = found(request.getfixturevalue(family), tmp_path, which)
     for ranks in (1, 2):
         recomputes_exactly(results[ranks])
     for ranks in (1, 2):
@@ -84,6 +87,13 @@ def test_other_families_too(request, tmp_path, family):
             agree(results[ranks][name], results[1]["whole"])
         for name in ("frozen vision", "frozen vision, single"):
             same_where_not_frozen(results, results[ranks][name])
+        if which == "more":
+            clips(results[ranks])
+            offloads(results[ranks])
+    if which == "more":
+        for name in ("replicas, single", "reduced once"):
+            agree(results[2][name], results[1]["whole"])
+        reduces_once(results[2])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -99,11 +109,16 @@ def test_whenever_gradients_are_reduced_they_are_the_same(results, name):
 
 
 def test_gradients_meet_once_a_step_where_that_takes_no_memory_or_where_it_may(results):
-    sums, scatters = ({n: r["reductions"][i] for n, r in results[2].items()} for i in (0, 1))
+    reduces_once(results[2])
+    assert results[2]["replicas"]["reductions"] == results[2]["replicas, single"]["reductions"]
+
+
+def reduces_once(results: dict[str, dict]) -> None:
+    sums, scatters = ({n: r["reductions"][i] for n, r in results.items()} for i in (0, 1))
     units = scatters["whole"]
     assert units > 3 and scatters["single"] == 8 * units  # one micro-batch per response
     assert scatters["reduced once"] == units
-    assert sums["replicas, single"] == sums["replicas"] == units  # over replicas
+    assert sums["replicas, single"] == units  # over replicas
 
 
 def test_bfloat16_is_near(results):
@@ -152,12 +167,28 @@ def test_a_frozen_tower_looks_once_at_each_sample_in_a_step(results, ranks, case
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_norm_is_that_of_the_whole_gradient_and_clipping_scales_to_it(results, ranks):
-    whole, clipped = results[ranks]["whole"], results[ranks]["clipped"]
+    clips(results[ranks])
+
+
+def clips(results: dict[str, dict]) -> None:
+    whole, clipped = results["whole"], results["clipped"]
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in whole["gradients"].values()))
     assert whole["metrics"]["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert clipped["metrics"]["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
     scaled = {name: g * 0.01 / norm for name, g in whole["gradients"].items()}
     assert relative(clipped["gradients"], scaled) < 1e-4
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_offloaded_optimizer_makes_the_same_step(results, ranks):
+    offloads(results[ranks])
+
+
+def offloads(results: dict[str, dict]) -> None:
+    whole, offloaded = results["whole"], results["offloaded"]
+    for name, gradient in whole["gradients"].items():
+        assert torch.equal(gradient, offloaded["gradients"][name])
+        assert torch.allclose(offloaded["after"][name], whole["after"][name], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -194,6 +225,18 @@ def test_a_custom_correction_sees_the_log_probs_before_the_update(dims, tiny_pol
     learner = learner_of(config, algorithm, dims)
     moved = learner.update(texts(learner), 0)["mismatch/drift_clipped_frac"]
     assert moved == 0 if updates == 1 else moved > 0.4  # all of the second mini-batch's tokens
+
+
+def test_the_mismatch_is_that_before_the_update(dims, tiny_policy):
+    """Of all mini-batches, though later ones meet a policy that has moved."""
+    config = PolicyConfig(path=str(tiny_policy), dtype="float32", lr=1e-2)
+    found = []
+    for updates in (1, 2):
+        learner = learner_of(config, AlgorithmConfig(old="trainer", updates=updates), dims)
+        metrics = learner.update(texts(learner), 0)
+        found.append([metrics[f"mismatch/logprob_abs_{kind}"] for kind in ("mean", "max")])
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-6)
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.02)  # a mean of two halves' means
 
 
 def test_a_batch_of_fewer_groups_than_updates_makes_fewer_steps(dims, tiny_policy):

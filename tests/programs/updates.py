@@ -1,6 +1,7 @@
 """Policy updates under many settings; rank 0 writes gradients and weights for comparison.
 
-Arguments: the model directory, the folder to write `<ranks>.pt` in, and "all" or "some" cases.
+Arguments: the model directory, the folder to write `<ranks>.pt` in, and "all", "some" or "more"
+cases.
 By case: {"metrics": ..., "gradients": ..., "before": ..., "after": ...}.
 """
 
@@ -27,6 +28,7 @@ from tests.ranks import report
 KINDS = ["image", "video", "text", "images"]
 KEPT = ["whole", "second rank has text", "frozen vision, single"]  # also without checkpoints
 SOME = ["whole", "single", "second rank has text", "frozen vision", "frozen vision, single"]
+MORE = [*SOME, "clipped", "offloaded", "replicas, single", "reduced once"]
 
 
 def main(path: str, folder: str, which: str) -> None:
@@ -38,7 +40,7 @@ def main(path: str, folder: str, which: str) -> None:
     results: dict[str, dict] = {}
 
     def case(name: str, config: PolicyConfig = base, share: str = "even", **changes) -> None:
-        if which == "some" and name not in SOME:
+        if name not in {"some": SOME, "more": MORE}.get(which, [name]):
             return
         settings = algorithm.replace(**changes)
         results[name] = run(config, settings, dims, share)
@@ -57,6 +59,7 @@ def main(path: str, folder: str, which: str) -> None:
          aggregation="seq-mean-token-mean")  # fmt: skip
     case("kl", kl={"type": "k3", "weight": 0.1}, updates=2)
     case("clipped", base.replace(max_grad_norm=0.01))
+    case("offloaded", base.replace(optimizer_offload=True))
     for part in ("vision", "projector", "language"):
         case(f"frozen {part}", base.replace(freeze=[part]))
     blind = base.replace(freeze=["vision"], micro_batch_tokens=1)

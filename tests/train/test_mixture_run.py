@@ -1,4 +1,4 @@
-"""A mixture of experts trained on two ranks with a real engine on each, and its checkpoints."""
+"""A mixture of experts trained on two ranks with a real engine on each; checkpoints, exports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from caprl_native import checkpoint
 from caprl_native.export import export_checkpoint
 from caprl_native.policy.model import load_hf
+from tests.ranks import run_ranks
+from tests.test_checkpoint import same
 from tests.train.world import rows, tiny_config, train, train_ok
 
 
@@ -43,6 +45,17 @@ def test_it_goes_on_from_a_checkpoint_bit_for_bit(run, tmp_path):
     ours, theirs = (load_file(f / "export" / "model.safetensors") for f in (again, run))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_another_number_of_ranks_goes_on_and_a_fresh_engine_on_its_export_agrees(
+    tiny_policy_moe, tmp_path
+):
+    """Four steps of two ranks; one rank loads them, exports what it loaded, and makes a fifth."""
+    run_ranks("checkpoints", 2, "save", tiny_policy_moe, tmp_path)
+    (found,) = run_ranks("checkpoints", 1, "load", tiny_policy_moe, tmp_path, "engine")
+    assert same(tmp_path / "loaded_1.pt", tmp_path / "saved.pt")
+    assert same(tmp_path / "load_1_and_on.pt", tmp_path / "save_2_and_on.pt")
+    assert max(found["gaps"]) < 1e-4  # nats, float32; of an image and of a video
 
 
 def test_an_export_is_laid_out_as_published_and_can_be_made_of_a_checkpoint(

@@ -6,6 +6,7 @@ How files, overrides and errors are handled stands in `load.py`, which settings 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -41,6 +42,10 @@ def _can_be_a_folders(name: str) -> bool:
 
 def _are_decay_rates(betas: list[float]) -> bool:
     return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
+def _is_rate(lr: float) -> bool:
+    return lr == -1 or 0 <= lr < math.inf
 
 
 def _are_parts(names: list[str]) -> bool:
@@ -166,6 +171,12 @@ class PolicyConfig(OptimizerStateConfig):
     ] = Field("", description="Hugging Face directory of the captioner to train.")
     dtype: Dtype = Field("bfloat16", description="Compute precision; master weights are float32.")
     lr: float = Field(1e-6, ge=0, description="Peak learning rate of AdamW.")
+    lr_vision: Annotated[float, Must(_is_rate, "-1, or a rate of 0 or more")] = Field(
+        -1.0, description="That of the vision tower, its projector aside; -1: policy.lr."
+    )
+    lr_projector: Annotated[float, Must(_is_rate, "-1, or a rate of 0 or more")] = Field(
+        -1.0, description="That of the projector; -1: policy.lr."
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up."
     )
@@ -305,6 +316,16 @@ class EvalConfig(Table):
     draws: int = Field(0, ge=0, description="Questions drawn per caption; 0: each question once.")
 
 
+class SftEvalConfig(Table):
+    every: int = Field(
+        0,
+        ge=0,
+        description="Held-out loss on data.eval_files, or what data.hold_out keeps, every this "
+        "many steps, at step 0 and at the end; 0: never.",
+    )
+    samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")
+
+
 class LogConfig(Table):
     backends: Annotated[
         list[str], Must(_are_backends, 'some of "wandb", "tensorboard", each once')
@@ -379,4 +400,5 @@ class SftConfig(Program):
     data: SftDataConfig = Field(default_factory=SftDataConfig)
     media: MediaConfig = Field(default_factory=MediaConfig)
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    eval: SftEvalConfig = Field(default_factory=SftEvalConfig)
     log: LogConfig = Field(default_factory=LogConfig)

@@ -345,7 +345,7 @@ def test_parse_cli(write):
 
 def test_supervised_runs_have_their_own_check(write, capsys):
     file = write("[data]\nfiles = ['a.jsonl']\n[policy]\npath = 'm'\n")
-    assert parse_cli(SftConfig, ["--config", file], "x").config.data.loss_on == "response"
+    assert parse_cli(SftConfig, ["--config", file], "x").config.data.loss_on == "assistant"
     with pytest.raises(SystemExit):
         parse_cli(SftConfig, ["--config", file, "--run.shuffle_rewards", "true"], "x")
     assert "no rewards" in capsys.readouterr().err

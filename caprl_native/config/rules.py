@@ -167,7 +167,9 @@ def _common(rules: Rules) -> None:
 
 
 def _schedule(rules: Rules) -> None:
-    """A horizon is that of a schedule which decays after the warm-up."""
+    """A horizon is that of a schedule which decays after the warm-up, of which there is one."""
+    share, warmup = rules.value("policy.warmup_share"), "policy.warmup_steps"
+    rules.require(not (share and rules.value(warmup)), warmup, "0 with policy.warmup_share")
     steps = rules.value("policy.schedule_steps")
     rules.require(
         not steps or rules.value("policy.schedule") != "constant",

@@ -183,6 +183,9 @@ class PolicyConfig(OptimizerStateConfig):
     warmup_steps: int = Field(
         0, ge=0, description="Optimizer steps of linear warm-up; the first has peak / warmup_steps."
     )
+    warmup_share: Share = Field(
+        0.0, description="In place of warmup_steps: this share of the run's optimizer steps."
+    )
     schedule_steps: int = Field(
         0,
         ge=0,

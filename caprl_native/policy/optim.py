@@ -91,10 +91,11 @@ def learning_rate(config: PolicyConfig, step: int, steps: int, peak: float | Non
     The schedule ends at `config.schedule_steps`, or where 0 with the run. `peak`: None: policy.lr.
     """
     peak = config.lr if peak is None else peak
-    if step < config.warmup_steps:
-        return peak * (step + 1) / config.warmup_steps
+    warmup = config.warmup_steps or math.ceil(config.warmup_share * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
     steps = config.schedule_steps or steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    done = (step - warmup) / max(1, steps - warmup)
     shape = {
         "constant": 1.0,
         "linear": 1.0 - done,

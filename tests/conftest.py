@@ -31,6 +31,7 @@ HEAVY = [
     "loop",
     "carried_run",
     "s2d",
+    "pretrain",
     "objectives",
     "sft",
     "failures",
@@ -71,6 +72,7 @@ HEAVY = [
     "two_nodes",
     "views",
     "mixture_run",
+    "init_vlm",
 ]
 
 

@@ -54,7 +54,8 @@ def asked_of(messages: Sequence[dict[str, Any]], render: Render, end: str) -> li
     found = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
-            media += sum(part["type"] != "text" for part in message["content"])
+            parts = message["content"]  # or a text
+            media += 0 if isinstance(parts, str) else sum(p["type"] != "text" for p in parts)
             continue
         head, said = render(i, True), render(i + 1, False)
         if not (whole.startswith(said) and said.startswith(head)):

@@ -134,7 +134,8 @@ class PromptBuilder:
     ) -> list[DecodedImage | DecodedVideo] | None:
         """The media of a prompt that is too long, so small that it is not; None where it is not too
         long, none can be so small, or none is to be."""
-        if not self.max_tokens or len(prompt) <= self.max_tokens or self.media.fit != "reduce":
+        too_long = self.max_tokens and len(prompt) > self.max_tokens
+        if not too_long or prompt.media is None or self.media.fit != "reduce":
             return None
         family, processor = _loaded(self.path, self.plugins)
         room = self.max_tokens - int((prompt.token_types == 0).sum())

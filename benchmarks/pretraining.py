@@ -1,0 +1,287 @@
+"""What captions are worth to a model that learns from them: the three stages with and without them.
+
+    python benchmarks/pretraining.py --out outputs/pretraining [--seeds 3]
+
+In the demo's world, of images. The tower is the demo's captioner's, the language model has read
+text alone, the projector is new (tools/init_vlm.py). Both arms share the first stage; then one
+learns from captions before the instructions (`caprl_native.pretrain`). Both answer questions about
+held-out images, which are in view (`eval.prism --mode direct`). What is finished is not run again,
+what was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, machine
+from launch import torchrun
+from learning_curves import figures, lines
+from tqdm import tqdm
+
+from caprl_native.config.load import toml
+from caprl_native.init_vlm import Request, build
+from caprl_native.stages import Stage
+from caprl_native.testing.demo_world.datasets import sparse_caption, write_world
+from caprl_native.testing.demo_world.scenes import FULL_PROMPTS, PROMPTS, Scene, caption
+from caprl_native.testing.tiny_models import write_tiny_language
+from eval.benchmarks import benchmarks
+from eval.benchmarks.base import Files
+from eval.items import Item
+
+VISION = ROOT / "demo_models" / "policy"
+STAGES = {"align": 400, "captions": 1200, "sft": 200}  # and how many images each learns from
+HELD_OUT, TEXTS = 64, 3000
+WITH, WITHOUT = "with captions", "without"
+ARMS = {WITH: ["align", "captions", "sft"], WITHOUT: ["align", "sft"]}
+RATES = {"align": 4e-3, "captions": 1e-3, "sft": 5e-4}
+
+
+def make_world(out: Path) -> None:
+    """For each stage and its held-out loss a file of records, the language model's texts, and the
+    questions on held-out images."""
+    folder = out / "world"
+    if (folder / "text.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "heldout"):
+        for stage, count in STAGES.items():
+            images = count if split == "train" else HELD_OUT
+            world = write_world(folder, f"{split}_{stage}_world", images, 0, 0)
+            rng = random.Random(f"{split}-{stage}")
+            write(folder / f"{split}_{stage}.jsonl", records(stage, world, rng))
+    rng = random.Random("text")
+    readable = write_world(folder, "read_world", TEXTS // 7, 0, 1)
+    write(folder / "text.jsonl", [row for item in items(readable) for row in read(item, rng)])
+
+
+def write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def records(stage: str, world: Path, rng: random.Random) -> list[dict[str, Any]]:
+    """LLaVA's: images with two attributes told, with all, or with two questions each."""
+    if stage == "sft":
+        rows = []
+        for several in by_image(items(world)):
+            for item in rng.sample(several, 2):
+                rows.append(conversation(asked(item), answer(item), str(item.media[0].path)))
+        return rows
+    rows = []
+    for row in lines(world):
+        scene = Scene("image", row["scene"])
+        told = (
+            sparse_caption(scene, {2: 1.0}, rng)
+            if stage == "align"
+            else caption(scene, scene.values, None)
+        )
+        prompt = (PROMPTS if stage == "align" else FULL_PROMPTS)["image"]
+        rows.append(conversation(prompt, told, str(world.parent / row["image"])))
+    return rows
+
+
+def conversation(said: str, reply: str, image: str = "") -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": f"<image>{said}" if image else said},
+        {"from": "gpt", "value": reply},
+    ]
+    return {"conversations": turns} | ({"image": image} if image else {})
+
+
+def items(world: Path) -> list[Item]:
+    """The questions of a world, as the evaluation asks them."""
+    found = benchmarks()["qa"].read(Files((world,), None))
+    return [item for item in found if isinstance(item, Item)]
+
+
+def by_image(found: Sequence[Item]) -> list[list[Item]]:
+    groups: dict[str, list[Item]] = {}
+    for item in found:
+        groups.setdefault(str(item.media[0].path), []).append(item)
+    return list(groups.values())
+
+
+def asked(item: Item) -> str:
+    """The text that the evaluation puts beside the image."""
+    (turn,) = benchmarks()["qa"].direct_chat(item)
+    return turn["content"][-1]["text"]
+
+
+def answer(item: Item) -> str:
+    return f"The answer is {item.choices['ABCDEFG'.index(item.answer)]}."
+
+
+def read(item: Item, rng: random.Random) -> list[dict[str, Any]]:
+    """What the language model reads: a caption and a question, or a caption of nothing."""
+    assert isinstance(item.record, dict)
+    scene = Scene("image", item.record["scene"])
+    told = caption(scene, scene.values, rng)
+    if rng.random() < 0.5:
+        return [conversation(f"{told}\n\n{asked(item)}", answer(item))]
+    prompts = FULL_PROMPTS if rng.random() < 0.5 else PROMPTS
+    return [conversation(prompts["image"], told)]
+
+
+def start(words: Sequence[str], log: Path, ranks: int = 1) -> None:
+    """Runs a program. Exits where it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    starter = torchrun(ranks) if ranks > 1 else [sys.executable]
+    with log.open("a") as output:
+        command = [*starter, "-m", *words]
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output)
+    if done.returncode:
+        sys.exit(f"error: {' '.join(words)} failed, see {log}")
+
+
+def overlay(file: Path, tables: dict[str, dict[str, Any]]) -> str:
+    """Writes what is laid over a recipe; returns the file's name."""
+    text = "".join(
+        f"[{name}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in table.items())
+        for name, table in tables.items()
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return str(file)
+
+
+def settings(
+    out: Path, folder: Path, stage: str, args: argparse.Namespace, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Of a stage's run into `folder`."""
+    steps = getattr(args, f"{stage}_steps")
+    world = out / "world"
+    tables: dict[str, dict[str, Any]] = {
+        "run": {"dir": str(folder), "seed": seed, "steps": steps, "save_every": 20, "threads": 2},
+        "data": {
+            "files": [str(world / f"train_{stage}.jsonl")],
+            "eval_files": [str(world / f"heldout_{stage}.jsonl")],
+            "media_root": "",
+            "batch_size": args.batch,
+            "workers": 0,
+        },
+        "media": {"image_max_pixels": 16384, "image_min_pixels": 4096},
+        "policy": {"dtype": "float32", "lr": RATES[stage], "path": str(out / f"init_{seed}")},
+        "eval": {"every": steps},
+        "log": {"progress": False, "wandb": "disabled"},
+    }
+    if stage == "sft":  # images and texts, as in the recipe
+        tables["data"]["files"].append(str(world / "text.jsonl"))
+        tables["data"]["mix"] = [1.0, 0.05]
+    return tables
+
+
+def make_language_model(out: Path, args: argparse.Namespace) -> Path:
+    """A language model that has read text alone; nothing where it is there."""
+    folder = out / "language"
+    tables = settings(out, folder, "captions", args, 0)
+    tables["run"] |= {"steps": args.text_steps}
+    tables["data"] |= {"files": [str(out / "world/text.jsonl")], "eval_files": []}
+    tables["data"] |= {"loss_on": "all"}
+    tables["policy"] |= {"path": str(out / "language_random"), "lr": 2e-3}
+    tables["eval"] = {"every": 0}
+    stage = Stage(
+        1, ("pretrain_captions.toml", overlay(out / "language.toml", tables)), supervised=True
+    )
+    if not (out / "language_random").exists():
+        write_tiny_language(out / "language_random", VISION, init=0.06)
+    if not stage.is_finished:
+        start(["caprl_native.sft", *stage.command()], out / "log")
+    return stage.export
+
+
+def run_arm(out: Path, arm: str, seed: int, args: argparse.Namespace) -> Path:
+    """The stages of an arm; returns its model's folder. The first stage is both arms'."""
+    folder = out / str(seed)
+    text = f"stages = {toml(ARMS[arm])}\n"
+    for stage in ARMS[arm]:
+        own = folder / (stage if stage != "sft" else f"sft_{arm.split()[0]}")
+        file = overlay(own.with_suffix(".toml"), settings(out, own, stage, args, seed))
+        text += f"[{stage}]\nfiles = {toml([f'pretrain_{stage}.toml', file])}\n"
+    config = folder / f"{arm.split()[0]}.toml"
+    config.write_text(text)
+    if not (own / "export/config.json").exists():
+        start(["caprl_native.pretrain", "--config", str(config)], folder / "log", args.ranks)
+    return own / "export"
+
+
+def accuracy(out: Path, model: Path, folder: Path) -> float:
+    """Share of right answers, in percent, with the images in view."""
+    if not (folder / "summary.json").exists():
+        words = ["eval.prism", "--config", "prism_demo.toml", "--mode", "direct"]
+        words += [f"--captioner.path={model}", "--captioner.n=1", "--captioner.temperature=0"]
+        words += [f"--benchmarks.qa.files=['{out}/world/heldout_sft_world.jsonl']"]
+        start([*words, "--out", str(folder), "--run.progress=false"], folder.parent / "log")
+    return json.loads((folder / "summary.json").read_text())["benchmarks"]["qa"]["mean"]
+
+
+def losses(run: Path) -> list[float]:
+    """Held-out loss before the first step and after the last."""
+    found = [line["eval/loss"] for line in lines(run / "metrics.jsonl") if "eval/loss" in line]
+    return [found[0], found[-1]]
+
+
+def measure(out: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per arm, over the seeds."""
+    rows: list[dict[str, Any]] = [{"arm": arm, "accuracy": [], "losses": []} for arm in ARMS]
+    for seed in tqdm(range(args.seeds), desc="seeds"):
+        for row in rows:
+            arm = row["arm"]
+            model = run_arm(out, arm, seed, args)
+            scored = out / str(seed) / f"direct_{arm.split()[0]}"
+            row["accuracy"].append(accuracy(out, model, scored))
+            runs = [out / str(seed) / s for s in ARMS[arm][:-1]] + [model.parent]
+            row["losses"].append({s: losses(run) for s, run in zip(ARMS[arm], runs, strict=True)})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Medians over the seeds, with all of them in brackets."""
+    shown = ["| trained | right answers, % |", "| --- | --- |"]
+    shown += [f"| {row['arm']} | {figures(row['accuracy'], '{:.1f}')} |" for row in rows]
+    shown += ["", "| stage | held-out loss before | after |", "| --- | --- | --- |"]
+    for row in rows:
+        for stage in row["losses"][0]:
+            if row["arm"] == WITHOUT and stage == "align":
+                continue
+            name = stage if stage != "sft" else f"sft, {row['arm']}"
+            cells = [
+                figures([found[stage][i] for found in row["losses"]], "{:.3f}") for i in (0, 1)
+            ]
+            shown.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(shown)
+
+
+def main() -> None:
+    """Writes the JSON and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "pretraining")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/pretraining.json")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--text-steps", type=int, default=200, help="of the language model")
+    for stage, steps in (("align", 40), ("captions", 160), ("sft", 60)):
+        parser.add_argument(f"--{stage}-steps", type=int, default=steps)
+    parser.add_argument("--ranks", type=int, default=1)
+    args = parser.parse_args()
+    out = args.out.resolve()
+    make_world(out)
+    language = make_language_model(out, args)
+    for seed in range(args.seeds):
+        if not (out / f"init_{seed}").exists():
+            build(Request(VISION, language, out / f"init_{seed}", seed=seed, dtype="float32"))
+    rows = measure(out, args)
+    shapes = {name: getattr(args, name) for name in ("batch", "text_steps")}
+    shapes |= {f"{stage}_steps": getattr(args, f"{stage}_steps") for stage in STAGES}
+    result = {"machine": machine(), **shapes, "rows": rows}
+    args.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

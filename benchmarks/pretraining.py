@@ -2,11 +2,11 @@
 
     python benchmarks/pretraining.py --out outputs/pretraining [--seeds 3]
 
-In the demo's world, of images. The tower is the demo's captioner's, the language model has read
-text alone, the projector is new (tools/init_vlm.py). Both arms share the first stage; then one
-learns from captions before the instructions (`caprl_native.pretrain`). Both answer questions about
-held-out images, which are in view (`eval.prism --mode direct`). What is finished is not run again,
-what was cut off goes on.
+In the demo's world, of images. The tower is that of the demo's captioner, the language model the
+demo's reader, which has read text alone, and the projector is new (tools/init_vlm.py). Both arms
+share the first stage; then one learns from captions before the instructions
+(`caprl_native.pretrain`). Both answer questions about held-out images, which are in view
+(`eval.prism --mode direct`). What is finished is not run again, what was cut off goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -27,25 +28,31 @@ from tqdm import tqdm
 
 from caprl_native.config.load import toml
 from caprl_native.init_vlm import Request, build
-from caprl_native.stages import Stage
 from caprl_native.testing.demo_world.datasets import sparse_caption, write_world
 from caprl_native.testing.demo_world.scenes import FULL_PROMPTS, PROMPTS, Scene, caption
-from caprl_native.testing.tiny_models import write_tiny_language
+from caprl_native.testing.tiny_models import (
+    IM_END,
+    IMAGE_PAD,
+    PAD,
+    VIDEO_PAD,
+    VISION_END,
+    VISION_START,
+)
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.items import Item
 
-VISION = ROOT / "demo_models" / "policy"
+TOWER, LANGUAGE = ROOT / "demo_models" / "policy", ROOT / "demo_models" / "reader"
 STAGES = {"align": 400, "captions": 1200, "sft": 200}  # and how many images each learns from
-HELD_OUT, TEXTS = 64, 3000
+HELD_OUT, TEXTS = 64, 700
 WITH, WITHOUT = "with captions", "without"
 ARMS = {WITH: ["align", "captions", "sft"], WITHOUT: ["align", "sft"]}
 RATES = {"align": 4e-3, "captions": 1e-3, "sft": 5e-4}
 
 
 def make_world(out: Path) -> None:
-    """For each stage and its held-out loss a file of records, the language model's texts, and the
-    questions on held-out images."""
+    """For each stage and its held-out loss a file of records, texts for the last one, and questions
+    on held-out images."""
     folder = out / "world"
     if (folder / "text.jsonl").exists():
         return
@@ -118,14 +125,11 @@ def answer(item: Item) -> str:
 
 
 def read(item: Item, rng: random.Random) -> list[dict[str, Any]]:
-    """What the language model reads: a caption and a question, or a caption of nothing."""
+    """A question on a caption, without an image."""
     assert isinstance(item.record, dict)
     scene = Scene("image", item.record["scene"])
     told = caption(scene, scene.values, rng)
-    if rng.random() < 0.5:
-        return [conversation(f"{told}\n\n{asked(item)}", answer(item))]
-    prompts = FULL_PROMPTS if rng.random() < 0.5 else PROMPTS
-    return [conversation(prompts["image"], told)]
+    return [conversation(f"{told}\n\n{asked(item)}", answer(item))]
 
 
 def start(words: Sequence[str], log: Path, ranks: int = 1) -> None:
@@ -166,33 +170,42 @@ def settings(
             "workers": 0,
         },
         "media": {"image_max_pixels": 16384, "image_min_pixels": 4096},
-        "policy": {"dtype": "float32", "lr": RATES[stage], "path": str(out / f"init_{seed}")},
+        "policy": {"dtype": "float32", "lr": RATES[stage], "path": str(out / f"init_{seed}")}
+        | {"activation_checkpointing": False},
         "eval": {"every": steps},
         "log": {"progress": False, "wandb": "disabled"},
     }
     if stage == "sft":  # images and texts, as in the recipe
         tables["data"]["files"].append(str(world / "text.jsonl"))
-        tables["data"]["mix"] = [1.0, 0.05]
+        tables["data"]["mix"] = [1.0, 0.2]
     return tables
 
 
-def make_language_model(out: Path, args: argparse.Namespace) -> Path:
-    """A language model that has read text alone; nothing where it is there."""
-    folder = out / "language"
-    tables = settings(out, folder, "captions", args, 0)
-    tables["run"] |= {"steps": args.text_steps}
-    tables["data"] |= {"files": [str(out / "world/text.jsonl")], "eval_files": []}
-    tables["data"] |= {"loss_on": "all"}
-    tables["policy"] |= {"path": str(out / "language_random"), "lr": 2e-3}
-    tables["eval"] = {"every": 0}
-    stage = Stage(
-        1, ("pretrain_captions.toml", overlay(out / "language.toml", tables)), supervised=True
-    )
-    if not (out / "language_random").exists():
-        write_tiny_language(out / "language_random", VISION, init=0.06)
-    if not stage.is_finished:
-        start(["caprl_native.sft", *stage.command()], out / "log")
-    return stage.export
+def make_vision_model(folder: Path) -> None:
+    """The captioner with the reader's vocabulary: of its weights the tower alone is meant."""
+    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+    from transformers import Qwen3VLForConditionalGeneration as Model
+
+    if (folder / "config.json").exists():
+        return
+    config, tokenizer = AutoConfig.from_pretrained(TOWER), AutoTokenizer.from_pretrained(LANGUAGE)
+    vocabulary = tokenizer.get_vocab()
+    config.text_config.vocab_size = len(vocabulary)
+    config.text_config.eos_token_id = vocabulary[IM_END]
+    config.text_config.pad_token_id = vocabulary[PAD]
+    config.image_token_id, config.video_token_id = vocabulary[IMAGE_PAD], vocabulary[VIDEO_PAD]
+    config.vision_start_token_id = vocabulary[VISION_START]
+    config.vision_end_token_id = vocabulary[VISION_END]
+    model = Model(config)
+    model.model.visual.load_state_dict(Model.from_pretrained(TOWER).model.visual.state_dict())
+    processor = AutoProcessor.from_pretrained(TOWER)
+    tokenizer.chat_template = processor.chat_template
+    processor.tokenizer = tokenizer
+    processor.save_pretrained(folder)
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        shutil.copy2(TOWER / name, folder / name)
+    model.generation_config.update(eos_token_id=[vocabulary[IM_END], vocabulary[PAD]])
+    model.save_pretrained(folder)
 
 
 def run_arm(out: Path, arm: str, seed: int, args: argparse.Namespace) -> Path:
@@ -263,22 +276,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "pretraining")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/pretraining.json")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--text-steps", type=int, default=200, help="of the language model")
-    for stage, steps in (("align", 40), ("captions", 160), ("sft", 60)):
+    parser.add_argument("--batch", type=int, default=16)
+    for stage, steps in (("align", 20), ("captions", 80), ("sft", 25)):
         parser.add_argument(f"--{stage}-steps", type=int, default=steps)
     parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
     make_world(out)
-    language = make_language_model(out, args)
+    make_vision_model(out / "vision")
     for seed in range(args.seeds):
-        if not (out / f"init_{seed}").exists():
-            build(Request(VISION, language, out / f"init_{seed}", seed=seed, dtype="float32"))
+        target = out / f"init_{seed}"
+        if not target.exists():
+            build(Request(out / "vision", LANGUAGE, target, seed=seed, dtype="float32"))
     rows = measure(out, args)
-    shapes = {name: getattr(args, name) for name in ("batch", "text_steps")}
-    shapes |= {f"{stage}_steps": getattr(args, f"{stage}_steps") for stage in STAGES}
-    result = {"machine": machine(), **shapes, "rows": rows}
+    steps = {f"{stage}_steps": getattr(args, f"{stage}_steps") for stage in STAGES}
+    result = {"machine": machine(), "batch": args.batch, **steps, "rows": rows}
     args.json.write_text(json.dumps(result, indent=2) + "\n")
     print(table(rows))
 

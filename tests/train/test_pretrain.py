@@ -1,4 +1,4 @@
-"""The three stages on tiny parts: held-out loss falls in each; killed in the middle, gone on with."""
+"""The three stages on tiny parts: held-out loss falls in each; killed in between, gone on with."""
 
 from __future__ import annotations
 

@@ -56,6 +56,8 @@ def chain(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "eval": {"every": 4},
             "log": {"progress": False, "wandb": "disabled"},
         }
+        if stage == "captions":  # which is resumed
+            tables["policy"] |= {"lr_projector": 5e-3}
         if stage == "sft":  # one rank may have texts alone, and runs the tower all the same
             tables["policy"] |= {"lr_vision": 0.0}
         text = "".join(

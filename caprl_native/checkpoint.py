@@ -225,3 +225,9 @@ def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> N
             f"{folder} was saved with other parts frozen, e.g. {changed[0]}: restore "
             "policy.freeze, or start a new run from an export"
         )
+    groups = {k.split(".")[2] for k in saved if k.startswith("optim.param_groups.")}
+    if len(groups) < len(optim["param_groups"]):
+        raise CheckpointError(
+            f"{folder} was saved with one learning rate for parts that have their own now: unset "
+            "policy.lr_vision and policy.lr_projector, or start a new run from an export"
+        )

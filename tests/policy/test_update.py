@@ -255,11 +255,11 @@ def test_parts_have_rates_of_their_own(tiny_policy, dims):
         parameter.grad = torch.ones_like(parameter)
     apply_gradients(policy, optimizer, config, 1.0, 1.0, step=6, update=5, updates=10)
     wanted = {"vision": 0.0, "projector": 5e-4, "language": 5e-3}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
+    for held in optimizer.param_groups:
+        for parameter in held["params"]:
             part = policy.family.part_of(names[parameter])
-            assert group["lr"] == pytest.approx(wanted[part])
-            assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
+            assert held["lr"] == pytest.approx(wanted[part])
+            assert held["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
     assert len(build_optimizer(policy, base).param_groups) == 2
 
 

@@ -105,3 +105,13 @@ class SftDataConfig(DataConfig):
     mix_records: Annotated[list[int], Must(_are_positive, "numbers above 0")] = Field(
         [], description="In place of data.mix: how many records of each entry an epoch has."
     )
+
+
+class SftEvalConfig(Table):
+    every: int = Field(
+        0,
+        ge=0,
+        description="Held-out loss on data.eval_files, or what data.hold_out keeps, every this "
+        "many steps, at step 0 and at the end; 0: never.",
+    )
+    samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")

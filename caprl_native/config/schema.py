@@ -18,7 +18,7 @@ from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.alarms import AlarmsConfig
-from caprl_native.config.data import DataConfig, SftDataConfig
+from caprl_native.config.data import DataConfig, SftDataConfig, SftEvalConfig
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.flat import FlatConfig
 from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
@@ -317,16 +317,6 @@ class EvalConfig(Table):
     )
     samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")
     draws: int = Field(0, ge=0, description="Questions drawn per caption; 0: each question once.")
-
-
-class SftEvalConfig(Table):
-    every: int = Field(
-        0,
-        ge=0,
-        description="Held-out loss on data.eval_files, or what data.hold_out keeps, every this "
-        "many steps, at step 0 and at the end; 0: never.",
-    )
-    samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")
 
 
 class LogConfig(Table):

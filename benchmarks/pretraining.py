@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import ROOT, machine
-from launch import torchrun
 from learning_curves import figures, lines
 from tqdm import tqdm
 
+from caprl_native import pretrain
 from caprl_native.config.load import toml
+from caprl_native.distributed.children import in_child
 from caprl_native.init_vlm import Request, build
 from caprl_native.testing.demo_world.datasets import sparse_caption, write_world
 from caprl_native.testing.demo_world.scenes import FULL_PROMPTS, PROMPTS, Scene, caption
@@ -38,6 +40,7 @@ from caprl_native.testing.tiny_models import (
     VISION_END,
     VISION_START,
 )
+from eval import prism
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files
 from eval.items import Item
@@ -132,15 +135,33 @@ def read(item: Item, rng: random.Random) -> list[dict[str, Any]]:
     return [conversation(f"{told}\n\n{asked(item)}", answer(item))]
 
 
-def start(words: Sequence[str], log: Path, ranks: int = 1) -> None:
-    """Runs a program. Exits where it fails."""
+def preload() -> None:
+    """The slow imports: each stage and each evaluation is a fork, which has them already."""
+    import transformers  # noqa: F401
+
+    from caprl_native.rollout.engine import prepare_environment
+
+    prepare_environment()
+    import vllm.entrypoints.llm
+    import vllm.model_executor.models.qwen3_vl
+    import vllm.v1.worker.gpu_model_runner  # noqa: F401
+
+    import caprl_native.sft_trainer  # noqa: F401
+
+
+def forked(run: Callable[[], object], log: Path) -> None:
+    """Calls `run` in a child process. Exits where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    starter = torchrun(ranks) if ranks > 1 else [sys.executable]
-    with log.open("a") as output:
-        command = [*starter, "-m", *words]
-        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(words)} failed, see {log}")
+
+    def logged() -> None:
+        with log.open("a") as output:
+            for stream in (1, 2):
+                os.dup2(output.fileno(), stream)
+        if code := run():
+            raise SystemExit(code)
+
+    if in_child(logged, {}):
+        sys.exit(f"error: failed, see {log}")
 
 
 def overlay(file: Path, tables: dict[str, dict[str, Any]]) -> str:
@@ -208,6 +229,10 @@ def make_vision_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def init(request: Request) -> None:
+    build(request)
+
+
 def run_arm(out: Path, arm: str, seed: int, args: argparse.Namespace) -> Path:
     """The stages of an arm; returns its model's folder. The first stage is both arms'."""
     folder = out / str(seed)
@@ -219,17 +244,17 @@ def run_arm(out: Path, arm: str, seed: int, args: argparse.Namespace) -> Path:
     config = folder / f"{arm.split()[0]}.toml"
     config.write_text(text)
     if not (own / "export/config.json").exists():
-        start(["caprl_native.pretrain", "--config", str(config)], folder / "log", args.ranks)
+        forked(lambda: pretrain.main(["--config", str(config)]), folder / "log")
     return own / "export"
 
 
 def accuracy(out: Path, model: Path, folder: Path) -> float:
     """Share of right answers, in percent, with the images in view."""
     if not (folder / "summary.json").exists():
-        words = ["eval.prism", "--config", "prism_demo.toml", "--mode", "direct"]
+        words = ["--config", "prism_demo.toml", "--mode", "direct", "--out", str(folder)]
         words += [f"--captioner.path={model}", "--captioner.n=1", "--captioner.temperature=0"]
         words += [f"--benchmarks.qa.files=['{out}/world/heldout_sft_world.jsonl']"]
-        start([*words, "--out", str(folder), "--run.progress=false"], folder.parent / "log")
+        forked(lambda: prism.main([*words, "--run.progress=false"]), folder.parent / "log")
     return json.loads((folder / "summary.json").read_text())["benchmarks"]["qa"]["mean"]
 
 
@@ -277,17 +302,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/pretraining.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
-    for stage, steps in (("align", 20), ("captions", 80), ("sft", 25)):
+    for stage, steps in (("align", 20), ("captions", 60), ("sft", 20)):
         parser.add_argument(f"--{stage}-steps", type=int, default=steps)
-    parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
     make_world(out)
-    make_vision_model(out / "vision")
+    preload()
+    forked(partial(make_vision_model, out / "vision"), out / "log")
     for seed in range(args.seeds):
         target = out / f"init_{seed}"
+        request = Request(out / "vision", LANGUAGE, target, seed=seed, dtype="float32")
         if not target.exists():
-            build(Request(out / "vision", LANGUAGE, target, seed=seed, dtype="float32"))
+            forked(partial(init, request), out / "log")
     rows = measure(out, args)
     steps = {f"{stage}_steps": getattr(args, f"{stage}_steps") for stage in STAGES}
     result = {"machine": machine(), "batch": args.batch, **steps, "rows": rows}

@@ -14,7 +14,7 @@ from caprl_native.policy.families import Family, family_of
 from caprl_native.policy.model_check import ModelError, TensorEntry, tensors
 
 HEAD = "lm_head.weight"
-# Of both language models' configs; what is `None` in one of them alone does not differ.
+# Of both language models' configs.
 _SETTINGS = (
     "num_hidden_layers",
     "hidden_size",
@@ -28,6 +28,7 @@ _SETTINGS = (
     "attention_bias",
 )
 _ROPE = ("rope_theta", "rope_type")
+_MAY_LACK = ("attention_bias",)  # where every model of a kind has the same
 
 
 class PartsDiffer(ModelError):
@@ -156,9 +157,7 @@ def _settings_differ(vision: Path, language: Path) -> tuple[list[str], bool]:
     problems = [
         f"{name}: {a} in the vision model's config, {b} in the language model's"
         for name, (a, b) in pairs.items()
-        if a != b
-        and (a is not None or name not in ("attention_bias", "head_dim"))
-        and (b is not None or name not in ("attention_bias", "head_dim"))
+        if a != b and not (name in _MAY_LACK and None in (a, b))
     ]
     return problems, tied[0]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from caprl_native import pretrain
-from caprl_native.config.cli import ConfigError, check_sft, load
+from caprl_native.config.cli import ConfigError, check_sft, dump, load
 from caprl_native.config.pretrain import PretrainConfig
 from caprl_native.config.schema import SftConfig
 from caprl_native.config.tree import value_at
@@ -70,6 +71,27 @@ def test_each_stage_starts_from_the_one_before() -> None:
 def test_chains_that_cannot_be(words: list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         pretrain.stages(load(PretrainConfig, ["pretrain.toml"], words))
+
+
+def test_another_chain_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    """A folder with a run from another model, or with one whose origin nobody can read."""
+    (tmp_path / "mine.toml").write_text(f'[run]\ndir = "{tmp_path}/sft"\n')
+    files = f"--sft.files=['pretrain_sft.toml', '{tmp_path}/mine.toml']"
+    last = pretrain.stages(load(PretrainConfig, ["pretrain.toml"], [files]))[-1]
+    pretrain.check_origin(last)
+    (tmp_path / "sft").mkdir()
+    there = tmp_path / "sft/config.toml"
+    for text in (dump(last.config()), '[policy]\npath = "outputs/pretrain_captions/export"\n'):
+        there.write_text(text)
+        pretrain.check_origin(last)
+    without = [files, '--stages=["align", "sft"]']
+    other = pretrain.stages(load(PretrainConfig, ["pretrain.toml"], without))[-1]
+    said = "holds a run that started from outputs/pretrain_captions/export, and this one starts"
+    with pytest.raises(ConfigError, match=said):
+        pretrain.check_origin(other)
+    there.write_text("[policy")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        pretrain.check_origin(last)
 
 
 def test_there_is_one_warm_up() -> None:

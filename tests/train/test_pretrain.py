@@ -104,15 +104,3 @@ def test_chained_killed_in_the_middle_and_gone_on_with(chain: Path) -> None:
 
     code, output = run_module(MODULE, 1, *words)
     assert code == 0 and "stage 3 is finished" in output
-
-
-def test_another_chain_is_not_taken_for_this_one(chain: Path) -> None:
-    """Without captions the last stage would start from another model: needs no finished stage."""
-    (chain / "sft").mkdir(exist_ok=True)
-    if not (chain / "sft/config.toml").exists():
-        (chain / "sft/config.toml").write_text('[policy]\npath = "elsewhere"\n')
-    words = ("--config", chain / "pretrain.toml", '--stages=["align", "sft"]')
-    code, output = run_module(MODULE, 1, *words)
-    assert code == 2 and "holds a run that started from" in output
-    code, output = run_module(MODULE, 1, "--stages=['sft', 'align']")
-    assert code == 2 and "in this order" in output

@@ -305,7 +305,8 @@ def main() -> None:
     for stage, steps in (("align", 20), ("captions", 60), ("sft", 20)):
         parser.add_argument(f"--{stage}-steps", type=int, default=steps)
     args = parser.parse_args()
-    out = args.out.resolve()
+    out, args.json = args.out.resolve(), args.json.resolve()
+    os.chdir(ROOT)  # where the recipes' paths start from
     make_world(out)
     preload()
     forked(partial(make_vision_model, out / "vision"), out / "log")

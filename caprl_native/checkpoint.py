@@ -178,7 +178,7 @@ def load(
     """
     verify(root, step)
     folder = directory(root, step)
-    settings = [{k: group[k] for k in _SETTINGS} for group in optimizer.param_groups]
+    settings = [{k: g[k] for k in _SETTINGS if k in g} for g in optimizer.param_groups]
     model, optim = get_state_dict(policy, optimizer)
     holder: dict[str, Any] = {"model": model, "optim": optim}
     reader = RestrictedReader(folder / "shards")
@@ -203,7 +203,7 @@ def load(
     return from_rank_0(lambda: json.loads((folder / STATE).read_text()))
 
 
-_SETTINGS = ("weight_decay", "betas", "eps")
+_SETTINGS = ("weight_decay", "betas", "eps", "peak")  # the last one of some groups
 
 
 def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> None:
@@ -224,4 +224,10 @@ def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> N
         raise CheckpointError(
             f"{folder} was saved with other parts frozen, e.g. {changed[0]}: restore "
             "policy.freeze, or start a new run from an export"
+        )
+    groups = {k.split(".")[2] for k in saved if k.startswith("optim.param_groups.")}
+    if len(groups) < len(optim["param_groups"]):
+        raise CheckpointError(
+            f"{folder} was saved with one learning rate for parts that have their own now: unset "
+            "policy.lr_vision and policy.lr_projector, or start a new run from an export"
         )

@@ -15,6 +15,7 @@ from caprl_native.config.rules import Rules
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.fields import DataError
+from caprl_native.data.mixing import epoch_sizes
 from caprl_native.data.record_files import open_file
 from caprl_native.distributed.launcher import replicas
 from caprl_native.files import matching
@@ -62,16 +63,18 @@ def plan_sft(
     """The same for a supervised run: no engine, no reader, no reference policy."""
     device, path = device or Device.here(), config.policy.path
     _check_replicas(Rules(config, origins or Origins()), config.policy.replicas, world)
-    policy = Config(run=config.run, data=config.data, policy=config.policy, eval={"every": 0})
+    every = {"every": config.eval.every}
+    policy = Config(run=config.run, data=config.data, policy=config.policy, eval=every)
     model = _size(path, "policy.path", origins, or_text=True)
     parts = {} if model is None else _supervised_bytes(policy, model, world, device)
     total = {"sum": sum(parts.values())} if parts else {}
     size = UNKNOWN if model is None else _parameters(model)
+    steps = _steps(policy, origins)
     lines = [
         "plan",
         _ranks(world, config.policy.replicas),
         _row("batch", f"{config.data.batch_size} samples per step"),
-        *_steps(policy, origins)[:-1],  # there is no evaluation
+        *(steps if config.eval.every else steps[:-1]),
         "",
         f"memory per rank, GiB (estimates; {device.name})",
         _row("policy", f"{path}: {size}"),
@@ -204,9 +207,8 @@ def count_rows(file: str | Path) -> int | None:
 
 
 def _steps(config: Config, origins: Origins | None) -> list[str]:
-    counts = {
-        file: count_rows(file) for name in config.data.files for file in matching(name) or [name]
-    }
+    entries = [matching(name) or [name] for name in config.data.files]
+    counts = {file: count_rows(file) for files in entries for file in files}
     lines = [
         _row("data", f"{cut(file)}: " + (UNKNOWN if rows is None else f"{rows:,} records"))
         for file, rows in counts.items()
@@ -218,6 +220,10 @@ def _steps(config: Config, origins: Origins | None) -> list[str]:
         told = f" ({round(share * rows):,} records)" if rows is not None else ""
         lines.append(_row("held out", f"{share:.2%}{told}, by media; not trained on"))
         rows = None if rows is None else rows - round(share * rows)
+    if rows is not None:
+        sizes = [sum(counts[file] or 0 for file in files) for files in entries]
+        mixed = epoch_sizes(sizes, config.data)
+        rows = rows if mixed is None else sum(mixed)
     text = _step_count(config, rows, origins)
     every = config.run.save_every
     saves = f"every {every} steps and at the end" if every else "at the end"

@@ -2,7 +2,7 @@
 
 Records hold a prompt, its media and a `response`. The model is a vision-language model of a
 registered family, or any causal language model when the records are text alone. Earlier turns of
-the assistant in a text-only prompt are learnt like the response.
+the assistant are learnt like the response, unless `data.loss_on` says otherwise.
 
 The loop is in `train`; what each verb does stands under its name in sft_trainer.py.
 """
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 def train(trainer: SftTrainer) -> None:
     """Responses are made likelier, token by token."""
     trainer.begin()
+    if trainer.step == 0:
+        trainer.evaluate(0)
     for step in trainer.steps():
         rows = trainer.next_rows()
         metrics = trainer.update(rows, step)
         trainer.report(step, metrics)
+        trainer.evaluate(step)
         trainer.save(step)
     trainer.finish()
 

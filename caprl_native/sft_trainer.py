@@ -6,10 +6,19 @@ import logging
 from collections.abc import Sequence
 
 from caprl_native.config.schema import SftConfig
+from caprl_native.data.hold_out import hold_out
 from caprl_native.data.invalid import Invalid
-from caprl_native.data.loader import LoadedSample, SkipLedger, TooManySkipped, build_loader
-from caprl_native.data.records import DataError, read_records
+from caprl_native.data.loader import (
+    LoadedSample,
+    LoaderItem,
+    SkipLedger,
+    TooManySkipped,
+    build_loader,
+    eval_batches,
+)
+from caprl_native.data.records import DataError, Records, read_records
 from caprl_native.data.reduced import ReducedLedger
+from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
@@ -48,18 +57,20 @@ class SftTrainer(Lifecycle[SftConfig]):
 
     def _load_data(self, config: SftConfig) -> None:
         data, path = config.data, config.policy.path
-        records = read_records(
-            data.files,
-            data.media_root,
-            kind="response",
-            prompt_override=data.prompt,
-            max_media=config.media.max_per_prompt,
-            invalid=Invalid.of(data),
-            curriculum=data.curriculum,
-        )
-        self.report_dropped(records)
+        share = data.hold_out
+        shared = SharedMedia() if share else None
+        records = self._read(config, data.files, data.curriculum, shared)
+        self.held_out: Records | None = None
         self.keep_decoded(records)
+        opened = [records]
+        if shared is not None:
+            records, self.held_out = hold_out(records, shared, share, config.run.seed)
+        elif config.eval.every and data.eval_files:
+            self.held_out = self._read(config, data.eval_files)
+            opened.append(self.held_out)
+        self.report_dropped(*opened)
         prompts = PromptBuilder(path, config.media, data.max_prompt_tokens)
+        self.prepare = ExampleBuilder(prompts, data.loss_on, data.max_tokens)
         self.loader = build_loader(
             records,
             data,
@@ -67,10 +78,29 @@ class SftTrainer(Lifecycle[SftConfig]):
             seed=config.run.seed,
             shard=self.dims.rank,
             num_shards=self.dims.world,
-            prepare=ExampleBuilder(prompts, data.loss_on),
+            prepare=self.prepare,
         )
         self.ledger = SkipLedger(data.max_skipped_share)
-        self.reduced, self.num_reduced = ReducedLedger(), 0
+        self.held_out_ledger = SkipLedger(1.0)  # which ends no run
+        self.reduced, self.counted = ReducedLedger(), [0, 0]
+
+    @staticmethod
+    def _read(
+        config: SftConfig,
+        files: Sequence[str],
+        curriculum: str = "",
+        shared: SharedMedia | None = None,
+    ) -> Records:
+        return read_records(
+            files,
+            config.data.media_root,
+            kind="response",
+            prompt_override=config.data.prompt,
+            max_media=config.media.max_per_prompt,
+            shared=shared,
+            invalid=Invalid.of(config.data),
+            curriculum=curriculum,
+        )
 
     def next_rows(self) -> list[PackedRow]:
         """This rank's part of the next batch, media decoded; samples that cannot be used are
@@ -82,9 +112,10 @@ class SftTrainer(Lifecycle[SftConfig]):
         with self.log.timed("data"):
             items = next(self.loader)
             self.ledger.update(items, reduce=sum_counts)
-            (self.num_reduced,) = sum_counts([self.reduced.count(items)])
-            self.reduced.say(self.num_reduced, main=self.dims.is_main)
-        return [item.prepared for item in items if isinstance(item, LoadedSample)]
+            rows = _rows(items)
+            self.counted = sum_counts([self.reduced.count(items), sum(r.was_cut for r in rows)])
+            self.reduced.say(self.counted[0], main=self.dims.is_main)
+        return rows
 
     def update(self, rows: Sequence[PackedRow], step: int) -> dict[str, float]:
         """One optimizer step on all ranks' rows; no metrics where there are none."""
@@ -101,6 +132,36 @@ class SftTrainer(Lifecycle[SftConfig]):
             metrics, shown = {"policy/skipped_steps": 1.0}, {"update": "skipped"}
             if self.dims.is_main:
                 log.warning("step %d: none of its samples could be used; no update", step)
-        counted = {"data/reduced": float(self.num_reduced), "perf/step_s": seconds}
-        self.log.metrics(step, {**metrics, **counted})
+        reduced, cut = self.counted
+        counted = {"data/reduced": float(reduced), "data/cut": float(cut), "perf/step_s": seconds}
+        passed = self.learner.passed.rates(times["time/update"], self.dims.world)
+        self.log.metrics(step, {**metrics, **counted, **passed})
         self.log.progress(step, seconds, shown)
+
+    def evaluate(self, step: int) -> None:
+        """Loss and accuracy on held-out samples' answers, when this step is due."""
+        every = self.config.eval.every
+        if self.held_out is None or not every or (step % every and step != self.total_steps):
+            return
+        batches = eval_batches(
+            self.held_out,
+            self.config.data,
+            self.config.media,
+            shard=self.dims.rank,
+            num_shards=self.dims.world,
+            prepare=self.prepare,
+            limit=self.config.eval.samples,
+        )
+        total, right, count, skipped = 0.0, 0.0, 0.0, 0
+        for items in batches:
+            skipped += self.held_out_ledger.update(items, reduce=sum_counts)
+            found = self.learner.evaluate(_rows(items)).tolist()
+            total, right, count = (a + b for a, b in zip((total, right, count), found, strict=True))
+        seconds, _ = self.log.take_seconds()  # they are no part of the next step
+        means = {"eval/loss": total / count, "eval/accuracy": right / count} if count else {}
+        counts = {"eval/tokens": count, "eval/data/skipped": float(skipped)}
+        self.log.metrics(step, {**means, **counts, "eval/time_s": seconds})
+
+
+def _rows(items: Sequence[LoaderItem]) -> list[PackedRow]:
+    return [item.prepared for item in items if isinstance(item, LoadedSample)]

@@ -31,6 +31,7 @@ HEAVY = [
     "loop",
     "carried_run",
     "s2d",
+    "pretrain",
     "objectives",
     "sft",
     "failures",
@@ -73,6 +74,7 @@ HEAVY = [
     "views",
     "caption_tables",
     "mixture_run",
+    "init_vlm",
 ]
 
 

@@ -265,7 +265,11 @@ def valid_configs() -> list[tuple[str, Any]]:
     folder = Path(__file__).resolve().parent.parent / "train_configs"
     files = sorted(folder.glob("*.toml"))
     kinds = [
-        PrismConfig if f.stem.startswith("prism") else SftConfig if "sft" in f.stem else Config
+        PrismConfig
+        if f.stem.startswith("prism")
+        else SftConfig
+        if "sft" in f.stem or f.stem.startswith("pretrain_")
+        else Config
         for f in files
     ]
     return [(f.read_text(), kind) for f, kind in zip(files, kinds, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,6 +12,10 @@ from caprl_native.config.fields import Lists, Table
 from caprl_native.config.history import HistoryConfig
 
 Files = Annotated[list[UserPath], Must(all, "file names that are not empty")]
+
+
+def _are_positive(numbers: list[float]) -> bool:
+    return all(0 < number < math.inf for number in numbers)
 
 
 class DataConfig(Table):
@@ -82,6 +87,31 @@ class DataConfig(Table):
 
 
 class SftDataConfig(DataConfig):
-    loss_on: Literal["response", "all"] = Field(
-        "response", description="Train on the response's tokens, or on all text."
+    loss_on: Literal["response", "assistant", "all"] = Field(
+        "assistant",
+        description="Train on the last answer, on all of the assistant's turns, or on all text.",
     )
+    max_tokens: int = Field(
+        0,
+        ge=0,
+        description="Longest conversation, answers and media tokens counted: it is cut off behind "
+        "the last answer that fits, and left out where the first does not. 0: no limit.",
+    )
+    mix: Annotated[list[float], Must(_are_positive, "numbers above 0")] = Field(
+        [],
+        description="One number for each entry of data.files: how many times an epoch goes through "
+        "its records; of a fraction an epoch takes others than the one before. Empty: once.",
+    )
+    mix_records: Annotated[list[int], Must(_are_positive, "numbers above 0")] = Field(
+        [], description="In place of data.mix: how many records of each entry an epoch has."
+    )
+
+
+class SftEvalConfig(Table):
+    every: int = Field(
+        0,
+        ge=0,
+        description="Held-out loss on data.eval_files, or what data.hold_out keeps, every this "
+        "many steps, at step 0 and at the end; 0: never.",
+    )
+    samples: int = Field(0, ge=0, description="Held-out samples used; 0: all.")

@@ -81,7 +81,7 @@ def check(config: Config, origins: Origins | None = None) -> None:
     _held_out(rules, config)
 
 
-def _held_out(rules: Rules, config: Config) -> None:
+def _held_out(rules: Rules, config: Config | SftConfig) -> None:
     data = config.data
     rules.require(
         not (data.hold_out and data.eval_files),
@@ -105,7 +105,8 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     rules.require(
         not config.run.shuffle_rewards, "run.shuffle_rewards", "false: there are no rewards"
     )
-    rules.require(not config.data.hold_out, "data.hold_out", "0: supervised runs evaluate nothing")
+    _held_out(rules, config)
+    _mixed(rules, config)
     _questions(rules, asked=False, why="supervised training asks no questions")
     history = "data.history"
     rules.require(
@@ -113,6 +114,19 @@ def check_sft(config: SftConfig, origins: Origins | None = None) -> None:
     )
     key = "data.invalid_questions"
     rules.require(rules.value(key) == "error", key, '"error": supervised training asks none')
+
+
+def _mixed(rules: Rules, config: SftConfig) -> None:
+    """Data sets are mixed one way, and in no other order."""
+    data, size = config.data, len(config.data.files)
+    for key, numbers in (("data.mix", data.mix), ("data.mix_records", data.mix_records)):
+        expected = f"none, or one number for each of the {size} entries of data.files"
+        rules.require(len(numbers) in (0, size), key, expected, "data.files")
+        rules.require(
+            not (numbers and data.curriculum), key, "none with a curriculum", "data.curriculum"
+        )
+    both = bool(data.mix and data.mix_records)
+    rules.require(not both, "data.mix", "none where data.mix_records is set", "data.mix_records")
 
 
 def _questions(rules: Rules, *, asked: bool, why: str) -> None:
@@ -153,7 +167,9 @@ def _common(rules: Rules) -> None:
 
 
 def _schedule(rules: Rules) -> None:
-    """A horizon is that of a schedule which decays after the warm-up."""
+    """A horizon is that of a schedule which decays after the warm-up, of which there is one."""
+    share, warmup = rules.value("policy.warmup_share"), "policy.warmup_steps"
+    rules.require(not (share and rules.value(warmup)), warmup, "0 with policy.warmup_share")
     steps = rules.value("policy.schedule_steps")
     rules.require(
         not steps or rules.value("policy.schedule") != "constant",

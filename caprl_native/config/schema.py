@@ -6,6 +6,7 @@ How files, overrides and errors are handled stands in `load.py`, which settings 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,7 +18,7 @@ from caprl_native.algorithm.kl_options import KlOptions
 from caprl_native.algorithm.registries import ADVANTAGES, CORRECTIONS, KL, LOSSES
 from caprl_native.bounds import Must, Share, UserPath
 from caprl_native.config.alarms import AlarmsConfig
-from caprl_native.config.data import DataConfig, SftDataConfig
+from caprl_native.config.data import DataConfig, SftDataConfig, SftEvalConfig
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.flat import FlatConfig
 from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
@@ -41,6 +42,10 @@ def _can_be_a_folders(name: str) -> bool:
 
 def _are_decay_rates(betas: list[float]) -> bool:
     return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
+def _is_rate(lr: float) -> bool:
+    return lr == -1 or 0 <= lr < math.inf
 
 
 def _are_parts(names: list[str]) -> bool:
@@ -166,11 +171,20 @@ class PolicyConfig(OptimizerStateConfig):
     ] = Field("", description="Hugging Face directory of the captioner to train.")
     dtype: Dtype = Field("bfloat16", description="Compute precision; master weights are float32.")
     lr: float = Field(1e-6, ge=0, description="Peak learning rate of AdamW.")
+    lr_vision: Annotated[float, Must(_is_rate, "-1, or a rate of 0 or more")] = Field(
+        -1.0, description="That of the vision tower, its projector aside; -1: policy.lr."
+    )
+    lr_projector: Annotated[float, Must(_is_rate, "-1, or a rate of 0 or more")] = Field(
+        -1.0, description="That of the projector; -1: policy.lr."
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="Learning rate after the warm-up."
     )
     warmup_steps: int = Field(
         0, ge=0, description="Optimizer steps of linear warm-up; the first has peak / warmup_steps."
+    )
+    warmup_share: Share = Field(
+        0.0, description="In place of warmup_steps: this share of the run's optimizer steps."
     )
     schedule_steps: int = Field(
         0,
@@ -385,4 +399,5 @@ class SftConfig(Program):
     data: SftDataConfig = Field(default_factory=SftDataConfig)
     media: MediaConfig = Field(default_factory=MediaConfig)
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
+    eval: SftEvalConfig = Field(default_factory=SftEvalConfig)
     log: LogConfig = Field(default_factory=LogConfig)

@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from caprl_native.data.fields import DataError, FieldError
 from caprl_native.messages import shown
+
+if TYPE_CHECKING:
+    from caprl_native.data.mixing import Mixture
 
 _MOST = 2**31 - 1
 
@@ -44,14 +47,16 @@ def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.nd
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches of every epoch: a pure function of these fields. `stages`: of each record; None:
-    there are none. Raises `DataError` where the records do not fill one batch."""
+    """The batches of every epoch: a pure function of these fields. `n`: records of an epoch;
+    `stages`: of each record; None: there are none; `mixture`: which records an epoch has; None:
+    all. Raises `DataError` where the records do not fill one batch."""
 
     n: int
     size: int
     seed: int
     shuffle: bool
     stages: array[int] | None = None
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         if self.n < self.size and self.stages is None:
@@ -86,7 +91,10 @@ class Schedule:
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The records of each batch, in order."""
-        order = epoch_order(self.n, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        if self.mixture is None:
+            order = epoch_order(self.n, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        else:
+            order = self.mixture.order(seed=self.seed, epoch=epoch, shuffle=self.shuffle)
         if self.stages is None:
             return [order[k * self.size : (k + 1) * self.size] for k in range(len(self))]
         stages = np.asarray(self.stages)[order]

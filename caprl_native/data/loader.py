@@ -32,6 +32,7 @@ from caprl_native.data.carried import (
 )
 from caprl_native.data.curriculum import Schedule, epoch_order
 from caprl_native.data.decoders import close_decoders
+from caprl_native.data.mixing import Mixture
 from caprl_native.data.records import DataError, Records
 from caprl_native.data.samples import (
     LoadedSample,
@@ -154,7 +155,9 @@ class Loader:
         history: History | None = None,
     ) -> None:
         records, size = dataset.records, config.batch_size
-        self.schedule = Schedule(len(records), size, seed, config.shuffle, records.stages)
+        mixture = Mixture.of(records, config)
+        count = len(records if mixture is None else mixture)
+        self.schedule = Schedule(count, size, seed, config.shuffle, records.stages, mixture)
         self.batches_per_epoch = len(self.schedule)
         self.history = history
         self._delivered = self._carried = 0
@@ -168,6 +171,7 @@ class Loader:
             "records": len(records),
             "ids": records.fingerprint,
             "stages": self.schedule.fingerprint,
+            "mix": None if mixture is None else mixture.counts,
             **records.contents,
         }
 
@@ -232,7 +236,7 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a position. Raises `DataError` if it was taken over other data."""
         changed = {k: v for k, v in self._identity.items() if state.get(k) != v}
-        told = [k for k in ("seed", "shuffle", "batch_size", "records") if k in changed]
+        told = [k for k in ("seed", "shuffle", "batch_size", "records", "mix") if k in changed]
         if told:
             said = f"{told[0]} was {state.get(told[0])!r}, now it is {changed[told[0]]!r}"
         elif changed:

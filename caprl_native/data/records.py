@@ -19,6 +19,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from caprl_native.data.carried import Link
 from caprl_native.data.contents import Contents
 from caprl_native.data.fields import DataError, FieldError, QuestionError, UnreadableFile
@@ -115,6 +117,11 @@ class Records(Sequence[Sample]):
             index = self.kept[index]
         f = bisect_right(self._ends, index)
         return f, index - (self._ends[f - 1] if f else 0)
+
+    def file_numbers(self) -> np.ndarray:
+        """`[N]`: of each record, which of the files it is in."""
+        kept = np.arange(len(self)) if self.kept is None else np.asarray(self.kept)
+        return np.searchsorted(np.asarray(self._ends), kept, side="right")
 
     def parse(self, f: int, i: int, raw: Any, dropped: list[WrongQuestion] | None = None) -> Sample:
         """The sample of a record; into `dropped` go the questions that are left out of it."""

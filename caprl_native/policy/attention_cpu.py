@@ -22,6 +22,7 @@ and all responses of the micro-batch against themselves (causal, as a table of R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -65,8 +66,8 @@ class _SharedPrefix(torch.autograd.Function):
     ) -> Tensor:
         rows, heads, length, size = query.shape
         out = query.new_zeros(rows, length, heads, size)
-        logz = out.new_zeros(
-            rows, length, heads, dtype=torch.promote_types(out.dtype, torch.float32)
+        logz = out.new_full(  # of no keys
+            (rows, length, heads), -math.inf, dtype=torch.promote_types(out.dtype, torch.float32)
         )
         for queries, keys, causal in _rectangles(parts):
             found = _attend(query[queries], key[keys], value[keys], causal, scale)
@@ -107,8 +108,11 @@ class _SharedPrefix(torch.autograd.Function):
 
 
 def _rectangles(parts: Parts) -> Iterator[tuple[Index, Index, bool]]:
-    """Queries, keys, whether causal: a prompt against itself, its responses against it."""
+    """Queries, keys, whether causal: a prompt against itself, its responses against it; nothing of
+    a row without a prompt."""
     for row, (prompt, end) in enumerate(parts.spans):
+        if not prompt:
+            continue
         keys = (slice(row, row + 1), slice(None), slice(prompt))
         yield keys, keys, True
         yield (slice(row, row + 1), slice(None), slice(prompt, end)), keys, False

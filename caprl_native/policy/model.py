@@ -108,7 +108,9 @@ class Policy(nn.Module):
         features = self._features(batch)
         embeds = self.hf.get_input_embeddings()(batch.ids)
         pads = torch.tensor(self.family.media_token_ids(self.config), device=batch.ids.device)
-        media_mask = torch.isin(batch.ids, pads) & (batch.segments == PROMPT)
+        media_mask = torch.isin(batch.ids, pads)
+        if not batch.sequences:
+            media_mask &= batch.segments == PROMPT
         if features is None:
             return embeds, media_mask, None
         if batch.inputs is None:

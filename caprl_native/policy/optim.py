@@ -24,9 +24,11 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"policy.freeze = {config.freeze} leaves nothing to train")
+    parts = _by_rate(model, config, trainable)
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in part if (p.ndim >= 2) == matrices], "weight_decay": decay} | peak
+        for matrices, decay in ((True, config.weight_decay), (False, 0.0))
+        for part, peak in parts
     ]
     options: dict[str, Any] = {
         "lr": config.lr,
@@ -41,6 +43,25 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
         optimizer = torch.optim.AdamW(filled, fused=True, **options)
     allocate_state(optimizer)
     return optimizer
+
+
+def _by_rate(
+    model: Any, config: PolicyConfig, trainable: list[nn.Parameter]
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """The parameters, apart by learning rate where parts have their own, and that as `peak`."""
+    rates = {"vision": config.lr_vision, "projector": config.lr_projector}
+    own = {part: rate for part, rate in rates.items() if rate >= 0}
+    if not own:
+        return [(trainable, {})]
+    part_of = {
+        parameter: model.family.part_of(name)
+        for name, parameter in model.hf.named_parameters()
+        if parameter.requires_grad
+    }
+    parts = [(part, {"peak": rate}) for part, rate in own.items()]
+    rest = [p for p in trainable if part_of[p] not in own]
+    apart = [([p for p in trainable if part_of[p] == part], peak) for part, peak in parts]
+    return [(rest, {}), *apart]
 
 
 @torch.no_grad()
@@ -64,21 +85,23 @@ def _zeros(parameter: Tensor) -> dict[str, Tensor]:
     }
 
 
-def learning_rate(config: PolicyConfig, step: int, steps: int) -> float:
+def learning_rate(config: PolicyConfig, step: int, steps: int, peak: float | None = None) -> float:
     """The learning rate of update `step` (from 0) of `steps`: warm-up, then the schedule.
 
-    The schedule ends at `config.schedule_steps`, or where 0 with the run.
+    The schedule ends at `config.schedule_steps`, or where 0 with the run. `peak`: None: policy.lr.
     """
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+    peak = config.lr if peak is None else peak
+    warmup = config.warmup_steps or math.ceil(config.warmup_share * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
     steps = config.schedule_steps or steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    done = (step - warmup) / max(1, steps - warmup)
     shape = {
         "constant": 1.0,
         "linear": 1.0 - done,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))),
     }[config.schedule]
-    return config.lr * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * max(shape, 0.0))
+    return peak * (config.min_lr_ratio + (1.0 - config.min_lr_ratio) * max(shape, 0.0))
 
 
 def apply_gradients(
@@ -105,7 +128,7 @@ def apply_gradients(
     if config.max_grad_norm:
         clip(model, config.max_grad_norm, norm)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, update, updates)
+        group["lr"] = learning_rate(config, update, updates, group.get("peak"))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     check_finite(model, step)

@@ -31,12 +31,14 @@ class PackedRow:
     """A prompt and some of its responses; `index` says which rollout of the batch each one is.
 
     `scored`: `[P]`, who speaks the tokens of the prompt that are scored, `NOBODY` at the others.
+    `was_cut`: whether it is the beginning of a conversation that was longer than allowed.
     """
 
     prompt: Prompt
     responses: list[Sequence[int]]
     index: list[int]
     scored: Tensor | None = None
+    was_cut: bool = False
 
     def __len__(self) -> int:
         return len(self.prompt) + sum(map(len, self.responses))
@@ -51,7 +53,9 @@ class PackedRow:
 class MicroBatch:
     """What one forward pass takes. R responses with at most T tokens in B rows of L positions.
 
-    Of the Q scored tokens, the first S are the responses', row by row; then come the prompts'.
+    Of the Q scored tokens, the first S are the responses', row by row; then come the prompts'. With
+    `sequences` a row has no prompt: its responses are whole sequences, media included, of whose
+    tokens some are scored (`side_by_side.py`).
     """
 
     ids: Tensor  # [B, L]
@@ -68,6 +72,7 @@ class MicroBatch:
     slots: Tensor  # [2, S] where each response token stands in a [R, T] table
     index: list[int]  # [R] which rollout of the batch each response is
     shape: tuple[int, int]  # (R, T)
+    sequences: bool = False
 
     def table(self, values: Tensor) -> Tensor:
         """Values `[S]` of the response tokens as a table `[R, T]`, zero where there is no token."""
@@ -146,7 +151,7 @@ def collate(rows: Sequence[PackedRow], positions_of: Callable[[Prompt], Tensor])
         positions=positions,
         segments=segments,
         media=media,
-        inputs=_joined([m.media for m in media if m.media is not None]) if media else None,
+        inputs=joined_media(media),
         prompts=torch.tensor([len(row.prompt) for row in rows]),
         **_scored_tokens(rows, length),
     )
@@ -191,9 +196,11 @@ def _scored(row: PackedRow, offset: int) -> tuple[Tensor, Tensor, Tensor]:
     return offset + at, row.prompt.ids[at + 1], row.scored[at + 1]
 
 
-def _joined(media: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if len(media) == 1:
-        return media[0]  # not copied: a long video's patches are 70 MiB
+def joined_media(prompts: Sequence[Prompt]) -> dict[str, Tensor] | None:
+    """`Prompt.media` of several prompts together; None where none has any."""
+    media = [prompt.media for prompt in prompts if prompt.media is not None]
+    if len(media) < 2:
+        return media[0] if media else None  # not copied: a long video's patches are 70 MiB
     names = dict.fromkeys(name for each in media for name in each)
     return {name: torch.cat([each[name] for each in media if name in each]) for name in names}
 

@@ -90,10 +90,7 @@ class PromptBuilder:
         for message in sample.messages:
             for part in message["content"]:
                 refuse_control_tokens(processor.tokenizer, part.get("text", ""), "prompt")
-        with _refusals("chat template"):
-            text = processor.apply_chat_template(
-                list(sample.messages), tokenize=False, add_generation_prompt=True, **template
-            )
+        text = self.rendered(list(sample.messages), True, **template)
         images = [d.image for d in decoded if isinstance(d, DecodedImage)]
         videos = [(d.frames, d.metadata) for d in decoded if isinstance(d, DecodedVideo)]
         if images and videos and not family.mixes_media:
@@ -104,33 +101,46 @@ class PromptBuilder:
         return {"prompt": text, **({"multi_modal_data": media} if media else {})}
 
     def __call__(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
-        prompt = self._prepared(sample, decoded)
-        if self.max_tokens and len(prompt) > self.max_tokens and self.media.fit == "reduce":
-            prompt = self._reduced(sample, decoded, prompt)
+        prompt = self._built(sample, decoded)
+        smaller = self.reduced(prompt, decoded)
+        if smaller is not None:
+            length, prompt = len(prompt), self._built(sample, smaller)
+            prompt.reduced_from = length
         check_length(prompt, self.max_tokens)
         return prompt
 
-    def _prepared(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
+    def _built(self, sample: Sample, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
         engine = self.for_engine(sample, decoded)
-        family, processor = _loaded(self.path, self.plugins)
-        with _refusals("processor"):
-            prompt = family.prepare(processor, engine["prompt"], decoded, self.media)
+        prompt = self.prepared(engine["prompt"], decoded)
         prompt.engine = {"prompt": engine["prompt"]} if prompt.pixels else engine
         return prompt
 
-    def _reduced(
-        self, sample: Sample, decoded: list[DecodedImage | DecodedVideo], prompt: Prompt
-    ) -> Prompt:
-        """The prompt with media that leave it `max_tokens` long; itself where none could."""
+    def rendered(self, messages: list[dict[str, Any]], opened: bool, **template: Any) -> str:
+        """A chat as a text; `opened`: with the beginning of the assistant's next turn."""
+        _, processor = _loaded(self.path, self.plugins)
+        with _refusals("chat template"):
+            return processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=opened, **template
+            )
+
+    def prepared(self, text: str, decoded: list[DecodedImage | DecodedVideo]) -> Prompt:
+        """A text with its media, as the trainer scores it."""
+        family, processor = _loaded(self.path, self.plugins)
+        with _refusals("processor"):
+            return family.prepare(processor, text, decoded, self.media)
+
+    def reduced(
+        self, prompt: Prompt, decoded: list[DecodedImage | DecodedVideo]
+    ) -> list[DecodedImage | DecodedVideo] | None:
+        """The media of a prompt that is too long, so small that it is not; None where it is not too
+        long, none can be so small, or none is to be."""
+        too_long = self.max_tokens and len(prompt) > self.max_tokens
+        if not too_long or prompt.media is None or self.media.fit != "reduce":
+            return None
         family, processor = _loaded(self.path, self.plugins)
         room = self.max_tokens - int((prompt.token_types == 0).sum())
         with _refusals("processor"):
-            smaller = family.reduce(processor, prompt, decoded, self.media, room)
-        if smaller is None:
-            return prompt
-        fitting = self._prepared(sample, smaller)
-        fitting.reduced_from = len(prompt)
-        return fitting
+            return family.reduce(processor, prompt, decoded, self.media, room)
 
 
 def without_system_turn(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,16 +12,27 @@ from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims, sum_over_ranks
 from caprl_native.observe.metrics import Norm
 from caprl_native.policy.fsdp import reduce_gradients
+from caprl_native.policy.logprobs import TokenScores
 from caprl_native.policy.model import Policy
 from caprl_native.policy.optim import apply_gradients, squared_norms
-from caprl_native.policy.packing import (
-    ASSISTANT,
-    NOBODY,
-    SPEAKERS,
-    MicroBatch,
-    PackedRow,
-    micro_batches,
-)
+from caprl_native.policy.packing import ASSISTANT, NOBODY, SPEAKERS, MicroBatch, PackedRow
+from caprl_native.policy.side_by_side import sequence_batches
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What went through the model in an update, over all ranks. `positions`: of the tokens, and of
+    what only filled micro-batches up."""
+
+    tokens: float = 0.0
+    positions: float = 0.0
+
+    def rates(self, seconds: float, ranks: int) -> dict[str, float]:
+        """Metrics of an update that took so long on so many ranks."""
+        return {
+            "perf/train_tokens_per_s_per_gpu": self.tokens / seconds / ranks,
+            "perf/padding": 1.0 - self.tokens / self.positions if self.positions else 0.0,
+        }
 
 
 @dataclass
@@ -30,7 +41,7 @@ class SupervisedLearner:
 
     The loss is the mean of -log p over the assistant's tokens of all ranks, plus the mean over all
     other scored tokens, where there are any. One mean over both would drown a short answer: 1 token
-    in 60 of a question that nobody could have guessed.
+    in 60 of a question that nobody could have guessed. `passed`: of the last update.
     """
 
     policy: Policy
@@ -38,6 +49,7 @@ class SupervisedLearner:
     config: PolicyConfig
     total_steps: int
     dims: ParallelDims
+    passed: Passed = field(default_factory=Passed)
 
     def update(self, rows: Sequence[PackedRow], step: int) -> dict[str, float]:
         """Step `step` (from 1) on this rank's rows (a collective); the metrics of the whole batch.
@@ -49,9 +61,8 @@ class SupervisedLearner:
         Raises:
             FloatingPointError: as `apply_gradients` does.
         """
-        budget = self.config.micro_batch_tokens
-        batches = micro_batches(rows, budget, self.policy.positions)
-        counts = self._counts(batches)
+        batches = self._batches(rows)
+        counts = self._counts(batches, rows)
         if not counts.any():
             return {}
         totals = torch.zeros(2, dtype=torch.float64)
@@ -80,13 +91,32 @@ class SupervisedLearner:
             "policy/lr": self.optimizer.param_groups[0]["lr"],
         }
 
-    def _counts(self, batches: Sequence[MicroBatch]) -> Tensor:
+    @torch.no_grad()
+    def evaluate(self, rows: Sequence[PackedRow]) -> Tensor:
+        """`[3]` float64 of all ranks' rows (a collective), over the assistant's tokens: the sum of
+        -log p, how many were the likeliest, and how many there are."""
+        totals = torch.zeros(3, dtype=torch.float64)
+        for batch in self._batches(rows):
+            batch = batch.to(self.dims.device)
+            found = _sums(self.policy(batch, ban=False), batch.speakers)
+            totals += torch.cat([found, (batch.speakers == ASSISTANT).sum()[None].double().cpu()])
+        return sum_over_ranks(totals)
+
+    def _batches(self, rows: Sequence[PackedRow]) -> list[MicroBatch]:
+        return sequence_batches(rows, self.config.micro_batch_tokens, self.policy.positions)
+
+    def _counts(self, batches: Sequence[MicroBatch], rows: Sequence[PackedRow]) -> Tensor:
         """`[SPEAKERS]` float64: all ranks' tokens by speaker; those of `NOBODY` count as none."""
         counts = torch.zeros(SPEAKERS, dtype=torch.float64)
         for batch in batches:
             counts += torch.bincount(batch.speakers, minlength=SPEAKERS)
         counts[NOBODY] = 0
-        return sum_over_ranks(counts)
+        passed = [sum(map(len, rows)), sum(batch.ids.numel() for batch in batches)]
+        *numbers, tokens, positions = sum_over_ranks(
+            torch.cat([counts, torch.tensor(passed, dtype=torch.float64)])
+        )
+        self.passed = Passed(tokens.item(), positions.item())
+        return torch.stack(numbers)
 
     def _backward(self, batch: MicroBatch, counts: Tensor) -> Tensor:
         """Adds this micro-batch's gradients; returns the sums `[2]` of -log p, and of tokens that
@@ -96,6 +126,12 @@ class SupervisedLearner:
         loss = -(scores.logprobs * shares[batch.speakers]).sum()
         # FSDP averages gradients over ranks; the pieces of the loss are to be added.
         (loss * self.dims.world).backward()
-        spoken = batch.speakers == ASSISTANT
-        found = (-scores.logprobs.detach()[spoken], scores.is_top[spoken])
-        return torch.stack([values.double().sum().cpu() for values in found])
+        return _sums(scores, batch.speakers)
+
+
+def _sums(scores: TokenScores, speakers: Tensor) -> Tensor:
+    """`[2]` float64, on the CPU: of -log p, and of tokens that were the likeliest, over the
+    assistant's."""
+    spoken = speakers == ASSISTANT
+    found = (-scores.logprobs.detach()[spoken], scores.is_top[spoken])
+    return torch.stack([values.double().sum().cpu() for values in found])

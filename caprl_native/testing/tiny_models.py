@@ -199,7 +199,7 @@ def _vlm_config(
     return Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids)
 
 
-def _is_3(family: Family) -> bool:
+def _is_3(family: str) -> bool:
     """Whether tower, processors and positions are Qwen3-VL's."""
     return family.startswith("qwen3_vl")
 
@@ -339,4 +339,43 @@ def write_tiny_reader(
         model = Qwen3ForCausalLM(config)
     tokenizer.save_pretrained(path)
     _finish(model, path, vocab)
+    return path
+
+
+def write_tiny_language(
+    path: str | Path, vlm: str | Path, seed: int = 0, init: float = 0.02
+) -> Path:
+    """Writes a random text-only model that fits the language part of the model `vlm` (Qwen3-VL or
+    Qwen2.5-VL), with its tokenizer; returns its folder."""
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+
+    path, whole = Path(path), AutoConfig.from_pretrained(vlm)
+    text = whole.get_text_config()
+    names = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "hidden_act",
+    )  # fmt: skip
+    theta = text.rope_parameters["rope_theta"]
+    given: dict[str, Any] = {name: getattr(text, name) for name in names} | dict(
+        tie_word_embeddings=whole.tie_word_embeddings, initializer_range=init,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        bos_token_id=None, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id,
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(vlm)
+    tokenizer.chat_template = chat_template()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if _is_3(whole.model_type):
+            model: Any = Qwen3ForCausalLM(Qwen3Config(**given, head_dim=text.head_dim))
+        else:
+            model = Qwen2ForCausalLM(Qwen2Config(**given))
+    tokenizer.save_pretrained(path)
+    _finish(model, path, tokenizer.get_vocab())
     return path

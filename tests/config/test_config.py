@@ -24,16 +24,17 @@ from caprl_native.config.toml import key_lines
 from caprl_native.config.tree import leaves
 from tests.config.conftest import MINIMAL
 
-# Those of the evaluation and the curation are tested beside it; s2d.toml names two others.
+# Those of the evaluation and the curation are tested beside it; s2d.toml and pretrain.toml name
+# others.
 FOLDER = Path(__file__).parents[2] / "train_configs"
-OTHERS = ("caption.toml", "curate", "prism", "s2d.toml")
+OTHERS = ("caption.toml", "curate", "prism", "s2d.toml", "pretrain.toml")
 RECIPES = sorted(f for f in FOLDER.glob("*.toml") if not f.name.startswith(OTHERS))
 OVERLAYS = {"one_80gb_2b.toml", "four_80gb_4b.toml", "paper.toml"}
 BASES = {"published.toml"}
 
 
 def schema_of(file: Path) -> type:
-    return SftConfig if file.stem.endswith("_sft") else Config
+    return SftConfig if file.stem.endswith("_sft") or "pretrain" in file.stem else Config
 
 
 # --- loading ----------------------------------------------------------------------------------
@@ -345,7 +346,7 @@ def test_parse_cli(write):
 
 def test_supervised_runs_have_their_own_check(write, capsys):
     file = write("[data]\nfiles = ['a.jsonl']\n[policy]\npath = 'm'\n")
-    assert parse_cli(SftConfig, ["--config", file], "x").config.data.loss_on == "response"
+    assert parse_cli(SftConfig, ["--config", file], "x").config.data.loss_on == "assistant"
     with pytest.raises(SystemExit):
         parse_cli(SftConfig, ["--config", file, "--run.shuffle_rewards", "true"], "x")
     assert "no rewards" in capsys.readouterr().err

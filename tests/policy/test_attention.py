@@ -7,20 +7,23 @@ from torch.nn.attention.flex_attention import create_mask
 from caprl_native.policy.attention import block_mask, prepare, shared_prefix_attention
 from caprl_native.policy.packing import MicroBatch, PackedRow, collate
 from caprl_native.policy.prompt import text_prompt
+from caprl_native.policy.side_by_side import lay_out
 
 ROWS = {
     "one row": [(7, [3, 1, 4])],
     "uneven rows": [(9, [2, 5]), (1, [6, 1, 1]), (4, [1])],
     "equal rows": [(3, [2, 2]), (3, [2, 2])],
+    "side by side": [(4, [3]), (1, [1]), (2, [5])],
 }
 
 
-def batch_of(rows: list[tuple[int, list[int]]]) -> MicroBatch:
+def batch_of(rows: list[tuple[int, list[int]]], side_by_side: bool = False) -> MicroBatch:
     made = [
         PackedRow(text_prompt([1] * prompt), [[1] * n for n in answers], list(range(len(answers))))
         for prompt, answers in rows
     ]
-    return collate(made, lambda prompt: torch.arange(len(prompt)).expand(3, -1))
+    lay = lay_out if side_by_side else collate
+    return lay(made, lambda prompt: torch.arange(len(prompt)).expand(3, -1))
 
 
 def dense(batch: MicroBatch) -> torch.Tensor:
@@ -44,11 +47,21 @@ def test_a_response_sees_the_prompt_and_itself_only():
     assert all(any(row) for row in mask[1])  # no empty row of the softmax
 
 
+def test_sequences_side_by_side_see_themselves_alone():
+    batch = batch_of(ROWS["side by side"], side_by_side=True)
+    assert batch.segments.tolist() == [[1] * 7 + [2] * 2 + [3] * 7]
+    own = batch.segments[0][:, None] == batch.segments[0][None]
+    assert torch.equal(dense(batch)[0, 0], own.tril())
+    places = [*range(7), *range(2), *range(7)]
+    assert batch.positions.tolist() == [[places]] * 3
+    assert batch.sources.tolist() == [3, 4, 5, 7, *range(10, 15)]
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("name", ROWS)
 def test_outputs_and_gradients_are_those_of_masked_attention(name, kv_heads):
     torch.manual_seed(0)
-    batch = batch_of(ROWS[name])
+    batch = batch_of(ROWS[name], name == "side by side")
     (rows, length), heads, size = batch.segments.shape, 4, 8
     shapes = [(rows, h, length, size) for h in (heads, kv_heads, kv_heads)]
     q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
@@ -98,7 +111,7 @@ def test_long_rows_are_attended_in_several_blocks(dtype, rtol):
 def test_flex_attention_with_the_block_mask_gives_the_same(name, kv_heads):
     """What CUDA computes, here with the uncompiled operator."""
     torch.manual_seed(0)
-    batch = batch_of(ROWS[name])
+    batch = batch_of(ROWS[name], name == "side by side")
     rows, length = batch.segments.shape
     q, k, v = (torch.randn(rows, heads, length, 8) for heads in (4, kv_heads, kv_heads))
     ours, _ = shared_prefix_attention(None, q, k, v, None, prefixes=prepare(batch), scaling=0.3)

@@ -277,6 +277,35 @@ def test_the_learning_rate_warms_up_and_decays():
     assert learning_rate(longer, 12, 12) == pytest.approx(0.1 + 0.9 * 0.5)
 
 
+def test_a_share_of_the_run_is_warm_up():
+    config = PolicyConfig(lr=1.0, warmup_share=0.1, schedule="linear")
+    steps = config.replace(warmup_share=0.0, warmup_steps=3)
+    for step in range(21):
+        assert learning_rate(config, step, 21) == learning_rate(steps, step, 21)
+    assert learning_rate(config, 2, 21, peak=0.5) == 0.5
+
+
+def test_parts_have_rates_of_their_own(tiny_policy, dims):
+    """Each parameter is in one group, and the schedule holds for all of them."""
+    base = PolicyConfig(path=str(tiny_policy), lr=1e-2, weight_decay=0.1)
+    policy = load_policy(base, dims)
+    config = base.replace(lr_vision=0.0, lr_projector=1e-3, schedule="linear", schedule_steps=10)
+    optimizer = build_optimizer(policy, config)
+    names = {p: n.removeprefix("hf.") for n, p in policy.named_parameters()}
+    grouped = [names[p] for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(grouped) == sorted(names.values())
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    apply_gradients(policy, optimizer, config, 1.0, 1.0, step=6, update=5, updates=10)
+    wanted = {"vision": 0.0, "projector": 5e-4, "language": 5e-3}
+    for held in optimizer.param_groups:
+        for parameter in held["params"]:
+            part = policy.family.part_of(names[parameter])
+            assert held["lr"] == pytest.approx(wanted[part])
+            assert held["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0.0)
+    assert len(build_optimizer(policy, base).param_groups) == 2
+
+
 def test_biases_and_norms_have_no_weight_decay():
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
     optimizer = build_optimizer(model, PolicyConfig(weight_decay=0.1))

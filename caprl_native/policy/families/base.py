@@ -77,6 +77,9 @@ class Family:
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"  # of transformers, which loads it
     mixes_media: ClassVar[bool] = False  # whether a prompt may have images and videos
     stores_otherwise: ClassVar[bool] = False  # checkpoints than `hf` holds it: see `as_stored`
+    # Prefixes of the language part's names, and what a language model alone has in their place; the
+    # longest wins. Empty: such a model is not put together from parts (init_vlm/).
+    text_names: ClassVar[Mapping[str, str]] = {}
 
     @property
     def sees_media(self) -> bool:

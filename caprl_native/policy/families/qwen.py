@@ -9,7 +9,7 @@ grids in time. The engine's frames are made of the same patches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,11 @@ class Qwen(Family):
     """Both families' processors, positions and modules."""
 
     mixes_media: ClassVar[bool] = True
+    text_names: ClassVar[Mapping[str, str]] = {
+        "model.language_model.": "model.",
+        "model.": "model.",  # of older files
+        "lm_head.": "lm_head.",
+    }
 
     def processor_kwargs(self, media: MediaConfig) -> dict[str, Any]:
         """Frames are chosen and sizes are capped when media are decoded, so the processor only

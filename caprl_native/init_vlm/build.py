@@ -1,0 +1,165 @@
+"""Writes the result tensor by tensor, one shard in memory, under another name until it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from caprl_native.checkpoint_files import flush, flush_entry, written
+from caprl_native.distributed.errors import RunError
+from caprl_native.init_vlm.plan import Filled, Plan, plan
+from caprl_native.init_vlm.projector import Init, drawn
+from caprl_native.init_vlm.verify import verify
+from caprl_native.policy.fsdp import DTYPES, model_files
+from caprl_native.policy.model_check import check_directory, read_json, weight_files
+
+REPORT = "init.json"
+SHARD_BYTES = 5 * 10**9
+SMALL_BYTES = 2**30  # results up to here are verified unless that is unwished
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made. `vision`: the model whose tower, config, tokenizer and processor the
+    result has; `language`: the one whose language model it has."""
+
+    vision: Path
+    language: Path
+    target: Path
+    projector: Literal["new", "keep"] = "new"
+    init: Init = "default"
+    seed: int = 0
+    dtype: str = "bfloat16"
+    verify: Literal["small", "always", "never"] = "small"
+    shard_bytes: int = SHARD_BYTES
+
+
+def build(request: Request, say: Said = print) -> dict[str, Any]:
+    """Writes `request.target` and returns what its `init.json` says.
+
+    Raises:
+        ModelError: a part cannot be read, or the parts do not fit (`PartsDiffer`), or the result
+            was found not to be what it should be: nothing is left of it.
+        RunError: the target is there already, or cannot be written.
+    """
+    target = request.target
+    if target.exists():
+        raise RunError(f"{target} exists: give a new directory")
+    check_directory(request.vision, processor=True)
+    check_directory(request.language, chat=False)
+    found = plan(request.vision, request.language, keep_projector=request.projector == "keep")
+    temporary = target.with_name(f"{target.name}.tmp")  # of one that was killed, too
+    with written(target, temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            report = _fill(request, found, temporary, say)
+            flush(temporary)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        flush_entry(target.parent)
+    return report
+
+
+def _fill(request: Request, found: Plan, folder: Path, say: Said) -> dict[str, Any]:
+    """All files of the result, verified; `init.json` is the last."""
+    _write_weights(request, found, folder)
+    for file in model_files(request.vision):
+        if file.name != REPORT:
+            shutil.copy2(file, folder / file.name)
+    _state_dtype(folder / "config.json", request.dtype)
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    checks: dict[str, float] = {}
+    if request.verify == "always" or (request.verify == "small" and size <= SMALL_BYTES):
+        say("verifying")
+        checks = verify(request, folder)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(request).items()}
+    report = {
+        **settings,
+        "parts": found.counts(),
+        "verified": checks,
+        "sha256": {
+            "vision": _hashes(request.vision),
+            "language": _hashes(request.language),
+            "result": _hashes(folder),
+        },
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _write_weights(request: Request, found: Plan, folder: Path) -> None:
+    dtype = DTYPES[request.dtype]
+    shapes = {f.name: f.shape for f in found.tensors if f.part == "projector"}
+    shards = list(_shards(found.tensors, request.shard_bytes, dtype.itemsize))
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = "model.safetensors"
+        if len(shards) > 1:
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {f.name: _tensor(f, shapes, request).to(dtype).contiguous() for f in shard}
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, name)
+    if len(shards) > 1:
+        total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
+        (folder / "model.safetensors.index.json").write_text(text + "\n")
+
+
+def _shards(tensors: list[Filled], limit: int, width: int) -> Iterator[list[Filled]]:
+    """Runs of tensors of at most `limit` bytes each (one larger tensor is alone)."""
+    shard: list[Filled] = []
+    size = 0
+    for filled in tensors:
+        own = width * torch.Size(filled.shape).numel()
+        if shard and size + own > limit:
+            yield shard
+            shard, size = [], 0
+        shard.append(filled)
+        size += own
+    if shard:
+        yield shard
+
+
+def _tensor(filled: Filled, shapes: dict[str, tuple[int, ...]], request: Request) -> Tensor:
+    """What fills it: read, or drawn where it has no source."""
+    if filled.source is None:
+        return drawn(filled.name, shapes, request.init, request.seed)
+    entry, name = filled.source
+    with safe_open(entry.file, "pt") as file:
+        return file.get_tensor(name)
+
+
+def _state_dtype(file: Path, dtype: str) -> None:
+    """Says the result's precision wherever the config says one; it is else left as it is."""
+    config = read_json(file)
+    tables = [config, *(value for value in config.values() if isinstance(value, dict))]
+    stated = [(table, key) for table in tables for key in _DTYPE_KEYS if table.get(key)]
+    if all(table[key] == dtype for table, key in stated):
+        return
+    for table, key in stated:
+        table[key] = dtype
+    file.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of weights."""
+    found = {}
+    for file in weight_files(folder):
+        with file.open("rb") as opened:
+            found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return found

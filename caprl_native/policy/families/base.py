@@ -142,6 +142,11 @@ class Family:
         """
         raise NotImplementedError
 
+    def transformers_errs(self, prompt: Prompt) -> str:
+        """Why transformers places this prompt's tokens otherwise, and computes other log-probs;
+        empty where it does not."""
+        return ""
+
     def media_token_ids(self, config: Any) -> tuple[int, ...]:
         """The pad tokens that features replace."""
         return ()
@@ -205,6 +210,11 @@ class Family:
         A rank whose micro-batch has no media runs the tower all the same: others' collectives wait.
         """
         return None
+
+    def tower_input(self, media: dict[str, Tensor]) -> Sequence[Tensor]:
+        """What the tower is given of each medium of `Prompt.media`, float32: the numbers that the
+        model's processor makes of the same pixels."""
+        raise NotImplementedError
 
     def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         """The tower's and the projector's output for the media of a micro-batch."""

@@ -53,8 +53,9 @@ def pixels(subject: Subject, case: Case) -> Iterator[Row]:
     engine = _engine_pixels(subject, case)
     gap = max(_pixel_gap(a, b) for a, b in zip(ours, engine, strict=True))
     yield _row("pixels", case, "trainer, engine", gap, PIXEL_BOUND)
-    theirs = torch.cat([t.flatten() for t in _reference(subject, case).pixels.values()])
-    both = [torch.cat(ours).sort().values, theirs.sort().values]  # it may have videos at the end
+    theirs = [t.flatten() for t in _reference(subject, case).pixels.values()]
+    # It may have videos after images, and pads a batch with zeros.
+    both = [(t := torch.cat(of))[t != 0].sort().values for of in (ours, theirs)]
     yield _row("pixels", case, "trainer, transformers", _pixel_gap(*both), PIXEL_BOUND)
 
 
@@ -203,7 +204,7 @@ def _pixel_gap(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _engine_pixels(subject: Subject, case: Case) -> list[Tensor]:
-    """The tower's input of each medium, as the engine's processor made it, in the prompt's order."""
+    """The tower's input of each medium by the engine's processor, in the prompt's order."""
     subject.engine.forget_media()  # else it hands out what it has made before, by a name
     rendered = subject.engine.render(subject.prompts[case.name].for_engine())
     by_kind = {kind: iter(items) for kind, items in rendered["mm_kwargs"].items()}

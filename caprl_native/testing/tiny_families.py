@@ -10,9 +10,14 @@ import torch
 
 from caprl_native.testing.tiny_models import (
     IM_END,
+    IMAGE_PAD,
     PAD,
+    VIDEO_PAD,
+    VISION_END,
+    VISION_START,
     build_tokenizer,
     finish,
+    write_processor,
     write_tiny_vlm,
 )
 
@@ -100,6 +105,79 @@ def write_internvl(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def write_llava_onevision(path: Path, seed: int = 0) -> Path:
+    """Tiles of 56 x 56 pixels, 16 features each, in grids of up to 3 x 3."""
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    marks = {"image_token": "<image>", "video_token": "<video>"}
+    tokenizer = build_tokenizer((), marks)
+    vocab = tokenizer.get_vocab()
+    grids = [[56 * i, 56 * j] for i in (1, 2, 3) for j in (1, 2, 3)]
+    config = LlavaOnevisionConfig(
+        vision_config=dict(
+            model_type="siglip_vision_model", hidden_size=TOWER, intermediate_size=2 * TOWER,
+            num_hidden_layers=LAYERS, num_attention_heads=TOWER // 32, image_size=56, patch_size=14,
+            vision_use_head=False,
+        ),
+        text_config=_text(vocab, model_type="qwen2"),
+        image_token_index=vocab["<image>"],
+        video_token_index=vocab["<video>"],
+        image_grid_pinpoints=grids,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    pixels: dict[str, Any] = dict(size={"height": 56, "width": 56})
+    template = _template("<image>", "<video>")
+    tokenizer.chat_template = template
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(image_grid_pinpoints=grids, **pixels),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(**pixels),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+    )
+    processor.save_pretrained(path)
+    _write(LlavaOnevisionForConditionalGeneration, config, path, vocab, seed)
+    return path
+
+
+def write_qwen3_5(path: Path, seed: int = 0) -> Path:
+    """Three linear language layers and one with attention."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    tokenizer = build_tokenizer()
+    vocab = tokenizer.get_vocab()
+    text = _text(vocab) | dict(
+        num_hidden_layers=4, linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=32, linear_value_head_dim=32,
+        rope_parameters={
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "mrope_section": [4, 4, 4], "mrope_interleaved": True,
+        },
+    )  # fmt: skip
+    config = Qwen3_5Config(
+        text_config=text,
+        vision_config=dict(
+            depth=LAYERS, hidden_size=TOWER, intermediate_size=2 * TOWER, num_heads=TOWER // 32,
+            out_hidden_size=HIDDEN, patch_size=16, num_position_embeddings=64,
+        ),
+        image_token_id=vocab[IMAGE_PAD],
+        video_token_id=vocab[VIDEO_PAD],
+        vision_start_token_id=vocab[VISION_START],
+        vision_end_token_id=vocab[VISION_END],
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    write_processor(path, "qwen3_vl", tokenizer)
+    _write(Qwen3_5ForConditionalGeneration, config, path, vocab, seed)
+    return path
+
+
 def _write(kind: Any, config: Any, path: Path, vocab: dict[str, int], seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -117,5 +195,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "qwen2_5_vl": _qwen("qwen2_5_vl"),
     "qwen3_vl_moe": _qwen("qwen3_vl_moe"),
     "internvl": write_internvl,
+    "llava_onevision": write_llava_onevision,
+    "qwen3_5": write_qwen3_5,
 }
 """A model's directory, written into the folder that is given, by `model_type`."""

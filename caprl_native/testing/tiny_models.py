@@ -223,7 +223,7 @@ def _balance_vision(visual: Any) -> None:
         torch.nn.init.normal_(visual.pos_embed.weight, std=0.5)
 
 
-def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
+def write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
@@ -308,7 +308,7 @@ def write_tiny_vlm(
         torch.manual_seed(seed)
         model = classes[family](config)
         _balance_vision(model.model.visual)
-    _write_processor(path, family, tokenizer)
+    write_processor(path, family, tokenizer)
     finish(model, path, vocab)
     return path
 

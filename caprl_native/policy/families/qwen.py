@@ -377,7 +377,7 @@ def _grids(config: Any, prompt: Prompt) -> list[tuple[list[int], float]]:
     return found
 
 
-def _parts(*projector: str) -> dict[str, tuple[str, ...]]:
+def qwen_parts(*projector: str) -> dict[str, tuple[str, ...]]:
     return {
         "vision": ("model.visual.",),
         "projector": tuple(f"model.visual.{p}." for p in projector),
@@ -385,7 +385,7 @@ def _parts(*projector: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-QWEN3_VL_PARTS = _parts("merger", "deepstack_merger_list")
+QWEN3_VL_PARTS = qwen_parts("merger", "deepstack_merger_list")
 
 FAMILIES.add("qwen3_vl", Qwen("qwen3_vl", QWEN3_VL_PARTS))
-FAMILIES.add("qwen2_5_vl", Qwen("qwen2_5_vl", _parts("merger")))
+FAMILIES.add("qwen2_5_vl", Qwen("qwen2_5_vl", qwen_parts("merger")))

@@ -44,10 +44,10 @@ def reference(
     inputs = processed(family, processor, text, case.decoded, media)
     pixels = {name: inputs[name] for name in PIXELS if name in inputs}
     with _seen_positions(hf) as seen:
-        _forward(hf, inputs, [])
+        forward(hf, inputs, [])
     positions = seen[0]
-    scored = [_logprobs(_forward(hf, inputs, tokens), tokens) for tokens in responses]
-    return Reference(inputs["input_ids"][0], pixels, positions, torch.cat(scored))
+    found = [scored(forward(hf, inputs, tokens), tokens) for tokens in responses]
+    return Reference(inputs["input_ids"][0], pixels, positions, torch.cat(found))
 
 
 def processed(
@@ -67,7 +67,7 @@ def processed(
     return found
 
 
-def _forward(hf: Any, inputs: Mapping[str, Any], response: Sequence[int]) -> Tensor:
+def forward(hf: Any, inputs: Mapping[str, Any], response: Sequence[int]) -> Tensor:
     """Logits `[R + 1, V]` that predict the response's tokens and the one after them."""
     device = next(hf.parameters()).device
     tail = torch.tensor([list(response)], dtype=torch.long)
@@ -84,7 +84,7 @@ def _forward(hf: Any, inputs: Mapping[str, Any], response: Sequence[int]) -> Ten
     return logits.float()
 
 
-def _logprobs(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+def scored(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     chosen = torch.tensor(list(tokens), device=logits.device)[:, None]
     return logits[: len(tokens)].log_softmax(-1).gather(1, chosen)[:, 0].cpu()
 

@@ -117,10 +117,7 @@ def test_a_step_moves_what_is_not_frozen_and_nothing_else(path, dims, frozen):
     learner = Learner(policy, None, optimizer, config, AlgorithmConfig(), 1.0, 12, 10, dims)
     prompts = [prompt(path, kind) for kind in ("image", "video", "text")]
     metrics = learner.update(
-        [
-            group(p, responses(policy.config, policy.banned, 3, i), i)
-            for i, p in enumerate(prompts)
-        ],
+        [group(p, responses(policy.config, policy.banned, 3, i), i) for i, p in enumerate(prompts)],
         0,
     )
     assert all(math.isfinite(value) for value in metrics.values())

@@ -157,6 +157,9 @@ class Family:
 
     # What the model computes.
 
+    def settle(self, config: Any, described: Mapping[str, Any]) -> None:
+        """Puts right what transformers makes of the config.json that is `described`."""
+
     def check(self, hf: Any, path: str | Path) -> None:
         """Raises ModelError where this model computes something that the trainer does not."""
 

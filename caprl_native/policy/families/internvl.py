@@ -9,6 +9,7 @@ transformers takes the images' mark for both.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,8 +80,12 @@ class InternVL(Tiled):
         return {"tiles": tiles, "norm": norm, "counts": torch.tensor([len(tiles)])}
 
     def run(self, processor: Any, cut: dict[str, Tensor], video: bool) -> list[int]:
+        return self._shown(processor, len(cut["tiles"]), video)
+
+    def _shown(self, processor: Any, tiles: int, video: bool) -> list[int]:
+        """The tokens of a medium of so many tiles."""
         start, end = processor.start_image_token, processor.end_image_token
-        tiles, per_tile = len(cut["tiles"]), processor.image_seq_length
+        per_tile = processor.image_seq_length
         if video:
             shown = f"{start}{processor.video_token * per_tile}{end}"
             text = "\n".join(f"Frame{i + 1}: {shown}" for i in range(tiles))
@@ -104,21 +109,25 @@ class InternVL(Tiled):
         from caprl_native.data.media import DecodedImage, DecodedVideo, resized
         from caprl_native.data.sizes import share_out
 
-        side = _side(processor)
-        steps = [
-            grids(one.size, side, media)
-            if isinstance(one, DecodedImage)
-            else dict.fromkeys(range(1, len(one.frames) + 1), (0, 0))
-            for one in decoded
-        ]
-        ladders = [[(count, 1) for count in sorted(of)] for of in steps]
-        shared = share_out(ladders, [1] * len(ladders), tokens // processor.image_seq_length)
+        side, per_tile = _side(processor), processor.image_seq_length
+        steps: list[dict[int, tuple[int, int]]] = []  # by a medium's tokens: its grid, or frames
+        for one in decoded:
+            if isinstance(one, DecodedImage):
+                of = grids(one.size, side, media)
+                steps.append({tiles * per_tile: grid for tiles, grid in of.items()})
+                continue
+            most = len(one.frames)
+            marks = len(self._shown(processor, most, video=True)) - most * per_tile
+            frame = per_tile + math.ceil(marks / most)  # with its number and its marks
+            tokens += marks
+            steps.append({count * frame: (count, 1) for count in range(1, most + 1)})
+        shared = share_out([[(t, 1) for t in sorted(of)] for of in steps], [1] * len(steps), tokens)
         if shared is None or not decoded:
             return None
         made: list[DecodedImage | DecodedVideo] = []
         for one, of, (count, _) in zip(decoded, steps, shared, strict=True):
             if isinstance(one, DecodedVideo):
-                made.append(thinned(one, count))
+                made.append(thinned(one, of[count][0]))
             elif count == max(of):
                 made.append(one)
             else:  # what has a grid's very size is cut into that grid

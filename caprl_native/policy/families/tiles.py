@@ -33,6 +33,12 @@ class Tiled(Text):
     auto_class: ClassVar[str] = "AutoModelForImageTextToText"
     mixes_media: ClassVar[bool] = True
 
+    def settle(self, config: Any, described: Mapping[str, Any]) -> None:
+        """Where a file says it of its language model alone, transformers ties the head all the
+        same, and the engine does not."""
+        if "tie_word_embeddings" not in described:
+            config.tie_word_embeddings = config.text_config.tie_word_embeddings
+
     def check(self, hf: Any, path: str | Path) -> None:
         for name, wanted in self.fixed.items():
             if (found := getattr(hf.config, name)) != wanted:
@@ -40,6 +46,12 @@ class Tiled(Text):
                     f"{path}: config.json: {name} is {found!r}, and the engine computes no "
                     f"other than {wanted!r}"
                 )
+        text, whole = hf.config.text_config.tie_word_embeddings, hf.config.tie_word_embeddings
+        if text != whole:
+            raise ModelError(
+                f"{path}: config.json: tie_word_embeddings is {whole}, and of text_config {text}; "
+                "transformers goes by the first, the engine by the second"
+            )
         if problem := language_problem(hf):
             raise ModelError(f"{path}: {self.model_type} cannot be trained here: {problem}")
 

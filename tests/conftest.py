@@ -65,6 +65,7 @@ HEAVY = [
     "curate_engine",
     "additions",
     "sleeping",
+    "certificate",
     "balance_ranks",
     "collectives",
     "failing_rank",

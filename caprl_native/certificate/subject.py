@@ -66,8 +66,7 @@ class Subject:
         """
         family = family_of(path)
         made = cases(files, media, mixes=family.mixes_media)
-        builder = PromptBuilder(path, media)
-        prompts = {case.name: builder(case.sample, list(case.decoded)) for case in made}
+        builder, prompts = PromptBuilder(path, media), built(path, media, made)
         hf: Any = load_hf(path).eval()
         tokens = _random_tokens(family, hf.config)
         references = {c.name: _asked(hf, family, builder, c, media, tokens) for c in made}
@@ -123,6 +122,12 @@ class Subject:
     def close(self) -> None:
         """Stops the engine; must come before the process group is destroyed."""
         self.engine.close()
+
+
+def built(path: str, media: MediaConfig, of: Sequence[Case]) -> dict[str, Prompt]:
+    """The prompts of these cases by their names, as a run would make them."""
+    builder = PromptBuilder(path, media)
+    return {case.name: builder(case.sample, list(case.decoded)) for case in of}
 
 
 def start_engine(

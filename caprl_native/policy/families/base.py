@@ -183,6 +183,11 @@ class Family:
         frame; how many patches the others' windows have; patches that make one feature."""
         return 0, 0, 0, 1
 
+    def patches_per_feature(self, config: Mapping[str, Any]) -> float:
+        """How many patches the tower works on for one feature, by a directory's config.json."""
+        vision = config.get("vision_config") or {}
+        return float(vision.get("spatial_merge_size", 1) ** 2)
+
     def language_layers(self, hf: Any) -> nn.ModuleList:
         """The language model's layers: FSDP units, recomputed in the backward pass where asked."""
         raise NotImplementedError

@@ -152,6 +152,10 @@ class InternVL(Tiled):
         vision = config.vision_config
         return vision.hidden_size, vision.num_hidden_layers, 0, round(SHUFFLE**-2)
 
+    def patches_per_feature(self, config: Mapping[str, Any]) -> float:
+        per_tile: int = config["image_seq_length"]
+        return SHUFFLE**-2 + 1 / per_tile  # and the class token
+
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor]:
         vision = config.vision_config
         return self.dummy_tiles(vision.num_channels, vision.image_size, device)

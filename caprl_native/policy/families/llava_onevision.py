@@ -151,6 +151,9 @@ class LlavaOneVision(Tiled):
         vision = config.vision_config
         return vision.hidden_size, vision.num_hidden_layers, 0, 1
 
+    def patches_per_feature(self, config: Mapping[str, Any]) -> float:
+        return 4.0  # of a video's; an image's features are at most one for each patch
+
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor]:
         import torch
 

@@ -63,9 +63,11 @@ def _certify(given: argparse.Namespace, config: CheckConfig) -> int:
     from caprl_native.data.media import MediaError
     from caprl_native.data.samples import SampleSkipped
     from caprl_native.distributed.world import init_distributed
+    from caprl_native.policy.families import family_of
     from caprl_native.policy.model_check import ModelError, check_directory
 
     try:
+        family_of(given.policy)  # before its files: what to use instead matters more
         check_directory(given.policy, processor=True)
         dims = init_distributed()
         subject = Subject.load(

@@ -26,7 +26,9 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        return not self.problem and (bool(self.note) or self.figure <= self.bound)
+        if self.problem or math.isnan(self.figure):
+            return False
+        return bool(self.note) or self.figure <= self.bound
 
     @property
     def verdict(self) -> str:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from caprl_native.config.schema import MediaConfig
-from caprl_native.data.media import DecodedImage
+from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import family_of
 from caprl_native.policy.families.internvl import grids
 from caprl_native.policy.model import load_hf
@@ -123,6 +123,22 @@ def test_what_is_too_long_gets_fewer_tiles_and_frames(tmp_path_factory, family, 
     assert (
         PromptBuilder(str(path), MediaConfig(), len(whole))(sample(*kinds), media).reduced_from == 0
     )
+
+
+@pytest.mark.parametrize("family", ["internvl", "llava_onevision"])
+def test_the_engines_frames_are_the_tiles(tmp_path_factory, family):
+    """They are not in memory twice, and are cut into the same tiles again."""
+    path = WRITERS[family](tmp_path_factory.mktemp("models") / family)
+    video, build = noise_video(1, size=(90, 40)), PromptBuilder(str(path), MediaConfig())
+    prompt = build(sample("video"), [video])
+    assert "multi_modal_data" not in prompt.engine
+    ((frames, metadata),) = prompt.for_engine()["multi_modal_data"]["video"]
+    assert metadata == video.metadata
+    again = build(sample("video"), [DecodedVideo(frames, metadata)])
+    assert again.media["tiles"].equal(prompt.media["tiles"])
+    cut = build(sample("image"), [image(150, 100)])
+    (kept,) = cut.for_engine()["multi_modal_data"]["image"]
+    assert kept.size == (150, 100)
 
 
 def changed(path: Path, target: Path, change: dict, text: dict | None = None) -> Path:

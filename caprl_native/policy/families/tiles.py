@@ -110,6 +110,9 @@ class Tiled(Text):
             prompt.media = {name: torch.cat([one[name] for one in cut]) for name in cut[0]}
             tiles, patches = len(prompt.media["tiles"]), self.patches(processor)
             prompt.num_patches, prompt.patch_pairs = tiles * patches, tiles * patches**2
+            metadata = [getattr(one, "metadata", None) for one in decoded]
+            if all(m or len(c["tiles"]) == 1 for m, c in zip(metadata, cut, strict=True)):
+                prompt.pixels = Frames(tuple(metadata))
         return prompt
 
     # What the model computes.
@@ -146,6 +149,28 @@ class Tiled(Text):
             inputs_embeds=embeds, position_ids=positions[0], prefixes=prefixes, use_cache=False
         )
         return out.last_hidden_state
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Makes the engine's media of tiles, where each is a whole frame or image. `metadata`: of each
+    medium that is a video; None: it is an image."""
+
+    metadata: tuple[dict[str, Any] | None, ...]
+
+    def __call__(self, media: dict[str, Tensor]) -> dict[str, Any]:
+        """Images, or frames uint8 `[T, S, S, 3]` with their metadata, in vLLM's form."""
+        from PIL import Image
+
+        made: dict[str, Any] = {}
+        parts = media["tiles"].permute(0, 2, 3, 1).split(media["counts"].tolist())
+        for tiles, video in zip(parts, self.metadata, strict=True):
+            frames = tiles.contiguous().numpy()
+            if video is None:
+                made.setdefault("image", []).append(Image.fromarray(frames[0]))
+            else:
+                made.setdefault("video", []).append((frames, video))
+        return made
 
 
 def normalised(media: dict[str, Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from caprl_native.config.models import EngineConfig
 from caprl_native.export import Exporter
 from caprl_native.policy.families import internvl
 from caprl_native.policy.families.internvl import InternVL
+from caprl_native.policy.model_check import ModelError
 from caprl_native.rollout import weight_sync
 from caprl_native.testing.samples import MEDIA
 from caprl_native.testing.tiny_families import WRITERS
@@ -25,7 +26,14 @@ CASES = ["image", "images", "video", "mixed"]
 
 
 def loaded(name: str, folder: Path, dims) -> Subject:
-    return Subject.load(str(WRITERS[name](folder / name)), [], MEDIA, ENGINE, dims)
+    path = str(WRITERS[name](folder / name))
+    if name != "qwen3_5":
+        return Subject.load(path, [], MEDIA, ENGINE, dims)
+    # vLLM has linear layers on a CPU in bfloat16 alone.
+    with pytest.raises(ModelError, match="linear layers in bfloat16 alone, not in float32"):
+        Subject.load(path, [], MEDIA, ENGINE, dims)
+    made = Subject.load(path, [], MEDIA, ENGINE, dims, "bfloat16")
+    return dataclasses.replace(made, strength=2.0)  # so that stale weights are far off the bound
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from caprl_native.rollout.weight_sync import sync
 
 RESPONSES, TOKENS = 3, 12  # that trainer and transformers score, of random tokens
 WRITTEN, LENGTH = 2, 24  # that the engine writes and the trainer scores
-MOVED = 0.02  # standard deviation of what weights are moved by
+MOVED = 0.3  # standard deviation of what weights are moved by, of their own root mean square
+LEAST = 0.01  # at least: some are zero
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Subject:
     config: EngineConfig
     written: dict[str, Generated] = field(default_factory=dict)  # before weights moved
     moved: bool = False
+    strength: float = MOVED
 
     @classmethod
     def load(
@@ -100,8 +102,9 @@ class Subject:
         with torch.no_grad():
             for parameter in self.policy.hf.parameters():
                 local = parameter.to_local()
-                noise = torch.randn(local.shape, generator=generator)
-                local.add_(MOVED * noise.to(local.device))
+                noise = torch.randn(local.shape, generator=generator).to(local.device)
+                size = local.float().pow(2).mean().sqrt().clamp(min=LEAST / MOVED)
+                local.add_(self.strength * size * noise)
 
     def sync(self) -> None:
         """Sends the trainer's weights to the engine."""

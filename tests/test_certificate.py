@@ -17,7 +17,9 @@ from caprl_native.export import Exporter
 from caprl_native.policy.families import family_of, internvl
 from caprl_native.policy.families.internvl import InternVL
 from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rollout import weight_sync
+from caprl_native.rollout.self_check import WeightsDiffer, measure
 from caprl_native.testing.samples import MEDIA
 from caprl_native.testing.tiny_families import WRITERS
 
@@ -75,6 +77,15 @@ def test_a_pad_token_too_few_fails(subject, monkeypatch):
         "trainer, engine",
         "trainer, transformers",
     }
+
+
+def test_the_probe_of_a_run_compares_tokens_too(subject, monkeypatch):
+    prepare = PromptBuilder(subject.path, subject.media)
+    assert measure(subject.policy, subject.engine, prepare) < 1e-4
+    whole = InternVL.run
+    monkeypatch.setattr(InternVL, "run", lambda *args: whole(*args)[1:])
+    with pytest.raises(WeightsDiffer, match="the two prepare media differently"):
+        measure(subject.policy, subject.engine, prepare)
 
 
 def test_pixels_by_another_mean_fail(subject, monkeypatch):

@@ -207,6 +207,7 @@ def _engine_pixels(subject: Subject, case: Case) -> list[Tensor]:
     """The tower's input of each medium by the engine's processor, in the prompt's order."""
     subject.engine.forget_media()  # else it hands out what it has made before, by a name
     rendered = subject.engine.render(subject.prompts[case.name].for_engine())
+    subject.engine.forget_media()  # else it takes for known what it has rendered and never run
     by_kind = {kind: iter(items) for kind, items in rendered["mm_kwargs"].items()}
     found = []
     for one in case.decoded:

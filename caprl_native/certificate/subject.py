@@ -74,6 +74,8 @@ class Subject:
         references = {c.name: _asked(hf, family, builder, c, media, tokens) for c in made}
         del hf
         policy = load_policy(PolicyConfig(path=path, dtype=dtype), dims)
+        most = max(len(case.decoded) for case in made)  # an engine makes room for what it may get
+        media = media.model_copy(update={"max_per_prompt": min(most, media.max_per_prompt)})
         started = start_engine(path, engine, family, media, dtype)
         return cls(path, media, made, prompts, tokens, references, policy, started, engine)
 

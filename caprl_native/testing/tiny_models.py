@@ -269,7 +269,10 @@ def finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
     if family is None or not family.stores_otherwise:
         model.save_pretrained(path)
         return
-    stored = {n: family.as_stored(n, p).contiguous() for n, p in model.state_dict().items()}
+    stored = {
+        family.stored_name(n): family.as_stored(n, p).contiguous()
+        for n, p in model.state_dict().items()
+    }
     model.save_pretrained(path, state_dict=stored, save_original_format=False)
 
 

@@ -172,3 +172,10 @@ def test_a_head_that_only_the_language_model_says_is_its_own_stays_so(path, tmp_
         hf = load_hf(target, empty=empty)
         hf.tie_weights()
         assert hf.lm_head.weight is not hf.get_input_embeddings().weight
+
+
+def test_a_tower_under_names_that_the_engine_cannot_read_is_refused(tmp_path):
+    path = WRITERS["llava_onevision"](tmp_path / "model")
+    load_hf(path).save_pretrained(tmp_path / "saved")
+    with pytest.raises(ModelError, match="named as transformers' save_pretrained does it"):
+        load_hf(tmp_path / "saved", empty=True)

@@ -212,6 +212,10 @@ class Family:
         """A parameter as checkpoints, and so engines' loaders, have it; a view of `weight`."""
         return weight
 
+    def stored_name(self, name: str) -> str:
+        """A parameter's name in checkpoints, and for engines, where it `stores_otherwise`."""
+        return name
+
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor] | None:
         """The smallest legal `Prompt.media`; None where there is no tower.
 

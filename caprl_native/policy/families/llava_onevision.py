@@ -13,12 +13,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from caprl_native.policy.families.base import FAMILIES, MediaFeatures, Prompt
 from caprl_native.policy.families.qwen import channel_norms
 from caprl_native.policy.families.tiles import Tiled, normalised, parts, thinned
-from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.model_check import ModelError, tensors
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,13 @@ SHRINK = 0.8  # of an image's sides, from one step of `reduce` to the next
 
 @dataclass(frozen=True)
 class LlavaOneVision(Tiled):
-    """A SigLIP tower, whose last block is read, a projector, a language model."""
+    """A SigLIP tower, whose last block is read, a projector, a language model.
+
+    Published files, and vLLM, have the tower's parameters under `vision_model`, which transformers
+    5.19 leaves out, and leaves out in what it writes.
+    """
+
+    stores_otherwise: ClassVar[bool] = True
 
     @property
     def fixed(self) -> Mapping[str, Any]:
@@ -46,6 +52,16 @@ class LlavaOneVision(Tiled):
         super().check(hf, path)
         if (kind := hf.config.vision_config.model_type) != "siglip_vision_model":
             raise ModelError(f"{path}: config.json: the tower is a {kind}, and no SigLIP")
+        for name, entry in tensors(Path(path)).items():
+            if "vision_tower.embeddings." in name:
+                raise ModelError(
+                    f"{entry.file}: {name} is named as transformers' save_pretrained does it; the "
+                    "engine reads the published names, with vision_tower.vision_model. in place of "
+                    "vision_tower."
+                )
+
+    def stored_name(self, name: str) -> str:
+        return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
     # How a sample becomes a prompt.
 

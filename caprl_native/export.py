@@ -52,7 +52,8 @@ class Exporter:
         A tied head, of which an engine is told apart, is in it once: as the input embedding.
         """
         main = dist.get_rank() == 0
-        own = dict(self.policy.hf.named_parameters()).keys()
+        stored = self.policy.family.stored_name
+        own = {stored(name) for name, _ in self.policy.hf.named_parameters()}
         named = stream(self.policy, DTYPES[self.dtype], as_stored=True)
         return {name: on_host(tensor) for name, tensor in named if main and name in own}
 
@@ -117,7 +118,7 @@ def export_checkpoint(root: Path, step: int, source: str | Path, target: Path, d
     verify(root, step)
     family = family_of(source, or_text=True)
     named = _read(directory(root, step), load_hf(source, empty=True), DTYPES[dtype])
-    weights = {name: on_host(family.as_stored(name, tensor)) for name, tensor in named}
+    weights = {family.stored_name(n): on_host(family.as_stored(n, t)) for n, t in named}
     target.parent.mkdir(parents=True, exist_ok=True)
     write_export(target, lambda folder: write_hf(folder, weights, source, dtype))
 

@@ -67,6 +67,7 @@ HEAVY = [
     "curate_killed",
     "additions",
     "sleeping",
+    "certificate",
     "balance_ranks",
     "collectives",
     "failing_rank",

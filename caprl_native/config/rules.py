@@ -143,6 +143,7 @@ def _common(rules: Rules) -> None:
     for low, high in (
         ("media.image_min_pixels", "media.image_max_pixels"),
         ("media.video_min_frames", "media.video_max_frames"),
+        ("media.tiles_min", "media.tiles_max"),
     ):
         rules.require(rules.value(low) <= rules.value(high), high, f"{low} or more", low)
     exports, keep = rules.value("run.keep_exports"), rules.value("run.keep")

@@ -145,6 +145,15 @@ class MediaConfig(Table):
         ge=1,
         description="At most this many pixels in all frames together, so that long videos fit.",
     )
+    tiles_min: int = Field(
+        1, ge=1, description="Where the family cuts images into tiles (InternVL): at least so many."
+    )
+    tiles_max: int = Field(
+        12, ge=1, description="Where the family cuts images into tiles: at most so many."
+    )
+    thumbnail: bool = Field(
+        True, description="Whether the whole image follows its tiles, as one more, where it has 2."
+    )
     max_per_prompt: int = Field(
         8, ge=1, description="At most this many images, or videos, in one prompt."
     )

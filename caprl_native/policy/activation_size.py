@@ -22,6 +22,7 @@ tests/policy/test_activation_size.py compares with fake tensors at the published
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -140,7 +141,7 @@ class _Tower:
         if not vision.get("hidden_size"):
             return
         frozen = "vision" in policy.freeze
-        patches = size.features * vision.get("spatial_merge_size", 1) ** 2
+        patches = math.ceil(size.features * family.patches_per_feature(model.config))
         width = vision["hidden_size"]
         inner = vision.get("intermediate_size", 4 * width)
         saved, gradients = patches * _block(vision, b), patches * (2 * inner + width) * b
@@ -154,20 +155,27 @@ class _Tower:
             return
         checkpointed = policy.activation_checkpointing
         block = patches * width * b if checkpointed else saved
-        self.kept = float(vision["depth"] * block + patches * _pixels(vision) * b)
+        blocks = vision.get("depth") or vision["num_hidden_layers"]
+        self.kept = float(blocks * block + patches * _pixels(vision) * b)
         self.working = float(gradients + (saved if checkpointed else 0))
 
 
 def _block(vision: dict[str, Any], b: int) -> int:
     """Bytes that a block keeps of one patch."""
     width, inner = vision["hidden_size"], vision.get("intermediate_size", 4 * vision["hidden_size"])
-    return (2 * inner + 10 * width) * b + 4 * vision.get("num_heads", 0)
+    return (2 * inner + 10 * width) * b + 4 * _heads(vision)
+
+
+def _heads(vision: dict[str, Any]) -> int:
+    return vision.get("num_heads") or vision.get("num_attention_heads", 0)
 
 
 def _pixels(vision: dict[str, Any]) -> int:
     """Numbers in one patch."""
     channels = vision.get("in_channels") or vision.get("in_chans") or 3
-    return channels * vision.get("temporal_patch_size", 1) * vision.get("patch_size", 0) ** 2
+    side = vision.get("patch_size", 0)
+    patch = math.prod(side) if isinstance(side, list) else side**2
+    return channels * vision.get("temporal_patch_size", 1) * patch
 
 
 def _is_gated(model: ModelSize, family: Family) -> bool:

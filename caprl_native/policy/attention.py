@@ -33,9 +33,12 @@ _CHANGES = ("sliding_window", "softcap", "s_aux", "dropout")
 
 
 def prepare(batch: MicroBatch) -> BlockMask | Parts:
-    """What the attention calls of a forward pass over `batch` need beside q, k and v."""
+    """What the attention calls of a forward pass over `batch` need beside q, k and v. Its `parts`
+    are there for layers that take no mask."""
     if batch.ids.is_cuda:
-        return block_mask(batch)
+        mask = block_mask(batch)
+        mask.parts = Parts.of(batch)  # type: ignore[attr-defined]
+        return mask
     return Parts.of(batch)
 
 

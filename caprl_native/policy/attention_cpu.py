@@ -51,6 +51,20 @@ class Parts:
         spans = list(zip(batch.prompts.tolist(), ends.tolist(), strict=True))
         return cls(spans, batch.shape, batch.places, slots)
 
+    @property
+    def parts(self) -> Parts:
+        """Itself: a block mask has one beside it, for layers that take no mask."""
+        return self
+
+    def table(self, values: Tensor) -> Tensor:
+        """Those `[B, L, ...]` of the response tokens, as `[R, T, ...]`; zeros beyond the ends,
+        which take no share of a gradient."""
+        flat = values.flatten(0, 1)
+        count, longest = self.shape
+        table = flat.new_zeros(count * longest, *flat.shape[1:])
+        table[self.slots] = flat[self.places]
+        return table.unflatten(0, self.shape)
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, parts: Parts, scale: float) -> Tensor:
     """Outputs `[B, L, H, D]` for queries `[B, H, L, D]` and keys and values `[B, K, L, D]`."""
@@ -119,13 +133,8 @@ def _rectangles(parts: Parts) -> Iterator[tuple[Index, Index, bool]]:
 
 
 def _table(values: Tensor, parts: Parts) -> Tensor:
-    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`; zeros beyond the ends,
-    which take no share of a gradient."""
-    flat = values.transpose(1, 2).flatten(0, 1)
-    count, longest = parts.shape
-    table = flat.new_zeros(count * longest, *flat.shape[1:])
-    table[parts.slots] = flat[parts.places]
-    return table.unflatten(0, parts.shape).transpose(1, 2)
+    """Those `[B, H, L, ...]` of the response tokens, as `[R, H, T, ...]`."""
+    return parts.table(values.transpose(1, 2)).transpose(1, 2)
 
 
 def _attend(

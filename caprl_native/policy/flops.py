@@ -27,6 +27,7 @@ from torch import nn
 
 from caprl_native.policy.balance import GroupShape
 from caprl_native.policy.model import Policy
+from caprl_native.policy.model_size import LINEAR_ATTENTION
 
 LINEAR = (nn.Linear, nn.Conv2d, nn.Conv3d)
 
@@ -52,9 +53,11 @@ class Flops:
         weights = _weights_by_part(policy)
         width, blocks, window, merged = family.vision_attention(config)
         windowed = len(family.vision_blocks(hf)) - blocks
+        linear = (getattr(text, "layer_types", None) or []).count(LINEAR_ATTENTION)
         return cls(
             token=2.0 * (_weights(family.language_layers(hf).modules()) + _routed(policy)),
-            pair=4.0 * text.num_hidden_layers * text.num_attention_heads * size,
+            # A linear layer's state is left out: it is little beside its weights.
+            pair=4.0 * (text.num_hidden_layers - linear) * text.num_attention_heads * size,
             answer=2.0 * hf.get_output_embeddings().weight.numel(),
             pixels=2.0 * weights.get("pixels", 0),
             patch=2.0 * weights.get("vision", 0) + 4.0 * width * windowed * window,

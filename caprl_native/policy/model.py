@@ -14,7 +14,7 @@ from caprl_native.messages import shown
 from caprl_native.policy import attention
 from caprl_native.policy.families import FAMILIES, Family, MediaFeatures, Prompt, family_of
 from caprl_native.policy.logprobs import TokenScores, token_logprobs
-from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.model_check import ModelError, read_config
 from caprl_native.policy.packing import PROMPT, MicroBatch
 from caprl_native.policy.vision_cache import States, joined, recorded, replayed
 
@@ -165,9 +165,10 @@ def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:
             f"{path}: model_type {shown(family.model_type)} is neither a family of captioners "
             f"({', '.join(FAMILIES)}) nor a causal language model"
         )
+    family.settle(config, read_config(path))
     kwargs = {"attn_implementation": "sdpa", "dtype": torch.float32}
     if not empty:
-        return load_whole(auto_class, path, **kwargs)
+        return load_whole(auto_class, path, config=config, **kwargs)
     with torch.device("meta"):
         hf = auto_class.from_config(config, **kwargs)
     family.check(hf, path)

@@ -62,6 +62,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return read_json(file)
 
 
+def has_linear_layers(path: str | Path) -> bool:
+    """Whether some layers of the language model carry a state in place of attention."""
+    config = read_config(path)
+    return "linear_num_key_heads" in (config.get("text_config") or config)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold a directory's weights, those that its index names."""
     index = folder / "model.safetensors.index.json"

@@ -11,6 +11,7 @@ from typing import Any
 
 from caprl_native.policy.model_check import read_config, tensors
 
+LINEAR_ATTENTION = "linear_attention"  # in `layer_types` of a config
 EXPERTS = ".mlp.experts."  # in the names of their weights
 
 
@@ -75,10 +76,12 @@ class ModelSize:
 
     @property
     def kv_per_token(self) -> int:
-        """Numbers that one token adds to the KV cache: keys and values of every layer."""
+        """Numbers that one token adds to the KV cache: keys and values of every layer that has some
+        (a linear one has a state instead)."""
         text = self.text
+        layers = text["num_hidden_layers"] - (text.get("layer_types") or []).count(LINEAR_ATTENTION)
         head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-        return 2 * text["num_hidden_layers"] * self.kv_heads * head_dim
+        return 2 * layers * self.kv_heads * head_dim
 
     def units(self) -> tuple[int, int]:
         """(parameters outside numbered blocks, parameters of the largest block).
@@ -89,7 +92,7 @@ class ModelSize:
         """
         blocks: dict[str, int] = {}
         for name, count in self.parameters.items():
-            found = re.match(r"(.*?(?:layers|blocks|h)\.\d+)\.", name)
+            found = re.match(r"(.*?(?:layers?|blocks|h)\.\d+)\.", name)
             key = found[1] if found else ""
             blocks[key] = blocks.get(key, 0) + count
         root = blocks.pop("", 0)

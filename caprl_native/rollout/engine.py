@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
+from caprl_native.policy.model_check import ModelError, has_linear_layers
 from caprl_native.rollout.cpu_experts import packed_again
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
@@ -142,6 +143,7 @@ class Engine:
                 "block_size": CPU_BLOCK_TOKENS,
                 "max_num_batched_tokens": max(config.max_model_len, CPU_BATCH_TOKENS),
             }
+            | _for_linear_layers(settings)
         )
         media = settings.media_per_prompt
         multimodal = {
@@ -330,6 +332,22 @@ class Engine:
             self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
+
+
+def _for_linear_layers(settings: EngineSettings) -> dict[str, Any]:
+    """What an engine on a CPU has to be told where layers carry a state in place of attention: it
+    caches states at the ends of a prefill's parts alone, of which there is one.
+
+    Raises ModelError for a precision that vLLM has no such layers in.
+    """
+    if not has_linear_layers(settings.path):
+        return {}
+    if settings.dtype != "bfloat16":
+        raise ModelError(
+            f"{settings.path}: on a CPU vLLM computes linear layers in bfloat16 alone, not in "
+            f"{settings.dtype}"
+        )
+    return {"enable_prefix_caching": False}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ STOP = 0.3  # nats; wrong weights are far above it, bfloat16 far below
 
 
 class WeightsDiffer(RuntimeError):
-    """Trainer and engine give the same tokens different probabilities."""
+    """Trainer and engine give the same tokens different probabilities, or have other tokens."""
 
 
 def policy_engine(config: Config, policy: Policy) -> Engine:
@@ -91,10 +91,19 @@ def judge(gap: float, alarm: float, stop: float = STOP) -> None:
 
 @torch.no_grad()
 def measure(policy: Policy, engine: Engine, prepare: PromptBuilder) -> float:
-    """The gap on the probe. A text that ends goes on, so that there are `PROBE_TOKENS` tokens."""
+    """The gap on the probe. A text that ends goes on, so that there are `PROBE_TOKENS` tokens.
+
+    Raises:
+        WeightsDiffer: the engine was prompted with other tokens.
+    """
     prompt = probe(prepare)
     sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned), ignore_end=True)
     (out,) = engine.generate([prompt.for_engine()], sampling, seeds=[0])
+    if out.prompt_ids != prompt.ids.tolist():
+        raise WeightsDiffer(
+            f"the probe image makes a prompt of {len(out.prompt_ids)} tokens in the engine and of "
+            f"{len(prompt)} in the trainer, or others: the two prepare media differently"
+        )
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)

@@ -33,7 +33,7 @@ def stream(
             whole = full_tensor(parameter.detach().to(dtype))
             if as_stored:
                 whole = policy.family.as_stored(name, whole)
-            yield name, whole
+            yield policy.family.stored_name(name) if as_stored else name, whole
             if parameter is head is inputs:
                 # vLLM's CPU build packs a tied LM head apart, which would stay as it was.
                 yield "lm_head.weight", whole

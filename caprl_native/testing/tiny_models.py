@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,10 +108,16 @@ def pieces(text: str) -> list[str]:
     return re.findall(_PIECE, text)
 
 
-def build_tokenizer(vocab_words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer; `vocab_words` may be whole texts, they are cut into words here."""
+def build_tokenizer(
+    vocab_words: Iterable[str] = (), marks: Mapping[str, str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer; `vocab_words` may be whole texts, they are cut into words here.
+
+    `marks`: further special tokens, by the names that the tokenizer has them under.
+    """
+    special = (*SPECIAL, *(marks or {}).values())
     words = dict.fromkeys([*_ALWAYS, *_WORDS, *(p for text in vocab_words for p in pieces(text))])
-    vocab = {token: i for i, token in enumerate([*SPECIAL, UNKNOWN, *words])}
+    vocab = {token: i for i, token in enumerate([*special, UNKNOWN, *words])}
     backend = Tokenizer(WordLevel(vocab, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -127,7 +133,7 @@ def build_tokenizer(vocab_words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
             decoders.Replace(Regex(r"(?<=[\n(<]) |^ "), ""),
         ]
     )
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=IM_END,
@@ -135,6 +141,7 @@ def build_tokenizer(vocab_words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
         model_max_length=32768,
+        **({"extra_special_tokens": dict(marks)} if marks else {}),
     )
 
 
@@ -216,7 +223,7 @@ def _balance_vision(visual: Any) -> None:
         torch.nn.init.normal_(visual.pos_embed.weight, std=0.5)
 
 
-def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
+def write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerFast) -> None:
     from transformers import (
         Qwen2_5_VLProcessor,
         Qwen2VLImageProcessor,
@@ -253,7 +260,7 @@ def _write_processor(path: Path, family: Family, tokenizer: PreTrainedTokenizerF
     )
 
 
-def _finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
+def finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
     model.generation_config.update(
         eos_token_id=[vocab[IM_END], vocab[PAD]], pad_token_id=vocab[PAD], bos_token_id=None
     )
@@ -262,7 +269,10 @@ def _finish(model: Any, path: Path, vocab: dict[str, int]) -> None:
     if family is None or not family.stores_otherwise:
         model.save_pretrained(path)
         return
-    stored = {n: family.as_stored(n, p).contiguous() for n, p in model.state_dict().items()}
+    stored = {
+        family.stored_name(n): family.as_stored(n, p).contiguous()
+        for n, p in model.state_dict().items()
+    }
     model.save_pretrained(path, state_dict=stored, save_original_format=False)
 
 
@@ -301,8 +311,8 @@ def write_tiny_vlm(
         torch.manual_seed(seed)
         model = classes[family](config)
         _balance_vision(model.model.visual)
-    _write_processor(path, family, tokenizer)
-    _finish(model, path, vocab)
+    write_processor(path, family, tokenizer)
+    finish(model, path, vocab)
     return path
 
 
@@ -338,7 +348,7 @@ def write_tiny_reader(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     tokenizer.save_pretrained(path)
-    _finish(model, path, vocab)
+    finish(model, path, vocab)
     return path
 
 

@@ -116,6 +116,16 @@ VIDEO = IMAGE | {
 TABLE = {
     ("caprl_image.toml",): CAPRL_1,
     ("caprl_image.toml", "paper.toml"): PAPER,
+    ("caprl_internvl.toml",): CAPRL_1
+    | {
+        "policy.path": "models/InternVL3_5-8B-HF",
+        "media.image_min_pixels": 1,
+        "media.tiles_min": 1,
+        "media.tiles_max": 12,
+        "media.thumbnail": True,
+        "policy.freeze": [],
+        "data.max_prompt_tokens": 4096,
+    },
     ("image.toml",): IMAGE,
     ("video.toml",): VIDEO,
     ("s2d_image.toml",): IMAGE | {"run.dir": "outputs/s2d_image", "run.export": True},

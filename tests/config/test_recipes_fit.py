@@ -51,3 +51,32 @@ def test_both_peaks_fit_with_a_margin(recipe, setting, ranks, parameters):
 def test_without_the_setting_one_gpu_is_too_small():
     rollout, _ = needs(["video.toml"], 1).verdicts(MEMORY)
     assert rollout.startswith("NO")
+
+
+@pytest.fixture
+def internvl(tmp_path) -> Path:
+    """InternVL3.5-8B in transformers' format, by the shapes that its authors name."""
+    from transformers import InternVLConfig
+
+    text = dict(
+        model_type="qwen3", vocab_size=151_936, hidden_size=4096, intermediate_size=12_288,
+        num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    vision = dict(attention_bias=True)  # 24 layers of width 1024, as the class has it
+    config = InternVLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=False,
+        architectures=["InternVLForConditionalGeneration"],
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "InternVL3_5-8B-HF")
+    return tmp_path / "InternVL3_5-8B-HF"
+
+
+def test_internvl_of_8b_fits_eight_gpus_of_80_gb(internvl):
+    config = load(Config, ["caprl_internvl.toml"])
+    config.policy.path = str(internvl)
+    model, reader = size(internvl), size(PUBLISHED / "Qwen3-4B-Instruct-2507")
+    assert 8.4e9 < model.total < 8.6e9
+    plan = needs_of(config, model, reader, 8)
+    rollout, training = plan.peaks(MEMORY).totals
+    assert rollout < (1 - MARGIN) * MEMORY and training < (1 - MARGIN) * MEMORY

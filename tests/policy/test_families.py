@@ -155,7 +155,9 @@ def test_a_part_that_a_model_lacks_cannot_be_frozen(tiny_reader, dims):
 
 
 def test_a_text_model_without_a_family_is_no_captioner(tiny_reader):
-    with pytest.raises(ModelError, match="model_type 'qwen3' is not one of qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(
+        ModelError, match="model_type 'qwen3' is not one of .*qwen2_5_vl, .*qwen3_vl"
+    ):
         family_of(tiny_reader)
     assert family_of(tiny_reader, or_text=True).part_of("model.norm.weight") == "language"
 

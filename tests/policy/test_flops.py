@@ -15,6 +15,7 @@ from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.testing.samples import group, prompt, responses
+from caprl_native.testing.tiny_families import WRITERS
 
 aten = torch.ops.aten
 KINDS = ["video", "images", "text", "image"]
@@ -91,6 +92,11 @@ def test_the_formula_is_what_torch_counts(tiny_policy, dims, case):
 
 def test_windows_of_qwen2_5_vl_are_counted(tiny_policy_2_5, dims):
     ran, formula = counted(tiny_policy_2_5, dims, *CASES["all"])
+    assert formula == pytest.approx(ran, rel=0.03)
+
+
+def test_tiles_are_counted(tmp_path, dims):
+    ran, formula = counted(WRITERS["internvl"](tmp_path / "internvl"), dims, *CASES["all"])
     assert formula == pytest.approx(ran, rel=0.03)
 
 

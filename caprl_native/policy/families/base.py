@@ -145,6 +145,11 @@ class Family:
         """
         raise NotImplementedError
 
+    def transformers_errs(self, prompt: Prompt) -> str:
+        """Why transformers places this prompt's tokens otherwise, and computes other log-probs;
+        empty where it does not."""
+        return ""
+
     def media_token_ids(self, config: Any) -> tuple[int, ...]:
         """The pad tokens that features replace."""
         return ()
@@ -154,6 +159,9 @@ class Family:
         return ()
 
     # What the model computes.
+
+    def settle(self, config: Any, described: Mapping[str, Any]) -> None:
+        """Puts right what transformers makes of the config.json that is `described`."""
 
     def check(self, hf: Any, path: str | Path) -> None:
         """Raises ModelError where this model computes something that the trainer does not."""
@@ -177,6 +185,11 @@ class Family:
         """For the arithmetic of an update: the tower's width; how many of its blocks see a whole
         frame; how many patches the others' windows have; patches that make one feature."""
         return 0, 0, 0, 1
+
+    def patches_per_feature(self, config: Mapping[str, Any]) -> float:
+        """How many patches the tower works on for one feature, by a directory's config.json."""
+        vision = config.get("vision_config") or {}
+        return float(vision.get("spatial_merge_size", 1) ** 2)
 
     def language_layers(self, hf: Any) -> nn.ModuleList:
         """The language model's layers: FSDP units, recomputed in the backward pass where asked."""
@@ -202,12 +215,21 @@ class Family:
         """A parameter as checkpoints, and so engines' loaders, have it; a view of `weight`."""
         return weight
 
+    def stored_name(self, name: str) -> str:
+        """A parameter's name in checkpoints, and for engines, where it `stores_otherwise`."""
+        return name
+
     def dummy_media(self, config: Any, device: torch.device) -> dict[str, Tensor] | None:
         """The smallest legal `Prompt.media`; None where there is no tower.
 
         A rank whose micro-batch has no media runs the tower all the same: others' collectives wait.
         """
         return None
+
+    def tower_input(self, media: dict[str, Tensor]) -> Sequence[Tensor]:
+        """What the tower is given of each medium of `Prompt.media`, float32: the numbers that the
+        model's processor makes of the same pixels."""
+        raise NotImplementedError
 
     def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         """The tower's and the projector's output for the media of a micro-batch."""

@@ -164,6 +164,11 @@ class Qwen(Family):
                 start = int(run.max()) + 1
         return torch.cat(runs, dim=1)
 
+    def transformers_errs(self, prompt: Prompt) -> str:
+        if prompt.media is not None and "seconds" in prompt.media:
+            return "transformers places the text after such a video where the video still is"
+        return ""
+
     def part_of(self, parameter: str) -> str:
         """As of any family; published files have older names, without `model.` or the model's
         part: "visual.blocks.0...", "model.layers.0..."."""
@@ -212,6 +217,9 @@ class Qwen(Family):
         grid = torch.tensor([[1, merge, merge]], device=device)
         norm = torch.tensor([0.0, 1.0], device=device)[None, :, None].expand(1, 2, channels)
         return {"patches": patches, "grid": grid, "norm": norm}
+
+    def tower_input(self, media: dict[str, Tensor]) -> Sequence[Tensor]:
+        return normalised(media).split(media["grid"].prod(1).tolist())
 
     def media_features(self, hf: Any, media: dict[str, Tensor]) -> MediaFeatures:
         visual = hf.model.visual
@@ -308,7 +316,7 @@ def _in_order(processor: Any, out: Any, videos: Sequence[bool]) -> dict[str, Ten
     kinds = ("video",) if all(videos) else ("image",) if not any(videos) else ("image", "video")
     suffix = {"image": "pixel_values", "video": "pixel_values_videos"}
     grids = {kind: out[f"{kind}_grid_thw"] for kind in kinds}
-    norms = {kind: _norm(_processors(processor)[kind], len(grids[kind])) for kind in kinds}
+    norms = {kind: channel_norms(_processors(processor)[kind], len(grids[kind])) for kind in kinds}
     patches = {kind: out[suffix[kind]] for kind in kinds}
     if len(kinds) == 1:  # not copied: a long video's patches are 70 MiB
         (kind,) = kinds
@@ -329,7 +337,7 @@ def _in_order(processor: Any, out: Any, videos: Sequence[bool]) -> dict[str, Ten
     return {"patches": torch.cat(p), "grid": torch.stack(g), "norm": torch.stack(n)}
 
 
-def _norm(processor: Any, count: int) -> Tensor:
+def channel_norms(processor: Any, count: int) -> Tensor:
     """`[count, 2, C]`: mean and deviation of pixels from 0 to 255, as the processor fuses them."""
     import torch
 
@@ -374,7 +382,7 @@ def _grids(config: Any, prompt: Prompt) -> list[tuple[list[int], float]]:
     return found
 
 
-def _parts(*projector: str) -> dict[str, tuple[str, ...]]:
+def qwen_parts(*projector: str) -> dict[str, tuple[str, ...]]:
     return {
         "vision": ("model.visual.",),
         "projector": tuple(f"model.visual.{p}." for p in projector),
@@ -382,7 +390,7 @@ def _parts(*projector: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-QWEN3_VL_PARTS = _parts("merger", "deepstack_merger_list")
+QWEN3_VL_PARTS = qwen_parts("merger", "deepstack_merger_list")
 
 FAMILIES.add("qwen3_vl", Qwen("qwen3_vl", QWEN3_VL_PARTS))
-FAMILIES.add("qwen2_5_vl", Qwen("qwen2_5_vl", _parts("merger")))
+FAMILIES.add("qwen2_5_vl", Qwen("qwen2_5_vl", qwen_parts("merger")))

@@ -31,7 +31,7 @@ class Text(Family):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
 
     def check(self, hf: Any, path: str | Path) -> None:
-        if problem := _problem(hf):
+        if problem := language_problem(hf):
             raise ModelError(f"{path}: {self.model_type} cannot be trained here: {problem}")
 
     def positions(self, config: Any, prompt: Prompt) -> Tensor:
@@ -61,7 +61,7 @@ class Text(Family):
         return out.last_hidden_state
 
 
-def _problem(hf: Any) -> str:
+def language_problem(hf: Any) -> str:
     """What of this model would be computed wrongly without a word; empty if nothing would."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -10,6 +10,7 @@ from contextlib import closing
 import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
+from caprl_native.config.lora import LoraConfig
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.carried import History
 from caprl_native.data.hold_out import hold_out
@@ -47,7 +48,12 @@ from caprl_native.rewards.prompts import says_cannot_answer
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
-from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
+from caprl_native.rollout.self_check import (
+    WeightsDiffer,
+    compare,
+    compare_adapters,
+    policy_engine,
+)
 from caprl_native.rollout.weight_sync import sync
 from caprl_native.run_folder import HISTORY
 from caprl_native.seeds import HELD_OUT
@@ -73,7 +79,7 @@ class Trainer(Lifecycle[Config]):
     def __init__(self, config: Config, dims: ParallelDims) -> None:
         super().__init__(config, dims)
         self._load_data()
-        self.policy = load_policy(config.policy, dims)
+        self.policy = load_policy(config.policy, dims, seed=config.run.seed)
         self.optimizer = build_optimizer(self.policy, config.policy)
         reference = self._reference()
         # Last, so that they measure what memory is left.
@@ -145,7 +151,9 @@ class Trainer(Lifecycle[Config]):
         kl, policy = self.config.algorithm.kl, self.config.policy
         if not kl.weight:
             return None
-        frozen = policy.replace(freeze=list(self.policy.family.parts))
+        if self.policy.adapter is not None and kl.reference in ("", policy.path):
+            return self.policy  # with its adapter off
+        frozen = policy.replace(freeze=list(self.policy.family.parts), lora=LoraConfig())
         return load_policy(frozen, self.dims, path=kl.reference or policy.path)
 
     def begin(self) -> None:
@@ -154,8 +162,10 @@ class Trainer(Lifecycle[Config]):
         alarms = self.config.alarms
         first = first_lengths(self.folder, alarms.first_steps) if self.dims.is_main else []
         self.alarms = Alarms(alarms, first)
-        sync(self.policy, self.engine, everything=True)
         alarm = self.config.algorithm.mismatch_alarm
+        if self.policy.adapter is not None:
+            compare_adapters(self.policy, self.engine, self.prepare, alarm=alarm)
+        sync(self.policy, self.engine, everything=True)
         compare(self.policy, self.engine, self.prepare, alarm=alarm)
         self.log.take_seconds()  # the first step begins here
 

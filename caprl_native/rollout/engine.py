@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
+from caprl_native.rollout.adapter import AdapterRoom, request, take
 from caprl_native.rollout.cpu_experts import packed_again
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
@@ -40,6 +41,7 @@ class EngineSettings:
     seed: int = 0
     mm_processor_kwargs: dict[str, Any] | None = None
     media_per_prompt: int = 0
+    adapter: AdapterRoom | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,9 @@ class Engine:
                 use_tqdm_on_load=False,
                 **memory,
                 **(multimodal if media else {}),
+                **(settings.adapter.options() if settings.adapter else {}),
             )
+        self._lora_request = request() if settings.adapter else None
         if self.sleeps:
             SLEEPERS.add(self.llm)
         torch.set_num_threads(threads)
@@ -235,7 +239,7 @@ class Engine:
         if self.sleeps:
             SLEEPERS.require_awake()
         name = next(self._names)
-        self.llm.llm_engine.add_request(name, rendered, params)
+        self.llm.llm_engine.add_request(name, rendered, params, lora_request=self._lora_request)
         self._left[name] = sampling.n
         return name
 
@@ -297,6 +301,12 @@ class Engine:
                 "reload_weights",
                 kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
             )
+        self.reset_caches()
+
+    def load_adapter(self, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Takes an adapter in peft's form, with which all requests are answered from here on, and
+        forgets all that the last one computed."""
+        self.llm.collective_rpc(take, args=(settings, tensors))
         self.reset_caches()
 
     def reset_caches(self) -> None:

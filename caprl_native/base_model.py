@@ -30,17 +30,18 @@ class BaseModel:
             "path": str(Path(self.path).resolve()),
             "files": files_of(self.path),
             "rank": self.lora.rank,
-            "scale": self.lora.scale,
+            "alpha": self.lora.alpha,
             "targets": self.lora.targets,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises CheckpointError unless the adapter was trained on this base, with this scale; the
         path may be another one (a collective)."""
-        if state["scale"] != self.lora.scale:
+        its = LoraConfig(rank=state["rank"], alpha=state["alpha"]).scale
+        if its != self.lora.scale:
             raise CheckpointError(
-                f"the checkpoint's adapter has the scale alpha / rank = {state['scale']:g}, "
-                f"policy.lora says {self.lora.scale:g}: restore policy.lora.alpha"
+                f"the checkpoint's adapter has the scale alpha / rank = {its:g}, policy.lora says "
+                f"{self.lora.scale:g}: restore policy.lora.alpha"
             )
         require_base(state, self.path, "policy.path")
 

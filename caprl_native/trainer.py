@@ -48,12 +48,7 @@ from caprl_native.rewards.prompts import says_cannot_answer
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
-from caprl_native.rollout.self_check import (
-    WeightsDiffer,
-    compare,
-    compare_adapters,
-    policy_engine,
-)
+from caprl_native.rollout.self_check import WeightsDiffer, first_sync, policy_engine
 from caprl_native.rollout.weight_sync import sync
 from caprl_native.run_folder import HISTORY
 from caprl_native.seeds import HELD_OUT
@@ -162,11 +157,7 @@ class Trainer(Lifecycle[Config]):
         alarms = self.config.alarms
         first = first_lengths(self.folder, alarms.first_steps) if self.dims.is_main else []
         self.alarms = Alarms(alarms, first)
-        alarm = self.config.algorithm.mismatch_alarm
-        if self.policy.adapter is not None:
-            compare_adapters(self.policy, self.engine, self.prepare, alarm=alarm)
-        sync(self.policy, self.engine, everything=True)
-        compare(self.policy, self.engine, self.prepare, alarm=alarm)
+        first_sync(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
         self.log.take_seconds()  # the first step begins here
 
     def next_prompts(self) -> list[LoaderItem]:
@@ -305,7 +296,7 @@ class Trainer(Lifecycle[Config]):
     def sync_weights(self) -> None:
         """The engine gets the policy's new weights."""
         with self.log.timed("sync"):
-            sync(self.policy, self.engine)
+            self.sent = sync(self.policy, self.engine)
         self.rubric.wake()
 
     def report(self, batch: Batch, update: Mapping[str, float]) -> None:
@@ -328,6 +319,8 @@ class Trainer(Lifecycle[Config]):
         metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
         metrics |= {"data/reduced": batch.reduced} | batch.left
         metrics |= {"perf/step_s": seconds} | times
+        if self.policy.adapter is not None:
+            metrics["perf/sync_mib"] = self.sent / 2**20
         metrics["perf/tokens_per_s"] /= seconds
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
         metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)

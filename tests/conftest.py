@@ -38,6 +38,7 @@ HEAVY = [
     "update",
     "activation_size",
     "engine",
+    "adapters",
     "prism_engines",
     "demo_models",
     "loader",

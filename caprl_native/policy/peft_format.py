@@ -49,13 +49,13 @@ def peft_config(config: LoraConfig, layers: Iterable[str], base: str = "") -> di
 
 
 def write_adapter(
-    folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], base: str
+    folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], base: str | Path
 ) -> None:
     """Writes the directory; `tensors`: whole, by their parameters' names, in the host's memory."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     layers = {name.rpartition(".")[0] for name in tensors}
-    settings = json.dumps(peft_config(config, layers, base), indent=2)
+    settings = json.dumps(peft_config(config, layers, str(base)), indent=2)
     (folder / CONFIG).write_text(settings + "\n")
     save_file(peft_tensors(tensors), folder / WEIGHTS, metadata={"format": "pt"})

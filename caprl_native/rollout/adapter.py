@@ -10,11 +10,14 @@ vLLM 0.32 reads adapters from a directory, once for each name; what follows is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from caprl_native.policy.model_check import read_config
+from caprl_native.rollout.cpu_adapters import simplify
 
 NUMBER = 1  # vLLM's name of the one adapter that there is
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has room; smaller ones are padded
@@ -22,22 +25,50 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has room; small
 
 @dataclass(frozen=True)
 class AdapterRoom:
-    """What an engine makes room for: `modules` by the last parts of their names; `tower`: some are
-    in the vision tower or the projector."""
+    """What an engine makes room for: `layers` by transformers' names; `tower`: some are in the
+    vision tower or the projector."""
 
     rank: int
-    modules: tuple[str, ...]
+    layers: tuple[str, ...]
     tower: bool
 
-    def options(self) -> dict[str, Any]:
-        """Arguments of vLLM's `LLM`."""
+    def options(self, path: str) -> dict[str, Any]:
+        """Arguments of vLLM's `LLM` for the model in a directory."""
         return {
             "enable_lora": True,
             "max_loras": 1,
             "max_lora_rank": next(rank for rank in RANKS if rank >= self.rank),
-            "lora_target_modules": list(self.modules),
+            "lora_target_modules": targets(path, self.layers),
             "enable_tower_connector_lora": self.tower,
         }
+
+
+def targets(path: str, layers: Iterable[str]) -> list[str]:
+    """The names by which vLLM finds layers of a model that is not built yet: whole ones in its own
+    spelling; of those that it fuses (q_proj) the last part. A last part alone ("proj") may be that
+    of something else, too: the embedding of patches, which ends the start."""
+    model = _model_class(path)
+    mapper = _renames(model)
+    packed = getattr(model, "packed_modules_mapping", {}).values()
+    fused = {child for children in packed for child in children}
+    found = set()
+    for layer in layers:
+        last = layer.rpartition(".")[2]
+        found.add(last if last in fused else mapper._map_name(layer) if mapper else layer)
+    return sorted(found)
+
+
+def _model_class(path: str) -> Any:
+    """vLLM's class of a directory's model, or None where it makes one of transformers'."""
+    from vllm.model_executor.models import ModelRegistry
+
+    known = map(ModelRegistry._try_load_model_cls, read_config(path).get("architectures") or ())
+    return next((model for model in known if model is not None), None)
+
+
+def _renames(model: Any) -> Any:
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    return mapper.get_rename_mapper() if mapper is not None else None
 
 
 def request() -> Any:
@@ -58,7 +89,6 @@ def take(worker: Any, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
     manager = worker.model_runner.lora_manager
     layers = manager._adapter_manager
-    mapper = getattr(layers.model, "hf_to_vllm_mapper", None)
     helper = PEFTHelper.from_dict(dict(settings))
     helper.validate_legal(manager.lora_config)
     adapter = LoRAModel.from_lora_tensors(
@@ -68,11 +98,12 @@ def take(worker: Any, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
         peft_helper=helper,
         device="cpu",
         dtype=manager.lora_config.lora_dtype,
-        weights_mapper=mapper.get_rename_mapper() if mapper is not None else None,
+        weights_mapper=_renames(layers.model),
     )
     packed = {part for parts in layers.packed_modules.values() for part in parts}
     if missing := sorted(set(adapter.loras) - set(layers.modules) - packed):
         raise ValueError(f"the engine has no layer for the adapter of {missing[0]}")
+    simplify(layers)
     layers.remove_adapter(NUMBER)
     layers.add_adapter(adapter)
     layers.activate_adapter(NUMBER)

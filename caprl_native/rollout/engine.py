@@ -175,7 +175,7 @@ class Engine:
                 use_tqdm_on_load=False,
                 **memory,
                 **(multimodal if media else {}),
-                **(settings.adapter.options() if settings.adapter else {}),
+                **(settings.adapter.options(settings.path) if settings.adapter else {}),
             )
         self._lora_request = request() if settings.adapter else None
         if self.sleeps:

@@ -54,8 +54,7 @@ def adapter_room(policy: Policy) -> AdapterRoom | None:
         return None
     names = policy.adapter.layers
     parts = {policy.family.part_of(f"{name}.weight") for name in names}
-    modules = sorted({name.rpartition(".")[2] for name in names})
-    return AdapterRoom(policy.adapter.config.rank, tuple(modules), parts != {"language"})
+    return AdapterRoom(policy.adapter.config.rank, tuple(names), parts != {"language"})
 
 
 def probe(prepare: PromptBuilder) -> Prompt:
@@ -123,6 +122,18 @@ def _compared(policy: Policy, engine: Engine, prepare: PromptBuilder) -> tuple[f
         return gap, 0.0
     with policy.adapter.off():
         return gap, (policy(batch).logprobs.cpu() - logprobs).abs().mean().item()
+
+
+def first_sync(policy: Policy, engine: Engine, prepare: PromptBuilder, alarm: float) -> float:
+    """Gives the engine the weights at a run's start, and compares the two (a collective); the gap.
+
+    Raises:
+        WeightsDiffer: as `compare` and `compare_adapters` do.
+    """
+    if policy.adapter is not None:
+        compare_adapters(policy, engine, prepare, alarm=alarm)
+    sync(policy, engine, everything=True)
+    return compare(policy, engine, prepare, alarm=alarm)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A policy with an adapter trains, is saved, goes on, and is compared with its engine.
 
 Arguments: the model directory, the compute dtype, the tensor-parallel size, a folder, the targets.
+One rank alone loads its exports in fresh engines, too.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from caprl_native.config.lora import LoraConfig
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.world import init_distributed
+from caprl_native.export import export
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.lora import is_adapter, probing
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
-from caprl_native.rollout.adapter import NUMBER
+from caprl_native.rollout.adapter import NUMBER, AdapterRoom
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, adapter_room, compare_adapters
 from caprl_native.rollout.weight_sync import stream, sync
@@ -83,6 +85,8 @@ def main(path: str, dtype: str, tensor_parallel: str, folder: str, *targets: str
     again.train(3)
     found["resumed alike"] = again.sums(adapter=True) == side.sums(adapter=True)
     found |= beside_an_engine(side)
+    if dims.world == 1:
+        found["exports"] = exports(side, Path(folder))
     report(found)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -112,20 +116,7 @@ def training(side: Side, root: Path) -> dict[str, Any]:
 def beside_an_engine(side: Side) -> dict[str, Any]:
     """Log-probs of both after a sync, and when the engine has the adapter of a step before."""
     policy, config = side.policy, side.config
-    engine = Engine(
-        EngineSettings(
-            EngineConfig(
-                max_model_len=1024, max_num_seqs=32, kv_cache_gib=0.05, gpu_memory_utilization=0.3
-            ),
-            path=config.path,
-            dtype=config.dtype,
-            tensor_parallel_size=side.dims.tp_size,
-            float32_head=True,
-            mm_processor_kwargs=processor_kwargs(config.path, MEDIA),
-            media_per_prompt=2,
-            adapter=adapter_room(policy),
-        )
-    )
+    engine = start(side, config.path, adapter_room(policy))
     prepare = PromptBuilder(config.path, MEDIA)
     found: dict[str, Any] = {
         "probe": compare_adapters(policy, engine, prepare, alarm=0.02, stop=0.02)
@@ -149,6 +140,46 @@ def beside_an_engine(side: Side) -> dict[str, Any]:
         found["ignored"] = str(error)
     engine.load_adapter = original  # type: ignore[method-assign]
     engine.close()
+    return found
+
+
+def start(side: Side, path: str, room: AdapterRoom | None) -> Engine:
+    return Engine(
+        EngineSettings(
+            EngineConfig(
+                max_model_len=1024, max_num_seqs=32, kv_cache_gib=0.05, gpu_memory_utilization=0.3
+            ),
+            path=path,
+            dtype=side.config.dtype,
+            tensor_parallel_size=side.dims.tp_size,
+            float32_head=True,
+            mm_processor_kwargs=processor_kwargs(side.config.path, MEDIA),
+            media_per_prompt=2,
+            adapter=room,
+        )
+    )
+
+
+def exports(side: Side, folder: Path) -> dict[str, Any]:
+    """Both forms, read from disk by engines that never saw the policy: how far they are off."""
+    from vllm.lora.request import LoRARequest
+
+    policy, config = side.policy, side.config
+    found: dict[str, Any] = {}
+    with probing(policy):
+        adapter = policy.adapter
+        assert adapter is not None
+        for form in ("merged", "adapter"):
+            adapter.config = adapter.config.replace(export=form)
+            export(policy, config.path, folder / form, config.dtype)
+        engine = start(side, str(folder / "merged"), None)
+        found["merged"], _ = gaps(side, engine)
+        engine.close()
+        engine = start(side, config.path, adapter_room(policy))
+        engine._lora_request = LoRARequest("from disk", 7, str(folder / "adapter"))
+        found["adapter"], _ = gaps(side, engine)
+        engine.close()
+    found["files"] = sorted(f.name for f in (folder / "adapter").iterdir())
     return found
 
 

@@ -77,15 +77,23 @@ class Flops:
             + 2.0 * adapters.get("projector", 0) / merged,
         )
 
-    def update(self, shape: GroupShape, *, scored: bool = False, reference: bool = False) -> float:
+    def update(
+        self,
+        shape: GroupShape,
+        *,
+        scored: bool = False,
+        reference: bool = False,
+        shared: bool = False,
+    ) -> float:
         """Of a group in an optimizer step, in a pass before it that only scores, and in one of the
-        reference policy."""
+        reference policy; `shared`: that is the policy with its adapter off."""
         pixels, eyes, projector, linear, attention = self.forward(shape)
         more = int(scored) + int(reference)
         vision, projected = "vision" in self.trained, "projector" in self.trained
         seeing, projecting = "vision" in self.adapted, "projector" in self.adapted
         # A frozen tower's outputs are kept for all passes of a step.
-        seen = (1 + int(scored) if vision or seeing else 1) + int(reference)
+        seen = 1 + int(scored) if vision or seeing else 1
+        seen += int(reference and (seeing or not shared))
         total = pixels * (seen + vision) + eyes * (seen + 2 * vision + seeing)
         # The projector's first norm trains with it, so it needs its inputs' gradients, too.
         behind = vision or projected or seeing or projecting
@@ -122,12 +130,11 @@ class Work:
     tokens: int = 0
 
     @classmethod
-    def of(
-        cls, shapes: Iterable[GroupShape], flops: Flops, *, scored: bool, reference: bool
-    ) -> Work:
+    def of(cls, shapes: Iterable[GroupShape], flops: Flops, **passes: bool) -> Work:
+        """`passes`: as of `Flops.update`."""
         every = list(shapes)
         tokens = sum(shape.prompt + sum(shape.responses) for shape in every)
-        done = (flops.update(shape, scored=scored, reference=reference) for shape in every)
+        done = (flops.update(shape, **passes) for shape in every)
         return cls(sum(done), tokens)
 
 

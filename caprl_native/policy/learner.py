@@ -63,6 +63,7 @@ class Learner:
             Flops.of(self.policy),
             scored=self._is_stale(len(mini)),
             reference=self.reference is not None,
+            shared=self.reference is self.policy,
         )
         with self._vision_cached(pieces, plans):
             return self._updates(pieces, plans, step)

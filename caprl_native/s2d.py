@@ -103,6 +103,7 @@ def stages(config: S2dConfig) -> tuple[Stage, Stage]:
     if not (first.run.export and second.run.export):
         number = 1 if not first.run.export else 2
         raise ConfigError(f"stage {number}: run.export: expected true: by its export a stage ends")
+    _check_adapters(first, second, config.video.start)
     if first.run.folder.resolve() == second.run.folder.resolve():
         raise ConfigError(f"run.dir: expected two folders, found {first.run.folder} in both stages")
     for number, one in enumerate((first, second), 1):
@@ -112,6 +113,21 @@ def stages(config: S2dConfig) -> tuple[Stage, Stage]:
                 "gone on with by itself"
             )
     return image, video
+
+
+def _check_adapters(first: Config, second: Config, start: str) -> None:
+    """Raises ConfigError where a stage would end with an adapter alone, or start from one."""
+    for number, one in enumerate((first, second), 1):
+        if one.policy.lora.is_on and one.policy.lora.export == "adapter":
+            raise ConfigError(
+                f'stage {number}: policy.lora.export: expected "merged": a stage ends with a whole '
+                "model"
+            )
+    if first.policy.lora.is_on and start != "last":
+        raise ConfigError(
+            f'video.start = {start!r}: expected "last": a checkpoint of stage 1 holds its adapter '
+            "alone (policy.lora.rank)"
+        )
 
 
 def start_of(image: Stage, start: str) -> Path:

@@ -72,6 +72,7 @@ HEAVY = [
     "two_nodes",
     "views",
     "mixture_run",
+    "lora_run",
 ]
 
 

@@ -87,9 +87,28 @@ def main(path: str, dtype: str, tensor_parallel: str, folder: str, *targets: str
     found |= beside_an_engine(side)
     if dims.world == 1:
         found["exports"] = exports(side, Path(folder))
+    else:
+        found["norms"] = norms(config, dims)
     report(found)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def norms(config: PolicyConfig, dims: Any) -> dict[str, list[float]]:
+    """Loss and gradient norm of a first update, by how it is cut and where it is computed."""
+    ways: dict[str, dict[str, Any]] = {
+        "as above": {},
+        "in one micro-batch": {"micro_batch_tokens": 4096},
+        "recomputing nothing": {"activation_checkpointing": False},
+        "replicated": {"replicas": 2},
+        "reduced once": {"reduce_once": True},
+        "moments apart": {"optimizer_dtype": "bfloat16"},
+    }
+    found = {}
+    for name, changes in ways.items():
+        metrics = Side(config.replace(**changes), dims).train(1)
+        found[name] = [metrics["policy/loss"], metrics["policy/grad_norm"]]
+    return found
 
 
 def training(side: Side, root: Path) -> dict[str, Any]:

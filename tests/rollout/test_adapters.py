@@ -41,6 +41,13 @@ def test_a_checkpoint_holds_the_adapter_and_its_moments_alone(found):
         assert rank["checkpoint bytes"] < 12 * rank["adapter numbers"] + 800_000
 
 
+def test_an_update_does_not_depend_on_how_it_is_computed(found):
+    for ways in (rank["norms"] for rank in found if "norms" in rank):
+        for loss, norm in ways.values():
+            assert loss == pytest.approx(ways["as above"][0], rel=1e-5)
+            assert norm == pytest.approx(ways["as above"][1], rel=1e-4) and norm > 0
+
+
 def test_the_policy_with_its_adapter_off_is_the_reference(found):
     """B is zero at first: policy and reference are one model, to the bit."""
     for rank in found:

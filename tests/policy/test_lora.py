@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from caprl_native import checkpoint
 from caprl_native.base_model import BaseModel
 from caprl_native.checkpoint_files import CheckpointError
 from caprl_native.config.cli import ConfigError, load_with_origins
@@ -17,10 +18,13 @@ from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, PolicyConfig, SftConfig
 from caprl_native.dry_run import plan_sft
 from caprl_native.export import Exporter
+from caprl_native.policy.examples import scored_row
 from caprl_native.policy.fsdp import load_policy, local_shard
 from caprl_native.policy.lora import kept, probing
 from caprl_native.policy.model_check import ModelError
+from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
+from caprl_native.policy.supervised import SupervisedLearner
 from caprl_native.rollout.weight_sync import stream
 from caprl_native.testing.samples import prompt, relative, responses
 
@@ -90,6 +94,37 @@ def test_dropout_follows_from_its_key_and_survives_recomputation(tiny_policy, di
     drawn = kept(torch.zeros(400, 500), torch.tensor(11), 0.3).float()
     assert drawn.mean().item() == pytest.approx(0.7, abs=0.005)
     assert (drawn.mean(0) - 0.7).abs().max() < 0.12 and (drawn.mean(1) - 0.7).abs().max() < 0.12
+
+
+def test_supervised_steps_with_dropout_go_on_bit_for_bit(tiny_policy, dims, tmp_path):
+    """The loss falls; a run from the checkpoint drops what the unbroken one dropped."""
+    lora = LoraConfig(rank=4, dropout=0.2)
+    settings = {"path": str(tiny_policy), "dtype": "float32", "micro_batch_tokens": 150}
+    config = PolicyConfig(**settings, lr=1e-2, lora=lora)
+
+    def learner() -> SupervisedLearner:
+        policy = load_policy(config, dims, seed=1)
+        return SupervisedLearner(policy, build_optimizer(policy, config), config, 4, dims)
+
+    unbroken, again = learner(), learner()
+    told = responses(unbroken.policy.config, unbroken.policy.banned, 2, 0)
+    kinds = zip(("image", "video"), told, strict=True)
+    rows = [scored_row(prompt(tiny_policy, k), tokens, (), "response") for k, tokens in kinds]
+    losses = []
+    for step in (1, 2, 3, 4):
+        losses.append(unbroken.update(rows, step)["policy/loss"])
+        if step == 2:
+            checkpoint.save(tmp_path, 2, unbroken.policy, unbroken.optimizer, {}, keep=1)
+    checkpoint.load(tmp_path, 2, again.policy, again.optimizer)
+    assert [again.update(rows, step)["policy/loss"] for step in (3, 4)] == losses[2:]
+    assert losses[3] < losses[0] - 0.1
+    ours, theirs = (first_and_last(one.policy) for one in (unbroken, again))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def first_and_last(policy) -> list[torch.Tensor]:
+    layers = list(policy.adapter.layers.values())
+    return [local(p) for m in (layers[0], layers[-1]) for p in (m.lora_a, m.lora_b)]
 
 
 def test_the_frozen_rest_is_in_compute_precision_and_the_adapter_in_float32(tiny_policy, dims):

@@ -37,15 +37,11 @@ PROBE_SCALE = 0.17  # s B A x of a probe is about a tenth of x, for weights of c
 
 @dataclass
 class Adapter:
-    """All of a policy's layers that have one, by their names, and what they share.
-
-    `is_on`: whether they use it. `draw`: what the dropout of a pass is drawn from, an integer.
-    """
+    """All of a policy's layers that have one, by their names, and whether they use it."""
 
     config: LoraConfig
     layers: dict[str, LoraLinear] = field(default_factory=dict)
     is_on: bool = True
-    draw: Tensor | None = None
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -59,7 +55,9 @@ class Adapter:
     def draw_from(self, *key: int, device: torch.device) -> None:
         """Dropout of the passes to come follows from this key alone, however often they run."""
         if self.config.dropout:
-            self.draw = torch.tensor(seed_of("dropout", *key), device=device)
+            draws = torch.arange(len(self.layers), device=device) + seed_of("dropout", *key)
+            for layer, draw in zip(self.layers.values(), draws, strict=True):
+                layer.draw = draw
 
     def of(self, weight: str) -> LoraLinear | None:
         """The layer whose weight this parameter is, where it has an adapter."""
@@ -67,16 +65,20 @@ class Adapter:
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an adapter; one of a model becomes it in place (see `add_adapter`)."""
+    """A linear layer with an adapter; one of a model becomes it in place (see `add_adapter`).
+
+    `draw`: what the dropout of a pass is drawn from, an integer; a tensor, so that layers of one
+    kind share what is compiled.
+    """
 
     adapter: Adapter
-    number: int
+    draw: Tensor | None
     lora_a: nn.Parameter
     lora_b: nn.Parameter
 
-    def adapt(self, adapter: Adapter, number: int) -> None:
-        """Makes its A and B, empty; `number`: its own among the layers."""
-        self.adapter, self.number = adapter, number
+    def adapt(self, adapter: Adapter) -> None:
+        """Makes its A and B, empty."""
+        self.adapter, self.draw = adapter, None
         rank, device = adapter.config.rank, self.weight.device
         self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_b = nn.Parameter(torch.empty(self.out_features, rank, device=device))
@@ -89,10 +91,10 @@ class LoraLinear(nn.Linear):
         return out + linear(low, self.lora_b * self.adapter.config.scale)
 
     def _dropped(self, x: Tensor) -> Tensor:
-        draw, share = self.adapter.draw, self.adapter.config.dropout
-        if draw is None or not share or not torch.is_grad_enabled():
+        share = self.adapter.config.dropout
+        if self.draw is None or not share or not torch.is_grad_enabled():
             return x
-        return torch.where(kept(x, draw + self.number, share), x / (1.0 - share), 0.0)
+        return torch.where(kept(x, self.draw, share), x / (1.0 - share), 0.0)
 
 
 def kept(x: Tensor, draw: Tensor, share: float) -> Tensor:
@@ -124,7 +126,7 @@ def add_adapter(policy: Policy, config: LoraConfig) -> None:
         if config.covers(part, name):
             layer: Any = module
             layer.__class__ = LoraLinear
-            layer.adapt(adapter, len(adapter.layers))
+            layer.adapt(adapter)
             adapter.layers[name] = layer
     _check(config, found, policy.family.model_type)
     policy.adapter = adapter

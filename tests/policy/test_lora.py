@@ -18,9 +18,12 @@ from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, PolicyConfig, SftConfig
 from caprl_native.dry_run import plan_sft
 from caprl_native.export import Exporter
+from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.examples import scored_row
+from caprl_native.policy.families import family_of
 from caprl_native.policy.fsdp import load_policy, local_shard
-from caprl_native.policy.lora import kept, probing
+from caprl_native.policy.lora import add_adapter, kept, probing
+from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
@@ -125,6 +128,30 @@ def test_supervised_steps_with_dropout_go_on_bit_for_bit(tiny_policy, dims, tmp_
 def first_and_last(policy) -> list[torch.Tensor]:
     layers = list(policy.adapter.layers.values())
     return [local(p) for m in (layers[0], layers[-1]) for p in (m.lora_a, m.lora_b)]
+
+
+def test_adapted_blocks_are_compiled_whole_and_once_for_all(tiny_policy):
+    """With dropout and without the adapter; as on CUDA, but traced alone."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    policy = Policy(load_hf(tiny_policy), family_of(tiny_policy))
+    add_adapter(policy, LoraConfig(rank=4, dropout=0.2))
+    for parameter in (p for p in policy.parameters() if p.requires_grad):
+        torch.nn.init.normal_(parameter, std=0.1)
+    adapter = policy.adapter
+    adapter.draw_from(1, device=torch.device("cpu"))
+    x = torch.randn(2, 7, 128, generator=torch.Generator().manual_seed(0))
+    mlps = [layer.mlp for layer in policy.family.language_layers(policy.hf)]
+    plain = [mlp(x) for mlp in mlps]
+    assert not torch.equal(plain[0], mlps[0](x * 0.999))
+    compile_blocks(mlps, backend="aot_eager")
+    for mlp, expected in zip(mlps, plain, strict=True):
+        torch.testing.assert_close(mlp(x), expected)
+    with adapter.off():
+        off = mlps[0](x)
+    assert (off - plain[0]).abs().max() > 0.01
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+    torch.compiler.reset()
 
 
 def test_the_frozen_rest_is_in_compute_precision_and_the_adapter_in_float32(tiny_policy, dims):

@@ -84,12 +84,16 @@ def main(path: str, dtype: str, tensor_parallel: str, folder: str, *targets: str
     BaseModel(path, lora).load_state_dict(state["base"])
     again.train(3)
     found["resumed alike"] = again.sums(adapter=True) == side.sums(adapter=True)
-    found |= beside_an_engine(side)
-    if dims.world == 1:
-        found["exports"] = exports(side, Path(folder))
-    else:
+    if dims.world > 1:
         found["norms"] = norms(config, dims)
+    engine = start(side, path, adapter_room(side.policy))
+    found |= beside_an_engine(side, engine)
+    engines = [engine]
+    if dims.world == 1:
+        found["exports"] = exports(side, Path(folder), engines)
     report(found)
+    for engine in engines:  # which ends the process group
+        engine.close()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -132,10 +136,9 @@ def training(side: Side, root: Path) -> dict[str, Any]:
     }
 
 
-def beside_an_engine(side: Side) -> dict[str, Any]:
-    """Log-probs of both after a sync, and when the engine has the adapter of a step before."""
+def beside_an_engine(side: Side, engine: Engine) -> dict[str, Any]:
+    """Log-probs of both after a sync, and what becomes of an engine that does not apply it."""
     policy, config = side.policy, side.config
-    engine = start(side, config.path, adapter_room(policy))
     prepare = PromptBuilder(config.path, MEDIA)
     found: dict[str, Any] = {
         "probe": compare_adapters(policy, engine, prepare, alarm=0.02, stop=0.02)
@@ -158,7 +161,6 @@ def beside_an_engine(side: Side) -> dict[str, Any]:
     except WeightsDiffer as error:
         found["ignored"] = str(error)
     engine.load_adapter = original  # type: ignore[method-assign]
-    engine.close()
     return found
 
 
@@ -179,7 +181,7 @@ def start(side: Side, path: str, room: AdapterRoom | None) -> Engine:
     )
 
 
-def exports(side: Side, folder: Path) -> dict[str, Any]:
+def exports(side: Side, folder: Path, engines: list[Engine]) -> dict[str, Any]:
     """Both forms, read from disk by engines that never saw the policy: how far they are off."""
     from vllm.lora.request import LoRARequest
 
@@ -191,13 +193,11 @@ def exports(side: Side, folder: Path) -> dict[str, Any]:
         for form in ("merged", "adapter"):
             adapter.config = adapter.config.replace(export=form)
             export(policy, config.path, folder / form, config.dtype)
-        engine = start(side, str(folder / "merged"), None)
-        found["merged"], _ = gaps(side, engine)
-        engine.close()
-        engine = start(side, config.path, adapter_room(policy))
-        engine._lora_request = LoRARequest("from disk", 7, str(folder / "adapter"))
-        found["adapter"], _ = gaps(side, engine)
-        engine.close()
+        engines.append(start(side, str(folder / "merged"), None))
+        found["merged"], _ = gaps(side, engines[-1])
+        engines.append(start(side, config.path, adapter_room(policy)))
+        engines[-1]._lora_request = LoRARequest("from disk", 7, str(folder / "adapter"))
+        found["adapter"], _ = gaps(side, engines[-1])
     found["files"] = sorted(f.name for f in (folder / "adapter").iterdir())
     return found
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from caprl_native.distributed.errors import RunError
 from caprl_native.policy.model_check import read_config
 from caprl_native.rollout.cpu_adapters import simplify
 
@@ -33,7 +34,12 @@ class AdapterRoom:
     tower: bool
 
     def options(self, path: str) -> dict[str, Any]:
-        """Arguments of vLLM's `LLM` for the model in a directory."""
+        """Arguments of vLLM's `LLM` for the model in a directory.
+
+        Raises:
+            RunError: vLLM has no adapters for it, or none in its vision tower.
+        """
+        require_support(path, tower=self.tower)
         return {
             "enable_lora": True,
             "max_loras": 1,
@@ -41,6 +47,20 @@ class AdapterRoom:
             "lora_target_modules": targets(path, self.layers),
             "enable_tower_connector_lora": self.tower,
         }
+
+
+def require_support(path: str, *, tower: bool) -> None:
+    """Raises RunError where vLLM's class of a directory's model takes no adapter."""
+    model = _model_class(path)
+    if model is None:  # one of transformers', of which vLLM tells only when it starts
+        return
+    if not getattr(model, "supports_lora", False):
+        raise RunError(f"policy.lora.rank: vLLM has no adapters for a {model.__name__} ({path})")
+    if tower and not getattr(model, "supports_tower_connector_lora", False):
+        raise RunError(
+            f"policy.lora.targets: vLLM has no adapters in the vision tower or the projector of a "
+            f"{model.__name__} ({path}): leave them to the language model"
+        )
 
 
 def targets(path: str, layers: Iterable[str]) -> list[str]:
@@ -82,7 +102,7 @@ def take(worker: Any, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """Run by each of the engine's workers: puts the adapter in the place of the last one.
 
     Raises:
-        ValueError: the engine has no layer for a tensor.
+        RunError: the engine has no layer for a tensor.
     """
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper
@@ -102,7 +122,10 @@ def take(worker: Any, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
     )
     packed = {part for parts in layers.packed_modules.values() for part in parts}
     if missing := sorted(set(adapter.loras) - set(layers.modules) - packed):
-        raise ValueError(f"the engine has no layer for the adapter of {missing[0]}")
+        raise RunError(
+            f"policy.lora.targets: the engine has no layer for the adapter of {missing[0]}: leave "
+            "layers of this name out"
+        )
     simplify(layers)
     layers.remove_adapter(NUMBER)
     layers.add_adapter(adapter)

@@ -7,6 +7,7 @@ One rank alone loads its exports in fresh engines, too.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from caprl_native.base_model import BaseModel
 from caprl_native.config.lora import LoraConfig
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
+from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import init_distributed
 from caprl_native.export import export
 from caprl_native.policy.fsdp import full_tensor, load_policy
@@ -27,7 +29,7 @@ from caprl_native.policy.lora import is_adapter, probing
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs
-from caprl_native.rollout.adapter import NUMBER, AdapterRoom
+from caprl_native.rollout.adapter import NUMBER, AdapterRoom, require_support
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
 from caprl_native.rollout.self_check import WeightsDiffer, adapter_room, compare_adapters
 from caprl_native.rollout.weight_sync import stream, sync
@@ -91,6 +93,10 @@ def main(path: str, dtype: str, tensor_parallel: str, folder: str, *targets: str
     engines = [engine]
     if dims.world == 1:
         found["exports"] = exports(side, Path(folder), engines)
+        found["refused"] = [
+            refused(Path(folder), "LlavaOnevisionForConditionalGeneration", tower=False),
+            refused(Path(folder), "Qwen2_5OmniForConditionalGeneration", tower=True),
+        ]
     report(found)
     for engine in engines:  # which ends the process group
         engine.close()
@@ -200,6 +206,16 @@ def exports(side: Side, folder: Path, engines: list[Engine]) -> dict[str, Any]:
         found["adapter"], _ = gaps(side, engines[-1])
     found["files"] = sorted(f.name for f in (folder / "adapter").iterdir())
     return found
+
+
+def refused(folder: Path, architecture: str, *, tower: bool) -> str:
+    """What is said to a model of this kind."""
+    (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    try:
+        require_support(str(folder), tower=tower)
+    except RunError as error:
+        return str(error)
+    return "no error"
 
 
 def drop(engine: Engine) -> None:

@@ -73,6 +73,15 @@ def test_the_start_finds_an_engine_that_does_not_apply_it(found):
         assert "the engine does not apply it" in rank["ignored"]
 
 
+def test_models_that_vllm_has_no_adapters_for_are_refused(found):
+    """By their classes; the engine would end with a traceback, or leave a tower's out."""
+    for rank in found:
+        if "refused" in rank:
+            whole, tower = rank["refused"]
+            assert whole.startswith("policy.lora.rank: vLLM has no adapters for a LlavaOnevision")
+            assert "no adapters in the vision tower or the projector of a Qwen2_5Omni" in tower
+
+
 def test_both_exports_are_the_policy_in_fresh_engines(found):
     for rank in found:
         if "exports" in rank:

@@ -10,7 +10,7 @@ import pytest
 
 from caprl_native import checkpoint
 from caprl_native.config.lora import LoraConfig
-from caprl_native.export import export_checkpoint
+from tests.test_checkpoint import export_tool
 from tests.train.world import rows, tiny_config, train, train_ok
 
 
@@ -48,9 +48,10 @@ def test_it_goes_on_from_a_checkpoint_bit_for_bit(run, tmp_path):
 
 
 def test_both_exports_can_be_made_of_a_checkpoint(run, tiny_policy_moe, tmp_path):
-    root, step = run / "checkpoints", checkpoint.directory(run / "checkpoints", 3)
-    export_checkpoint(root, 3, tiny_policy_moe, tmp_path / "merged", "bfloat16")
-    export_checkpoint(root, 3, tiny_policy_moe, tmp_path / "adapter", "bfloat16", adapter=True)
+    step = checkpoint.directory(run / "checkpoints", 3)
+    for form in ("merged", "adapter"):
+        words = ["--checkpoint", run, "--to", tmp_path / form, f"--{form}"]
+        assert export_tool(words) == 0
     for made, written in (("merged", run / "export"), ("adapter", step / "hf")):
         weights = next(tmp_path.joinpath(made).glob("*.safetensors"))
         assert weights.read_bytes() == (written / weights.name).read_bytes()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
 from caprl_native.rollout.adapter import AdapterRoom, request, take
-from caprl_native.rollout.cpu_experts import packed_again
+from caprl_native.rollout.cpu_experts import packed_again, plain_experts
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
 
@@ -157,6 +157,7 @@ class Engine:
         with (
             _own_shared_memory() if shares_memory else nullcontext(),
             SLEEPERS.starting() if self.sleeps else nullcontext(),
+            plain_experts() if settings.adapter else nullcontext(),
         ):
             self.llm = LLM(
                 model=settings.path,

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from caprl_native import checkpoint
 from caprl_native.base_model import BaseModel
+from caprl_native.checkpoint_files import RestrictedReader
 from caprl_native.config.lora import LoraConfig
 from caprl_native.config.models import EngineConfig
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
@@ -128,7 +129,9 @@ def training(side: Side, root: Path) -> dict[str, Any]:
     state = {"base": BaseModel(side.config.path, side.config.lora).state_dict()}
     checkpoint.save(root, 2, side.policy, side.optimizer, state, keep=1)
     side.train(3)
-    size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file())
+    shards = RestrictedReader(checkpoint.directory(root, 2) / "shards")
+    held: dict[str, Any] = shards.read_metadata().state_dict_metadata
+    tensors = {name: value.size.numel() for name, value in held.items() if hasattr(value, "size")}
     moved = side.sums(adapter=True)
     return {
         "kl": [m["policy/kl"] for m in metrics],
@@ -137,7 +140,8 @@ def training(side: Side, root: Path) -> dict[str, Any]:
         "adapters": sorted(moved),
         "state": len(side.optimizer.state),
         "with gradients": [n for n, p in side.policy.hf.named_parameters() if p.requires_grad],
-        "checkpoint bytes": size,
+        "saved": sorted(n.removeprefix("model.hf.") for n in tensors if n.startswith("model.")),
+        "saved numbers": sum(count for count in tensors.values() if count > 1),
         "adapter numbers": sum(p.numel() for p in side.policy.parameters() if p.requires_grad),
     }
 

@@ -66,7 +66,8 @@ def train(args: argparse.Namespace, arm: str, seed: int) -> None:
         **{"run.dir": folder, "run.seed": seed, "run.steps": args.steps, "run.export": "false"},
         **{"data.files": json.dumps([str(args.out / "world/train.jsonl")])},
         **{"data.eval_files": json.dumps([str(args.out / "world/heldout.jsonl")])},
-        **{"eval.every": args.every, "log.progress": "false"},
+        **{"eval.every": args.every, "eval.samples": args.held_out, "log.progress": "false"},
+        "data.batch_size": args.batch,
     }
     shutil.rmtree(folder, ignore_errors=True)  # what was cut off
     folder.mkdir(parents=True)
@@ -177,6 +178,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--every", type=int, default=6, help="steps between evaluations")
+    parser.add_argument("--batch", type=int, default=16, help="prompts of a step")
+    parser.add_argument("--held-out", type=int, default=0, help="scenes evaluated; 0: all")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1.5e-3, help="of the adapter")
     parser.add_argument("--ranks", type=int, default=2)
@@ -194,6 +197,7 @@ def main() -> None:
         train(args, arm, seed)
     rows = compare(args)
     result = {"machine": machine(), "steps": args.steps, "rank": args.rank, "lr": args.lr}
+    result |= {"batch": args.batch, "held_out": args.held_out}
     args.json.write_text(json.dumps(result | {"rows": rows}, indent=2) + "\n")
     print(table(rows, args.steps))
 

@@ -112,8 +112,7 @@ def norms(config: PolicyConfig, dims: Any) -> dict[str, list[float]]:
         "in one micro-batch": {"micro_batch_tokens": 4096},
         "recomputing nothing": {"activation_checkpointing": False},
         "replicated": {"replicas": 2},
-        "reduced once": {"reduce_once": True},
-        "moments apart": {"optimizer_dtype": "bfloat16"},
+        "reduced once": {"reduce_once": True, "optimizer_dtype": "bfloat16"},
     }
     found = {}
     for name, changes in ways.items():

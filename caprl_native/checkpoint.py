@@ -3,8 +3,8 @@
 A checkpoint is a directory `step_00000050`: the sharded model and optimizer in the format of
 torch.distributed.checkpoint (so another number of ranks can load it), `state.json`, a manifest
 with a checksum of every file (see checkpoint_files.py), and, where that is wished, `hf/`, the model
-as transformers loads it. It is written under a temporary name and gets its own only when every byte
-is on disk.
+as transformers loads it. Of a model with an adapter it holds that alone. It is written under a
+temporary name and gets its own only when every byte is on disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native.checkpoint_files import (
@@ -45,6 +49,7 @@ from caprl_native.checkpoint_files import (
 from caprl_native.distributed.errors import RunError, reason
 from caprl_native.distributed.world import from_rank_0
 from caprl_native.files import unused
+from caprl_native.policy.lora import is_adapter
 from caprl_native.policy.optim import not_finite
 
 __all__ = [
@@ -89,7 +94,7 @@ def save(
                 shutil.rmtree(left)
             temporary.mkdir(parents=True)
         dist.barrier()
-        model, optim = get_state_dict(policy, optimizer)
+        model, optim = _held(policy, optimizer)
         dcp.save({"model": model, "optim": optim}, checkpoint_id=temporary / "shards")
         if dist.get_rank() == 0:
             (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
@@ -179,7 +184,7 @@ def load(
     verify(root, step)
     folder = directory(root, step)
     settings = [{k: g[k] for k in _SETTINGS if k in g} for g in optimizer.param_groups]
-    model, optim = get_state_dict(policy, optimizer)
+    model, optim = _held(policy, optimizer)
     holder: dict[str, Any] = {"model": model, "optim": optim}
     reader = RestrictedReader(folder / "shards")
     try:
@@ -190,7 +195,11 @@ def load(
             raise
         raise CheckpointError(f"{folder} cannot be loaded: {reason(error)}") from error
     set_state_dict(
-        policy, optimizer, model_state_dict=holder["model"], optim_state_dict=holder["optim"]
+        policy,
+        optimizer,
+        model_state_dict=holder["model"],
+        optim_state_dict=holder["optim"],
+        options=StateDictOptions(strict=not any(map(is_adapter, model))),
     )
     for group, values in zip(optimizer.param_groups, settings, strict=True):
         group.update(values)
@@ -206,18 +215,31 @@ def load(
 _SETTINGS = ("weight_decay", "betas", "eps", "peak")  # the last one of some groups
 
 
+def _held(policy: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict, dict]:
+    """What a checkpoint holds of the two; of a model with an adapter, that alone."""
+    model, optim = get_state_dict(policy, optimizer)
+    adapter = {name: value for name, value in model.items() if is_adapter(name)}
+    return adapter or model, optim
+
+
 def _fits(folder: Path, reader: RestrictedReader, model: dict, optim: dict) -> None:
     """Raises CheckpointError unless the checkpoint is of this model with these parts frozen."""
     saved: dict[str, Any] = reader.read_metadata().state_dict_metadata
     shapes = {
         k.removeprefix("model."): tuple(v.size) for k, v in saved.items() if k[:6] == "model."
     }
+    if (its := any(map(is_adapter, shapes))) != any(map(is_adapter, model)):
+        raise CheckpointError(
+            f"{folder} was saved {'with' if its else 'without'} an adapter: restore "
+            "policy.lora.rank, or start a new run in another run.dir"
+        )
     for name in sorted(shapes.keys() | model.keys()):
         ours = tuple(model[name].shape) if name in model else "not there"
         if ours != (theirs := shapes.get(name, "not there")):
+            found = "policy.lora" if is_adapter(name) else "policy.path"
             raise CheckpointError(
-                f"{folder} is of another model: {name} is {theirs} in it and {ours} in policy.path;"
-                " restore policy.path, or start a new run in another run.dir"
+                f"{folder} is of another model: {name} is {theirs} in it and {ours} in {found};"
+                f" restore {found}, or start a new run in another run.dir"
             )
     trained = {k[12:].rpartition(".")[0] for k in saved if k.startswith("optim.state.")}
     if changed := sorted(trained ^ optim["state"].keys()):

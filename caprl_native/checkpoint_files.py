@@ -161,7 +161,7 @@ def content(folder: Path) -> list[str]:
 def write_manifest(folder: Path, step: int) -> None:
     """Writes the list of the files and their checksums (a collective: ranks share the reading)."""
     listed = gather_objects(content(folder))  # a node may not list yet what another one wrote
-    sums = _shared(folder, sorted({name for names in listed for name in names}))
+    sums = checksums(folder, sorted({name for names in listed for name in names}))
     for name, (size, problem) in sums.items():
         if size < 0:
             raise OSError(f"{folder / name} cannot be read back: {problem}")
@@ -186,7 +186,7 @@ def _wrong(root: Path, step: int) -> str:
     known = from_rank_0(lambda: _known(folder, step))
     if isinstance(known, str):
         return known
-    sums = _shared(folder, list(known))
+    sums = checksums(folder, list(known))
     return next(
         (f"{name} {_differs(sums[name])}" for name in known if sums[name] != known[name]), ""
     )
@@ -208,7 +208,7 @@ def _known(folder: Path, step: int) -> dict[str, list[Any]] | str:
     return f"it is a copy of step {min(said)}" if said else known
 
 
-def _shared(folder: Path, names: list[str]) -> dict[str, list[Any]]:
+def checksums(folder: Path, names: list[str]) -> dict[str, list[Any]]:
     """Size and SHA-256 of every file, each computed by one of the ranks (a collective)."""
     own: dict[str, list[Any]] = {}
     alone = not dist.is_initialized()

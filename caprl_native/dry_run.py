@@ -12,7 +12,7 @@ from pathlib import Path
 
 from caprl_native.config.reward import RewardConfig
 from caprl_native.config.rules import Rules
-from caprl_native.config.schema import Config, SftConfig
+from caprl_native.config.schema import Config, PolicyConfig, SftConfig
 from caprl_native.config.toml import ConfigError, Origins
 from caprl_native.data.fields import DataError
 from caprl_native.data.mixing import epoch_sizes
@@ -23,7 +23,8 @@ from caprl_native.inference.endpoint import key_problem, urls
 from caprl_native.memory_plan import GIB, Needs, by_gpu, table
 from caprl_native.messages import cut, shown
 from caprl_native.observe.outputs import check_outputs
-from caprl_native.policy.activation_size import activation_bytes
+from caprl_native.policy.activation_size import BYTES, activation_bytes
+from caprl_native.policy.adapter_size import adapter_numbers, problem
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model_check import ModelError, check_directory, check_reference
 from caprl_native.policy.model_size import ModelSize, read_model_size
@@ -78,6 +79,7 @@ def plan_sft(
         "",
         f"memory per rank, GiB (estimates; {device.name})",
         _row("policy", f"{path}: {size}"),
+        *_adapter_lines(config.policy, model, origins),
         *(_row(name, f"{part / GIB:8.3f}") for name, part in (parts | total).items()),
     ]
     return "\n".join(lines) + "\n"
@@ -291,6 +293,7 @@ def _memory(config: Config, world: int, device: Device, origins: Origins | None)
     lines = [
         f"memory per rank, GiB (estimates; {device.name})",
         _row("policy", _counted(config.policy.path, policy)),
+        *_adapter_lines(config.policy, policy, origins),
         *_reader_lines(config, sizes),
     ]
     if policy is None:
@@ -336,6 +339,24 @@ def _parameters(model: ModelSize) -> str:
     return f"{model.total:,} parameters{met}"
 
 
+def _adapter_lines(
+    policy: PolicyConfig, model: ModelSize | None, origins: Origins | None
+) -> list[str]:
+    """How large the adapter is, where there is one. Raises ConfigError where its targets are not
+    the model's."""
+    if not policy.lora.is_on or model is None:
+        return []
+    family = family_of(policy.path, or_text=True)
+    if found := problem(model, family, policy.lora):
+        Rules(None, origins or Origins()).fail("policy.lora.targets", found)
+    numbers = sum(adapter_numbers(model, family, policy.lora).values())
+    sent = numbers * BYTES[policy.dtype] / 2**20
+    return [
+        _row("adapter", f"{numbers:,} parameters, rank {policy.lora.rank}"),
+        _row("", f"a weight sync sends {sent:,.1f} MiB, {numbers / model.total:.2%} of a full one"),
+    ]
+
+
 def _reader_lines(config: Config, sizes: Mapping[str, ModelSize | None]) -> list[str]:
     if not config.reward.asked:
         return [_row("reader", "none: no term of the reward asks one")]
@@ -365,6 +386,8 @@ def _size(
 def _trainable(config: Config, model: ModelSize) -> int:
     """Parameters that are not frozen; names of no known part count as trainable."""
     family = family_of(config.policy.path, or_text=True)
+    if config.policy.lora.is_on:
+        return sum(adapter_numbers(model, family, config.policy.lora).values())
 
     def frozen(name: str) -> bool:
         try:

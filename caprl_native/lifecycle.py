@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.stateful import Stateful
 
 from caprl_native import checkpoint
+from caprl_native.base_model import BaseModel
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.data.invalid import write_dropped
@@ -87,6 +88,9 @@ class Lifecycle(Generic[C]):
     def parts(self) -> dict[str, Stateful]:
         """What keeps a state beside the model and its optimizer, by the name it is saved under."""
         parts: dict[str, Stateful] = {"loader": self.loader, "ledger": self.ledger}
+        policy = self.config.policy
+        if policy.lora.is_on:
+            parts["base"] = BaseModel(policy.path, policy.lora)
         return parts if self.loader.history is None else parts | {"history": self.loader.history}
 
     @property

@@ -86,12 +86,25 @@ class Needs:
     def kept(self, memory: float) -> dict[str, float]:
         """What the trainer keeps from step to step: shards of float32 master weights, of AdamW's
         two moments, and of a reference policy."""
-        kept = {"master weights": 4 * self.policy.total / self.ranks}
+        kept = self.weights()
         if not (self.config.policy.optimizer_offload and memory):
             kept["Adam"] = 2 * self.moment
-        if self.config.algorithm.kl.weight > 0:
+        kl, policy = self.config.algorithm.kl, self.config.policy
+        shared = policy.lora.is_on and kl.reference in ("", policy.path)
+        if kl.weight > 0 and not shared:
             kept["reference policy"] = 4 * self.policy.total / self.ranks
         return kept
+
+    def weights(self) -> dict[str, float]:
+        """This rank's shards of the policy; what an adapter leaves as it is, in compute
+        precision."""
+        policy = self.config.policy
+        if not policy.lora.is_on:
+            return {"master weights": 4 * self.policy.total / self.ranks}
+        return {
+            "frozen weights": BYTES[policy.dtype] * self.policy.total / self.ranks,
+            "adapter": 4 * self.trainable / self.ranks,
+        }
 
     def passing(self) -> dict[str, float]:
         """What an update needs beside it. Gradients are float32 shards. Gathered at once, in
@@ -103,23 +116,28 @@ class Needs:
         compute = BYTES[policy.dtype]
         fetched = {}
         if policy.optimizer_offload or policy.optimizer_dtype != "float32":
-            fetched = {"fetched moments": 8 * max(self.policy.parameters.values()) / self.ranks}
+            largest = min(max(self.policy.parameters.values()), self.trainable)
+            fetched = {"fetched moments": 8 * largest / self.ranks}
         return fetched | {
             "gradients": 4 * self.trainable / self.ranks,
             **({"whole gradients": 4.0 * self.trainable} if policy.reduce_once else {}),
             "gathered units": compute * (root + (2 if self.ranks > 1 else 1) * block),
-            "gradient of a unit": (compute + 4.0) * max(root, block),
+            "gradient of a unit": (compute + 4.0) * min(max(root, block), self.trainable),
             **self.activations,
         }
 
     def staging(self) -> float:
-        """The largest tensor whole, in compute precision, and its copy on the engine's side."""
+        """The largest tensor whole, in compute precision, and its copy on the engine's side; of an
+        adapter all tensors."""
+        if self.config.policy.lora.is_on:
+            return 2.0 * BYTES[self.config.policy.dtype] * self.trainable
         return 2.0 * BYTES[self.config.policy.dtype] * max(self.policy.parameters.values())
 
     def engine(self, memory: float) -> dict[str, float]:
         """The policy's engine, as large as its share of the GPU."""
-        rollout = self.config.rollout
-        weights = BYTES[self.config.policy.dtype] * self.policy.total
+        rollout, lora = self.config.rollout, self.config.policy.lora
+        numbers = self.policy.total + (self.trainable if lora.is_on else 0)
+        weights = BYTES[self.config.policy.dtype] * numbers
         parts = _engine(rollout, weights / rollout.tensor_parallel_size, memory)
         return {f"engine {name}": size for name, size in parts.items()}
 

@@ -52,6 +52,11 @@ def stages(config: S2dConfig) -> tuple[Stage, Stage]:
     start = start_of(image, config.video.start)
     video = Stage(2, tuple(config.video.files), (f"--policy.path={start}",))
     check_stages([image, video])
+    if image.config().policy.lora.is_on and config.video.start != "last":
+        raise ConfigError(
+            f'video.start = {config.video.start!r}: expected "last": a checkpoint of stage 1 holds '
+            "its adapter alone (policy.lora.rank)"
+        )
     return image, video
 
 

@@ -48,7 +48,7 @@ class SftTrainer(Lifecycle[SftConfig]):
     def __init__(self, config: SftConfig, dims: ParallelDims) -> None:
         super().__init__(config, dims)
         self._load_data(config)
-        self.policy = load_policy(config.policy, dims)
+        self.policy = load_policy(config.policy, dims, seed=config.run.seed)
         self.optimizer = build_optimizer(self.policy, config.policy)
         self.learner = SupervisedLearner(
             self.policy, self.optimizer, config.policy, self.total_steps, dims

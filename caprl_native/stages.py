@@ -73,6 +73,11 @@ def check_stages(stages: list[Stage]) -> None:
             raise ConfigError(
                 f"stage {stage.number}: run.export: expected true: by its export a stage ends"
             )
+        if config.policy.lora.is_on and config.policy.lora.export == "adapter":
+            raise ConfigError(
+                f'stage {stage.number}: policy.lora.export: expected "merged": a stage ends with a '
+                "whole model"
+            )
     folders = [config.run.folder.resolve() for config in configs]
     for i, folder in enumerate(folders):
         if folder in folders[:i]:

@@ -10,6 +10,7 @@ from contextlib import closing
 import torch
 
 from caprl_native.batch import Batch, require_rewards, shuffle_rewards
+from caprl_native.config.lora import LoraConfig
 from caprl_native.config.schema import Config, RolloutConfig
 from caprl_native.data.carried import History
 from caprl_native.data.hold_out import hold_out
@@ -47,7 +48,7 @@ from caprl_native.rewards.prompts import says_cannot_answer
 from caprl_native.rewards.rubric import Scoring, build_rubric, log_failures
 from caprl_native.rollout.captioner import Captioner, PromptMismatch, Written, grouped
 from caprl_native.rollout.engine import Sampling
-from caprl_native.rollout.self_check import WeightsDiffer, compare, policy_engine
+from caprl_native.rollout.self_check import WeightsDiffer, first_sync, policy_engine
 from caprl_native.rollout.weight_sync import sync
 from caprl_native.run_folder import HISTORY
 from caprl_native.seeds import HELD_OUT
@@ -74,7 +75,7 @@ class Trainer(Lifecycle[Config]):
     def __init__(self, config: Config, dims: ParallelDims) -> None:
         super().__init__(config, dims)
         self._load_data()
-        self.policy = load_policy(config.policy, dims)
+        self.policy = load_policy(config.policy, dims, seed=config.run.seed)
         self.optimizer = build_optimizer(self.policy, config.policy)
         reference = self._reference()
         # Last, so that they measure what memory is left.
@@ -146,7 +147,9 @@ class Trainer(Lifecycle[Config]):
         kl, policy = self.config.algorithm.kl, self.config.policy
         if not kl.weight:
             return None
-        frozen = policy.replace(freeze=list(self.policy.family.parts))
+        if self.policy.adapter is not None and kl.reference in ("", policy.path):
+            return self.policy  # with its adapter off
+        frozen = policy.replace(freeze=list(self.policy.family.parts), lora=LoraConfig())
         return load_policy(frozen, self.dims, path=kl.reference or policy.path)
 
     def begin(self) -> None:
@@ -155,9 +158,7 @@ class Trainer(Lifecycle[Config]):
         alarms = self.config.alarms
         first = first_lengths(self.folder, alarms.first_steps) if self.dims.is_main else []
         self.alarms = Alarms(alarms, first)
-        sync(self.policy, self.engine, everything=True)
-        alarm = self.config.algorithm.mismatch_alarm
-        compare(self.policy, self.engine, self.prepare, alarm=alarm)
+        first_sync(self.policy, self.engine, self.prepare, self.config.algorithm.mismatch_alarm)
         self.log.take_seconds()  # the first step begins here
 
     def next_prompts(self) -> list[LoaderItem]:
@@ -296,7 +297,7 @@ class Trainer(Lifecycle[Config]):
     def sync_weights(self) -> None:
         """The engine gets the policy's new weights."""
         with self.log.timed("sync"):
-            sync(self.policy, self.engine)
+            self.sent = sync(self.policy, self.engine)
         self.rubric.wake()
 
     def report(self, batch: Batch, update: Mapping[str, float]) -> None:
@@ -321,6 +322,8 @@ class Trainer(Lifecycle[Config]):
         metrics = numbers(found) | dict(update) | {"data/skipped": batch.skipped}
         metrics |= {"data/reduced": batch.reduced} | batch.left
         metrics |= {"perf/step_s": seconds} | times
+        if self.policy.adapter is not None:
+            metrics["perf/sync_mib"] = self.sent / 2**20
         metrics["perf/tokens_per_s"] /= seconds
         gpu = torch.cuda.get_device_name() if self.dims.device.type == "cuda" else ""
         metrics |= rates(self.learner.work, times["time/train"], self.dims.world, gpu)

@@ -39,6 +39,7 @@ HEAVY = [
     "update",
     "activation_size",
     "engine",
+    "adapters",
     "prism_engines",
     "demo_models",
     "loader",
@@ -76,6 +77,7 @@ HEAVY = [
     "caption_tables",
     "mixture_run",
     "init_vlm",
+    "lora_run",
 ]
 
 

@@ -2,8 +2,11 @@
 
     python tools/export.py --checkpoint outputs/video --step 50 --to outputs/video_step_50
 
-The files are those that the run itself would have written. One copy of the weights, in the policy's
-precision, is in memory; nothing of the optimizer is read.
+Of a run with policy.lora that is the whole model, with the adapter in its weights (--merged, the
+default), or the adapter alone in peft's format (--adapter). The files are those that the run itself
+would have written. One copy of the weights, in the policy's precision, is in memory (of a run with
+policy.lora the directory that it came from, in float32, beside it); nothing of the optimizer is
+read.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), help="default: policy.dtype of config.toml"
     )
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--adapter", action="store_true", help="the adapter alone")
+    forms.add_argument(
+        "--merged", action="store_true", help="the whole model with the adapter in it; the default"
+    )
     args = parser.parse_args()
     from caprl_native.checkpoint_files import find
     from caprl_native.distributed.errors import RunError
@@ -43,13 +51,22 @@ def main() -> None:
         folder = args.checkpoint
         root = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
         checkpoint = find(root, args.step, "--step")
-        said = config_of(root.parent) if not (args.policy and args.dtype) else {}
+        known = (root.parent / "config.toml").is_file()
+        said = config_of(root.parent) if known or not (args.policy and args.dtype) else {}
         policy, dtype = args.policy or said.get("path", ""), args.dtype or said.get("dtype", "")
         if not (policy and Path(policy, "config.json").is_file()):
             raise RunError(f"{policy!r} is no model directory: name the policy's with --policy")
         if args.to.exists():
             raise RunError(f"{args.to} exists: give --to a new directory")
-        export_checkpoint(root, checkpoint, policy, args.to, dtype or "bfloat16")
+        export_checkpoint(
+            root,
+            checkpoint,
+            policy,
+            args.to,
+            dtype or "bfloat16",
+            computed=said.get("dtype", ""),
+            adapter=args.adapter,
+        )
     except (RunError, ModelError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     print(args.to)

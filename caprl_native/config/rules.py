@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from caprl_native.config.fields import OFF
 from caprl_native.config.history import HistoryConfig
+from caprl_native.config.lora import LoraConfig
 from caprl_native.config.models import ReaderConfig
 from caprl_native.config.reward import RewardConfig
 from caprl_native.config.schema import PARTS, Config, RolloutConfig, SftConfig
@@ -66,6 +67,11 @@ def check(config: Config, origins: Origins | None = None) -> None:
     rules = Rules(config, origins or Origins())
     _common(rules)
     _rollout(rules, config.rollout)
+    rules.require(
+        config.policy.lora.dropout == 0,
+        "policy.lora.dropout",
+        "0: the engine samples without it, so log-probs would be of another policy",
+    )
     _lengths(rules, config)
     _reward(rules, config)
     check_options(rules)
@@ -163,8 +169,28 @@ def _common(rules: Rules) -> None:
         "policy.betas",
     )
     _schedule(rules)
+    _adapter(rules)
     frozen = rules.value("policy.freeze")
     rules.require(len(frozen) < len(PARTS), "policy.freeze", "at least one part left to be trained")
+
+
+def _adapter(rules: Rules) -> None:
+    """With an adapter the rest is frozen; without one nothing of it is set."""
+    table = "policy.lora"
+    lora: LoraConfig = rules.value(table)
+    rank = f"{table}.rank"
+    if not lora.is_on:
+        for name in ("alpha", "targets", "dropout", "export"):
+            unset = getattr(LoraConfig(), name)
+            key = f"{table}.{name}"
+            rules.require(getattr(lora, name) == unset, key, f"{unset!r} without an adapter", rank)
+        return
+    rules.require(
+        not rules.value("policy.freeze"),
+        "policy.freeze",
+        "[] with an adapter: all but the adapter is frozen, policy.lora.targets says where it is",
+        rank,
+    )
 
 
 def _schedule(rules: Rules) -> None:

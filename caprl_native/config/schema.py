@@ -21,6 +21,7 @@ from caprl_native.config.alarms import AlarmsConfig
 from caprl_native.config.data import DataConfig, SftDataConfig, SftEvalConfig
 from caprl_native.config.fields import Lists, Named, OneOf, Table
 from caprl_native.config.flat import FlatConfig
+from caprl_native.config.lora import PARTS, LoraConfig
 from caprl_native.config.models import Dtype, EngineConfig, SamplingConfig
 from caprl_native.config.moved import MOVED
 from caprl_native.config.optimizer import OptimizerStateConfig
@@ -32,8 +33,6 @@ GRPO: Any = {"type": "grpo"}
 PPO: Any = {"type": "ppo"}
 K3: Any = {"type": "k3"}
 TIS: Any = {"tis": {"type": "tis", "level": "token", "cap": 2.0}}
-
-PARTS = ("vision", "projector", "language")  # what policy.freeze may name
 
 
 def _can_be_a_folders(name: str) -> bool:
@@ -217,6 +216,7 @@ class PolicyConfig(OptimizerStateConfig):
     freeze: Annotated[
         list[str], Must(_are_parts, 'some of "vision", "projector", "language", each once')
     ] = Field([], description='Parts that stay fixed: any of "vision", "projector", "language".')
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     activation_checkpointing: bool = Field(
         True, description="Recompute vision blocks and language layers in the backward pass."
     )
@@ -248,6 +248,11 @@ class PolicyConfig(OptimizerStateConfig):
     logprob_chunk: int = Field(
         1024, ge=1, description="Response tokens whose logits exist at a time."
     )
+
+    @property
+    def fixed_parts(self) -> set[str]:
+        """Parts of which nothing changes: frozen, or without a target of an adapter."""
+        return set(PARTS) - self.lora.parts if self.lora.is_on else set(self.freeze)
 
 
 class RolloutConfig(EngineConfig, SamplingConfig):

@@ -140,7 +140,8 @@ class _Tower:
         vision, b = model.vision, BYTES[policy.dtype]
         if not vision.get("hidden_size"):
             return
-        frozen = "vision" in policy.freeze
+        fixed = policy.fixed_parts
+        frozen = "vision" in fixed
         patches = math.ceil(size.features * family.patches_per_feature(model.config))
         width = vision["hidden_size"]
         inner = vision.get("intermediate_size", 4 * width)
@@ -148,7 +149,7 @@ class _Tower:
         if _is_gated(model, family):
             saved += patches * (2 * inner * b + 8 * width)
         read = 1 + len(vision.get("deepstack_visual_indexes") or ())
-        if not (frozen and "projector" in policy.freeze):
+        if not (frozen and "projector" in fixed):
             of_tower = read if frozen else 1  # its outputs, where no block keeps them as its input
             self.projector = float((3 * read + of_tower) * patches * width * b)
         if frozen:

@@ -11,6 +11,7 @@ and a tower whose blocks hold U weights and are h wide:
     2 E per patch                                   its embedding, of E weights
     2 U per patch + 4 h per pair of patches that see each other, in each block
     2 M per patch                                   the projector, M its weights per patch
+    2 N per token or patch                          an adapter, of N numbers in A and B
 
 The backward pass takes as much again for the gradients of inputs, where anything before trains, and
 as much again for those of weights, where they train. Attention's takes twice its forward pass.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from caprl_native.policy.balance import GroupShape
+from caprl_native.policy.lora import is_adapter
 from caprl_native.policy.model import Policy
 from caprl_native.policy.model_size import LINEAR_ATTENTION
 
@@ -44,6 +46,9 @@ class Flops:
     patch_pair: float  # of patches of one frame, in blocks that see all of it
     projected: float  # a patch, in the projector
     trained: frozenset[str]
+    adapted: frozenset[str] = frozenset()  # parts with an adapter, which is trained there
+    adapter_token: float = 0.0  # of the row, in the language model's adapter
+    adapter_patch: float = 0.0
 
     @classmethod
     def of(cls, policy: Policy) -> Flops:
@@ -52,6 +57,7 @@ class Flops:
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         weights = _weights_by_part(policy)
         width, blocks, window, merged = family.vision_attention(config)
+        adapters = _adapters_by_part(policy)
         windowed = len(family.vision_blocks(hf)) - blocks
         linear = (getattr(text, "layer_types", None) or []).count(LINEAR_ATTENTION)
         return cls(
@@ -64,23 +70,45 @@ class Flops:
             patch_pair=4.0 * width * blocks,
             projected=2.0 * weights.get("projector", 0) / merged,
             trained=frozenset(
-                family.part_of(n) for n, p in hf.named_parameters() if p.requires_grad
+                family.part_of(n)
+                for n, p in hf.named_parameters()
+                if p.requires_grad and not is_adapter(n)
             ),
+            adapted=frozenset(adapters),
+            adapter_token=2.0 * adapters.get("language", 0),
+            adapter_patch=2.0 * adapters.get("vision", 0)
+            + 2.0 * adapters.get("projector", 0) / merged,
         )
 
-    def update(self, shape: GroupShape, *, scored: bool = False, reference: bool = False) -> float:
+    def update(
+        self,
+        shape: GroupShape,
+        *,
+        scored: bool = False,
+        reference: bool = False,
+        shared: bool = False,
+    ) -> float:
         """Of a group in an optimizer step, in a pass before it that only scores, and in one of the
-        reference policy."""
+        reference policy; `shared`: that is the policy with its adapter off."""
         pixels, eyes, projector, linear, attention = self.forward(shape)
         more = int(scored) + int(reference)
         vision, projected = "vision" in self.trained, "projector" in self.trained
+        seeing, projecting = "vision" in self.adapted, "projector" in self.adapted
         # A frozen tower's outputs are kept for all passes of a step.
-        seen = (1 + int(scored) if vision else 1) + int(reference)
-        total = pixels * (seen + vision) + eyes * (seen + 2 * vision)
+        seen = 1 + int(scored) if vision or seeing else 1
+        seen += int(reference and (seeing or not shared))
+        total = pixels * (seen + vision) + eyes * (seen + 2 * vision + seeing)
         # The projector's first norm trains with it, so it needs its inputs' gradients, too.
-        total += projector * (1 + (vision or projected) + projected + more)
+        behind = vision or projected or seeing or projecting
+        total += projector * (1 + behind + projected + more)
         total += linear * (2 + ("language" in self.trained) + more)
+        total += self.adapters(shape) * (3 + int(scored))
         return total + attention * (3 + more)
+
+    def adapters(self, shape: GroupShape) -> float:
+        """A forward pass through A and B; the reference policy has none."""
+        tokens = shape.prompt + sum(shape.responses)
+        return self.adapter_token * tokens + self.adapter_patch * shape.patches
 
     def forward(self, shape: GroupShape) -> tuple[float, float, float, float, float]:
         """The embedding of patches; the tower's blocks; the projector; the language model's linear
@@ -105,12 +133,11 @@ class Work:
     tokens: int = 0
 
     @classmethod
-    def of(
-        cls, shapes: Iterable[GroupShape], flops: Flops, *, scored: bool, reference: bool
-    ) -> Work:
+    def of(cls, shapes: Iterable[GroupShape], flops: Flops, **passes: bool) -> Work:
+        """`passes`: as of `Flops.update`."""
         every = list(shapes)
         tokens = sum(shape.prompt + sum(shape.responses) for shape in every)
-        done = (flops.update(shape, scored=scored, reference=reference) for shape in every)
+        done = (flops.update(shape, **passes) for shape in every)
         return cls(sum(done), tokens)
 
 
@@ -122,6 +149,16 @@ def _routed(policy: Policy) -> float:
         for modules in (family.routers(hf), family.experts(hf))
     )
     return routers + experts * family.active_share(policy.config)
+
+
+def _adapters_by_part(policy: Policy) -> Mapping[str, int]:
+    """Numbers in A and B."""
+    found: dict[str, int] = {}
+    for name, parameter in policy.hf.named_parameters():
+        if is_adapter(name):
+            part = policy.family.part_of(name)
+            found[part] = found.get(part, 0) + parameter.numel()
+    return found
 
 
 def _weights(modules: Iterable[nn.Module]) -> int:

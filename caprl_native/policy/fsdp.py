@@ -23,16 +23,20 @@ from caprl_native.distributed.launcher import replicas
 from caprl_native.distributed.world import ParallelDims, from_rank_0, mesh_for
 from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.families import family_of
+from caprl_native.policy.lora import add_adapter, first_values
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> Policy:
+def load_policy(
+    config: PolicyConfig, dims: ParallelDims, *, path: str = "", seed: int = 0
+) -> Policy:
     """The model of `config.path` (or `path`), frozen where asked, sharded over the ranks.
 
     Rank 0 reads the files; the others get their shards from it, so that one full copy exists.
+    `seed`: of the run, for what an adapter begins with.
     """
     path = path or config.path
     full = load_hf(path) if dims.is_main else None
@@ -40,23 +44,35 @@ def load_policy(config: PolicyConfig, dims: ParallelDims, *, path: str = "") -> 
     policy = Policy(load_hf(path, empty=True), family, chunk=config.logprob_chunk)
     if family.experts(policy.hf):
         policy.hf.set_experts_implementation(config.experts)
+    add_adapter(policy, config.lora) if config.lora.is_on else freeze(policy, config.freeze)
     if dims.device.type == "cuda" and config.dtype == "bfloat16":  # as its kernel wants it
         family.attend_in_segments(policy.hf)
     if dims.device.type == "cuda" and config.compile:
         compile_blocks(whole_blocks(policy))
-    freeze(policy, config.freeze)
+    if policy.adapter is not None:
+        for model in (policy.hf, full):
+            hold_frozen(model, policy, DTYPES[config.dtype])
     # Asked of one rank: nodes of different sizes would see different numbers.
     copies = from_rank_0(lambda: replicas(config.replicas, dims.world))
     shard(policy, config, mesh_for(dims, copies))
     policy.to_empty(device=dims.device)
     policy.hf.tie_weights()
-    state = {f"hf.{k}": v for k, v in full.state_dict().items()} if full is not None else {}
+    whole = full.state_dict() | first_values(policy, seed) if full is not None else {}
+    state = {f"hf.{k}": v for k, v in whole.items()}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
     set_model_state_dict(policy, state, options=options)
     _broadcast_buffers(policy.hf, full, dims)
     if config.activation_checkpointing:
         recompute(policy)
     return policy.train()
+
+
+def hold_frozen(model: nn.Module | None, policy: Policy, dtype: torch.dtype) -> None:
+    """Has what an adapter leaves as it is in `dtype`, in a model of the policy's names."""
+    trained = {n for n, p in policy.hf.named_parameters() if p.requires_grad}
+    for name, parameter in model.named_parameters() if model is not None else ():
+        if name not in trained:
+            parameter.data = parameter.data.to(dtype)
 
 
 def whole_blocks(policy: Policy) -> list[nn.Module]:

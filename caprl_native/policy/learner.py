@@ -28,7 +28,8 @@ Pieces = list[tuple[MicroBatch, list[Rollout]]]  # micro-batches with the rollou
 
 @dataclass
 class Learner:
-    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight.
+    """Turns groups into optimizer steps. `reference`: only where the KL term has a weight; the
+    policy itself stands for what it is with its adapter off.
 
     `work`: what the last update took, over all ranks.
     """
@@ -62,6 +63,7 @@ class Learner:
             Flops.of(self.policy),
             scored=self._is_stale(len(mini)),
             reference=self.reference is not None,
+            shared=self.reference is self.policy,
         )
         with self._vision_cached(pieces, plans):
             return self._updates(pieces, plans, step)
@@ -70,7 +72,7 @@ class Learner:
         updates = self.algorithm.updates
         stale = self._is_stale(len(pieces))
         old = [self._score(self.policy, p) if stale else None for p in pieces]
-        reference = [self._score(self.reference, p) if self.reference else None for p in pieces]
+        reference = [self._score_reference(p) for p in pieces]
         found = [
             self._step(
                 piece, self._denominators(plans[u]), old[u], reference[u], step * updates + u
@@ -94,8 +96,8 @@ class Learner:
         media = [sum(counts) for counts in zip(*(p.media for p in plans), strict=True)]
         passes = [sum(counts) for counts in zip(*(p.passes for p in plans), strict=True)]
         again = any(more > once for once, more in zip(media, passes, strict=True))
-        models = {self.policy: len(pieces) > 1 or again}
-        if self.reference:
+        models = {self.policy: len(pieces) > 1 or again or self.reference is self.policy}
+        if self.reference and self.reference is not self.policy:
             models[self.reference] = again
         caching = [model for model, worth in models.items() if worth and model.tower_is_frozen]
         try:
@@ -129,6 +131,15 @@ class Learner:
             logprobs = model(batch, self.temperature).logprobs
             tables.append(batch.table(logprobs))
         return tables
+
+    def _score_reference(self, batches: Pieces) -> list[Tensor] | None:
+        adapter = self.policy.adapter
+        if self.reference is None:
+            return None
+        if self.reference is not self.policy or adapter is None:
+            return self._score(self.reference, batches)
+        with adapter.off():
+            return self._score(self.policy, batches)
 
     def _step(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from caprl_native.policy.model_check import ModelError, read_config
 from caprl_native.policy.packing import PROMPT, MicroBatch
 from caprl_native.policy.vision_cache import States, joined, recorded, replayed
 
+if TYPE_CHECKING:
+    from caprl_native.policy.lora import Adapter
+
 
 class Policy(nn.Module):
     """Wraps the Hugging Face model `hf`; its forward gives the log-probs of the scored tokens.
@@ -29,6 +32,7 @@ class Policy(nn.Module):
     def __init__(self, hf: Any, family: Family, *, chunk: int = 1024) -> None:
         super().__init__()
         self.hf, self.family, self.chunk = hf, family, chunk
+        self.adapter: Adapter | None = None  # see `add_adapter`
         hf.config.get_text_config()._attn_implementation = attention.NAME
         family.adapt(hf)
         self._vision_cache: dict[int, States] = {}  # by a prompt's id(); 0: of the dummy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Numbers of parameters by tensor name, and the model's config."""
+    """Numbers of parameters by tensor name, the model's config, and the tensors' shapes."""
 
     parameters: dict[str, int]
     config: dict[str, Any]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -108,5 +109,7 @@ def read_model_size(path: str | Path) -> ModelSize | None:
     if not os.path.isfile(folder / "config.json"):
         return None
     config = read_config(folder)
-    parameters = {name: entry.elements for name, entry in tensors(folder).items()}
-    return ModelSize(parameters, config) if parameters else None
+    found = tensors(folder)
+    parameters = {name: entry.elements for name, entry in found.items()}
+    shapes = {name: entry.shape for name, entry in found.items()}
+    return ModelSize(parameters, config, shapes) if parameters else None

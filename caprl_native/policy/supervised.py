@@ -69,6 +69,9 @@ class SupervisedLearner:
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             reduce_gradients(self.policy, last, once=self.config.reduce_once)
+            if self.policy.adapter is not None:
+                place = (step, i, self.dims.rank)
+                self.policy.adapter.draw_from(*place, device=self.dims.device)
             totals += self._backward(batch.to(self.dims.device), counts)
         squared = squared_norms(self.policy).double().cpu()
         summed = sum_over_ranks(torch.cat([totals, squared]))

@@ -1,4 +1,4 @@
-"""Makes vLLM's CPU build pack experts when they are loaded again."""
+"""Makes vLLM's CPU build pack experts when they are loaded again, or beside an adapter."""
 
 from __future__ import annotations
 
@@ -35,3 +35,30 @@ def packed_again() -> Iterator[None]:
         yield
     finally:
         Method._setup_kernel = original
+
+
+@contextmanager
+def plain_experts() -> Iterator[None]:
+    """Within it an engine with an adapter elsewhere may start; does nothing where there is a GPU.
+
+    vLLM 0.32 gives experts its Triton kernel as soon as any layer may have an adapter, which a CPU
+    has not: "module 'triton.language' has no attribute 'bfloat16'". Experts never get one here.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+        UnquantizedFusedMoEMethod as Method,
+    )
+
+    original = Method.__init__
+
+    def init(self: Any, moe: Any) -> None:
+        moe.is_lora_enabled = False
+        original(self, moe)
+
+    Method.__init__ = init
+    try:
+        yield
+    finally:
+        Method.__init__ = original

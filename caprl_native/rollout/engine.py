@@ -19,7 +19,8 @@ from torch import Tensor
 
 from caprl_native.config.models import EngineConfig, SamplingConfig
 from caprl_native.policy.model_check import ModelError, has_linear_layers
-from caprl_native.rollout.cpu_experts import packed_again
+from caprl_native.rollout.adapter import AdapterRoom, request, take
+from caprl_native.rollout.cpu_experts import packed_again, plain_experts
 from caprl_native.rollout.sleeping import SLEEPERS, TAGS
 from caprl_native.text.thoughts import CLOSES, OPENS, thought_span
 
@@ -41,6 +42,7 @@ class EngineSettings:
     seed: int = 0
     mm_processor_kwargs: dict[str, Any] | None = None
     media_per_prompt: int = 0
+    adapter: AdapterRoom | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Engine:
         with (
             _own_shared_memory() if shares_memory else nullcontext(),
             SLEEPERS.starting() if self.sleeps else nullcontext(),
+            plain_experts() if settings.adapter else nullcontext(),
         ):
             self.llm = LLM(
                 model=settings.path,
@@ -175,7 +178,9 @@ class Engine:
                 use_tqdm_on_load=False,
                 **memory,
                 **(multimodal if media else {}),
+                **(settings.adapter.options(settings.path) if settings.adapter else {}),
             )
+        self._lora_request = request() if settings.adapter else None
         if self.sleeps:
             SLEEPERS.add(self.llm)
         torch.set_num_threads(threads)
@@ -237,7 +242,7 @@ class Engine:
         if self.sleeps:
             SLEEPERS.require_awake()
         name = next(self._names)
-        self.llm.llm_engine.add_request(name, rendered, params)
+        self.llm.llm_engine.add_request(name, rendered, params, lora_request=self._lora_request)
         self._left[name] = sampling.n
         return name
 
@@ -299,6 +304,12 @@ class Engine:
                 "reload_weights",
                 kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
             )
+        self.reset_caches()
+
+    def load_adapter(self, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Takes an adapter in peft's form, with which all requests are answered from here on, and
+        forgets all that the last one computed."""
+        self.llm.collective_rpc(take, args=(settings, tensors))
         self.reset_caches()
 
     def reset_caches(self) -> None:

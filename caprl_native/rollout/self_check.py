@@ -10,10 +10,13 @@ from PIL import Image
 
 from caprl_native.config.schema import Config
 from caprl_native.data.media import DecodedImage
+from caprl_native.policy.lora import probing
 from caprl_native.policy.model import Policy
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs
+from caprl_native.rollout.adapter import AdapterRoom
 from caprl_native.rollout.engine import Engine, EngineSettings, Sampling
+from caprl_native.rollout.weight_sync import sync
 from caprl_native.types import MediaRef, Sample
 
 log = logging.getLogger(__name__)
@@ -40,8 +43,18 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
             seed=config.run.seed,
             mm_processor_kwargs=processor_kwargs(config.policy.path, config.media),
             media_per_prompt=config.media.max_per_prompt,
+            adapter=adapter_room(policy),
         )
     )
+
+
+def adapter_room(policy: Policy) -> AdapterRoom | None:
+    """The room that an engine needs for the policy's adapter, where it has one."""
+    if policy.adapter is None:
+        return None
+    names = policy.adapter.layers
+    parts = {policy.family.part_of(f"{name}.weight") for name in names}
+    return AdapterRoom(policy.adapter.config.rank, tuple(names), parts != {"language"})
 
 
 def probe(prepare: PromptBuilder) -> Prompt:
@@ -96,6 +109,11 @@ def measure(policy: Policy, engine: Engine, prepare: PromptBuilder) -> float:
     Raises:
         WeightsDiffer: the engine was prompted with other tokens.
     """
+    return _compared(policy, engine, prepare)[0]
+
+
+def _compared(policy: Policy, engine: Engine, prepare: PromptBuilder) -> tuple[float, float]:
+    """The gap, and how far an adapter moves the trainer's log-probs (0 without one)."""
     prompt = probe(prepare)
     sampling = Sampling(max_tokens=PROBE_TOKENS, banned=tuple(policy.banned), ignore_end=True)
     (out,) = engine.generate([prompt.for_engine()], sampling, seeds=[0])
@@ -107,5 +125,44 @@ def measure(policy: Policy, engine: Engine, prepare: PromptBuilder) -> float:
     written = out.completions[0]
     device = next(policy.parameters()).device
     batch = collate([PackedRow(prompt, [written.token_ids], [0])], policy.positions).to(device)
-    logprobs = policy(batch).logprobs
-    return (logprobs.cpu() - torch.tensor(written.logprobs)).abs().mean().item()
+    logprobs = policy(batch).logprobs.cpu()
+    gap = (logprobs - torch.tensor(written.logprobs)).abs().mean().item()
+    if policy.adapter is None:
+        return gap, 0.0
+    with policy.adapter.off():
+        return gap, (policy(batch).logprobs.cpu() - logprobs).abs().mean().item()
+
+
+def first_sync(policy: Policy, engine: Engine, prepare: PromptBuilder, alarm: float) -> float:
+    """Gives the engine the weights at a run's start, and compares the two (a collective); the gap.
+
+    Raises:
+        WeightsDiffer: as `compare` and `compare_adapters` do.
+    """
+    if policy.adapter is not None:
+        compare_adapters(policy, engine, prepare, alarm=alarm)
+    sync(policy, engine, everything=True)
+    return compare(policy, engine, prepare, alarm=alarm)
+
+
+@torch.no_grad()
+def compare_adapters(
+    policy: Policy, engine: Engine, prepare: PromptBuilder, *, alarm: float, stop: float = STOP
+) -> float:
+    """`compare` with noise for an adapter (see `probing`), which the engine then no longer has: it
+    is to be given the policy's own.
+
+    Raises:
+        WeightsDiffer: as `judge` does; or the engine is as far from the trainer as the trainer
+            would be without its adapter.
+    """
+    with probing(policy):
+        sync(policy, engine, everything=True)
+        gap, moved = _compared(policy, engine, prepare)
+    if gap > moved / 2:
+        raise WeightsDiffer(
+            f"with a trial adapter trainer and engine differ by {gap:.4f} nats per token on a "
+            f"probe image, and the adapter itself makes {moved:.4f}: the engine does not apply it"
+        )
+    judge(gap, alarm, stop)
+    return gap

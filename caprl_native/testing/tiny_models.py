@@ -387,5 +387,5 @@ def write_tiny_language(
         else:
             model = Qwen2ForCausalLM(Qwen2Config(**given))
     tokenizer.save_pretrained(path)
-    _finish(model, path, tokenizer.get_vocab())
+    finish(model, path, tokenizer.get_vocab())
     return path

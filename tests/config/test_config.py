@@ -29,7 +29,7 @@ from tests.config.conftest import MINIMAL
 FOLDER = Path(__file__).parents[2] / "train_configs"
 OTHERS = ("caption.toml", "curate", "prism", "s2d.toml", "pretrain.toml")
 RECIPES = sorted(f for f in FOLDER.glob("*.toml") if not f.name.startswith(OTHERS))
-OVERLAYS = {"one_80gb_2b.toml", "four_80gb_4b.toml", "paper.toml"}
+OVERLAYS = {"one_80gb_2b.toml", "four_80gb_4b.toml", "paper.toml", "lora.toml"}
 BASES = {"published.toml"}
 
 

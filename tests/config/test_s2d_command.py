@@ -108,3 +108,15 @@ def test_a_child_gets_its_parents_signals_and_dies_with_it(number):
     while (state := Path(f"/proc/{pid}/stat")).exists() and "Z" not in state.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_stage_ends_with_a_whole_model(config, tmp_path):
+    file = tmp_path / "image.toml"
+    file.write_text(file.read_text() + "\n[policy.lora]\nrank = 4\n")
+    s2d.stages(config)
+    config.video.start = "50"
+    with pytest.raises(ConfigError, match='video.start = .50.: expected "last"'):
+        s2d.stages(config)
+    file.write_text(file.read_text() + 'export = "adapter"\n')
+    with pytest.raises(ConfigError, match="stage 1: policy.lora.export: expected .merged"):
+        s2d.stages(config)

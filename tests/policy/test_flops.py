@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from caprl_native.config.lora import LoraConfig
 from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.observe.rates import PEAKS, rates
 from caprl_native.policy.flops import Flops, Work
@@ -43,19 +44,25 @@ ATTENTION = {
 }
 
 
-def counted(path: Path, dims, kl: float, freeze: list[str], updates: int) -> tuple[float, float]:
+def counted(
+    path: Path, dims, kl: float, freeze: list[str], updates: int, lora: LoraConfig | None = None
+) -> tuple[float, float]:
     """What torch counts in an update, without the head's second computation; and the formula."""
     config = PolicyConfig(
-        path=str(path), dtype="float32", freeze=freeze, activation_checkpointing=False
+        path=str(path),
+        dtype="float32",
+        freeze=freeze,
+        activation_checkpointing=False,
+        lora=lora or LoraConfig(),
     )
     policy = load_policy(config, dims)
-    everything = config.replace(freeze=["vision", "projector", "language"])
+    everything = config.replace(freeze=["vision", "projector", "language"], lora=LoraConfig())
     longest = max(len(prompt(path, kind)) for kind in KINDS) + N * LENGTH
     config = config.replace(micro_batch_tokens=longest + 1)  # one group each: no padding
     algorithm = AlgorithmConfig(updates=updates, kl={"type": "k3", "weight": kl})
     learner = Learner(
         policy=policy,
-        reference=load_policy(everything, dims) if kl else None,
+        reference=None if not kl else policy if lora else load_policy(everything, dims),
         optimizer=build_optimizer(policy, config),
         config=config,
         algorithm=algorithm,
@@ -82,6 +89,23 @@ CASES = {
     "vision alone": (0.0, ["projector", "language"], 1),
     "reference, two updates": (0.1, [], 2),
 }
+
+
+ADAPTERS = {
+    "language": (0.0, [], 1, LoraConfig(rank=8)),
+    "all, the policy its own reference": (
+        0.1,
+        [],
+        2,
+        LoraConfig(rank=4, targets=["vision", "projector", "language"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_adapters_are_counted_and_no_gradients_of_frozen_weights(tiny_policy, dims, case):
+    ran, formula = counted(tiny_policy, dims, *ADAPTERS[case])
+    assert formula == pytest.approx(ran, rel=0.03)
 
 
 @pytest.mark.parametrize("case", CASES)

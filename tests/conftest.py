@@ -39,7 +39,7 @@ HEAVY = [
     "update",
     "activation_size",
     "engine",
-    "adapters",
+    "adapter_engine",
     "prism_engines",
     "demo_models",
     "loader",

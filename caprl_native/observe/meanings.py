@@ -115,6 +115,7 @@ _MEANINGS = {
     "data/failed_rewards": Meaning("Captions without a reward.", "sum", {"show": "failed"}),
     "data/skipped": Meaning("Prompts that could not be used.", "sum"),
     "data/reduced": Meaning("Prompts whose media were reduced until they fitted.", "sum"),
+    "data/cut": Meaning("Conversations that were cut to data.max_tokens.", "sum"),
     "data/dropped_questions": Meaning("Questions left out of the data at the start.", "sum"),
     "data/dropped_records": Meaning("Records left out of the data at the start.", "sum"),
     "data/texts_left": Meaning("Captions that later prompts are made of.", "sum"),
@@ -123,8 +124,13 @@ _MEANINGS = {
     "perf/step_s": Meaning("Seconds that the step took.", _STEP),
     "perf/tflops_per_gpu": Meaning("TFLOP/s of the update.", "per rank"),
     "perf/train_tokens_per_s_per_gpu": Meaning("Tokens of the update per second.", "per rank"),
+    "perf/padding": Meaning("Share of the update's positions that are padding.", "per rank"),
+    "perf/sync_mib": Meaning("MiB of weights that the engine got.", "of the first rank"),
     "perf/mfu": Meaning("Share of the GPU's peak that the update uses.", "per rank"),
     "time/PHASE": Meaning("Seconds of the step spent in {PHASE}.", "of the first rank"),
+    "eval/loss": Meaning("Held out: the loss.", "mean over target tokens"),
+    "eval/accuracy": Meaning("Held out: target tokens held likeliest.", "mean over target tokens"),
+    "eval/tokens": Meaning("Held out: target tokens.", "sum"),
     "eval/time_s": Meaning("Seconds that the evaluation took.", "of the first rank"),
 }  # the first that fits a name counts: those with a placeholder stand after those without
 _HOLES = {"TERM": r"(?P<TERM>[^/]+)", "PART": r"(?P<NAME>.+)", "NAME": r"(?P<NAME>.+)"}

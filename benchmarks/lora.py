@@ -7,7 +7,7 @@ Curves: the demo's models and world, the same seeds with and without an adapter.
 finished are not run again; `--runs`: at most so many more in this call, and the table is of those
 that are there.
 
-Sync: a random model of 57 million parameters, made in FOLDER, on one rank. An adapter after a first
+Sync: a random model of 50 million parameters, made in FOLDER, on one rank. An adapter after a first
 step (B of plus or minus the learning rate, as AdamW makes it) goes to an engine by itself, and
 merged into whole weights; bytes, seconds, and how many weights the merge changes at all.
 """

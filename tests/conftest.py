@@ -64,6 +64,7 @@ HEAVY = [
     "reward_run",
     "curate_engine",
     "curate_killed",
+    "site",
     "additions",
     "sleeping",
     "balance_ranks",

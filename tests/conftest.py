@@ -65,6 +65,7 @@ HEAVY = [
     "curate_engine",
     "curate_killed",
     "site",
+    "push",
     "additions",
     "sleeping",
     "balance_ranks",

@@ -1,8 +1,8 @@
 """What `make docs` adds to docs/: a hook of mkdocs, named in mkdocs.yml.
 
-Some pages lie elsewhere in the repository (README.md is the first page), and pages link to its files
-and folders. On the site the former are pages like the others, and the latter are under files/ as
-they are, a folder as the list of what is in it.
+Some pages lie elsewhere in the repository (README.md is the first page), and pages link to its
+files and folders. On the site the former are pages like the others, and the latter are under files/
+as they are, a folder as the list of what is in it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, name in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / page).read_text("utf-8")))
     linked = {path for file in files.documentation_pages() for path in _linked(file)}
-    for path in sorted(linked):
-        files.append(_generated(config, path))
-    for path in sorted({p for path in linked if path.is_dir() for p in _inside(path)} - linked):
+    inside = {file for folder in linked if folder.is_dir() for file in _inside(folder)}
+    for path in sorted(linked | inside):
         files.append(_generated(config, path))
     return files
 

@@ -65,6 +65,7 @@ HEAVY = [
     "curate_engine",
     "curate_killed",
     "site",
+    "tutorial",
     "push",
     "additions",
     "sleeping",

@@ -5,7 +5,7 @@
 # make bench        benchmarks of this machine, into benchmarks/
 # make lint         ruff: rules and format
 # make types        mypy over the package
-# make docs         the documentation as a site, into site/ (open site/index.html)
+# make docs         the documentation as a site, into site/ (its search needs a server: python -m http.server -d site)
 # make setup        only the environment; every other target does this first
 #
 # PYTHON=python3.12   the interpreter that .venv is made with (3.11 or later)

@@ -64,7 +64,7 @@ def parsed(command: Command) -> None:
 
 PARSED = ("caprl_native.train", "caprl_native.s2d", "eval.prism", "tools/eval_prism.py")
 PARSED += ("tools/caption.py", "tools/curate_qa.py")
-SCRIPTS = [c for c in COMMANDS if c.program.endswith(".py") and c.program not in PARSED]
+HELPED = [c for c in COMMANDS if c.program not in PARSED and re.search(r"\.\w", c.program)]
 
 
 def shown(commands: list[Command]) -> list[object]:
@@ -79,16 +79,19 @@ def test_the_program_takes_the_command_line(
     parsed(command)
 
 
-@pytest.mark.parametrize("program", sorted({c.program for c in SCRIPTS}))
-def test_a_scripts_help_has_every_option(
+@pytest.mark.parametrize("program", sorted({c.program for c in HELPED}))
+def test_a_programs_help_has_every_option(
     program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program, "--help"])
     monkeypatch.syspath_prepend(str((ROOT / program).parent))  # as python itself has it
     with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / program), run_name="__main__")
+        if program.endswith(".py"):
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__")
     known = set(re.findall(r"--[\w.-]*\w", capsys.readouterr().out))
-    for command in (c for c in SCRIPTS if c.program == program):
+    for command in (c for c in HELPED if c.program == program):
         given = {word.partition("=")[0] for word in command.arguments if word.startswith("--")}
         assert given <= known, command
 

@@ -10,9 +10,9 @@ ARG USER_ID=10001
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 
-# make and git for the Makefile's targets; a compiler for the kernels that are made at run time.
+# make and git for the Makefile's targets, a compiler for the kernels that are made at run time, libnuma for vLLM on CPUs.
 RUN apt-get update \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends build-essential git make \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends build-essential git libnuma1 make \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid ${USER_ID} caprl && mkdir /app && chown caprl:caprl /app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def run(command: Command, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What all commands that need no GPU leave, run in the tutorial's order."""
     folder = tmp_path_factory.mktemp("tutorial") / "made"
     for command in commands(ROOT / "docs" / "tutorial.md"):

@@ -5,6 +5,7 @@
 # make bench        benchmarks of this machine, into benchmarks/
 # make lint         ruff: rules and format
 # make types        mypy over the package
+# make docs         the documentation as a site, into site/ (its search needs a server: python -m http.server -d site)
 # make setup        only the environment; every other target does this first
 #
 # PYTHON=python3.12   the interpreter that .venv is made with (3.11 or later)
@@ -16,7 +17,7 @@ SET ?=
 ARGS ?=
 RUN = .venv/bin/python
 
-.PHONY: help setup demo test test-fast demo-models bench lint types
+.PHONY: help setup demo test test-fast demo-models bench lint types docs
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,3 +47,6 @@ lint: setup
 
 types: setup
 	$(RUN) -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)

@@ -17,12 +17,9 @@ from caprl_native.config.schema import Config, SftConfig
 from caprl_native.curation.config import CurationConfig
 from caprl_native.rewards.service.config import ServiceConfig
 from eval.config import PrismConfig
+from tests.document_commands import DOCUMENTS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-]
 PACKAGES = [ROOT, ROOT / "caprl_native", ROOT / "eval"]
 FOLDERS = {p.name for root in PACKAGES for p in root.iterdir() if p.is_dir()} - {"outputs"}
 # Settings whose table's type decides on them; CapRL++'s own; names that only look like settings.

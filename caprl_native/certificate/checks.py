@@ -108,12 +108,13 @@ def export_loads(subject: Subject, case: Case) -> Iterator[Row]:
     """The moved weights, written as a directory and loaded by a fresh engine: it agrees with the
     trainer, and to the last bit with the engine that they were sent to."""
     synced = subject.written[f"{case.name}, moved"]
-    if subject.engine.settings.path == subject.path:
+    if not subject.exported:
         with tempfile.TemporaryDirectory(prefix="certificate-") as folder:
             target = Path(folder) / "export"
             subject.export(target)
             check_export(target, subject.path, subject.media)
             subject.restart(target)
+        subject.exported = True
     fresh = subject.write(case)
     bound = ENGINE_BOUND[subject.engine.settings.dtype]
     yield _row("export", case, "trainer, fresh engine", _gap(subject, case, fresh), bound)

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from caprl_native.config.cli import ConfigError, exit_with_error, parse_cli
-from caprl_native.config.fields import Table
 from caprl_native.config.models import EngineConfig
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.schema import Config
 
 _USAGE = """\
 usage: python -m caprl_native.check --policy DIR [--media FILE ...] [--table.key value ...]
@@ -29,14 +28,19 @@ check and case. Exit codes: 0 where all rows pass, 1 where one fails, 2 for what
 """
 
 
-class CheckConfig(Table):
-    """What media become, and the engine; as in a training run."""
+class CheckEngineConfig(EngineConfig):
+    """The engine of a certificate."""
 
-    plugins: list[str] = Field([], description="Modules or Python files that add types.")
-    media: MediaConfig = Field(MediaConfig(), description="What becomes of media.")
-    engine: EngineConfig = Field(
-        EngineConfig(max_model_len=8192, max_num_seqs=16, gpu_memory_utilization=0.5),
-        description="The engine.",
+    gpu_memory_utilization: float = Field(
+        0.5, gt=0, le=1, description="Share of the GPU's memory; the trainer's copy stands beside."
+    )
+
+
+class CheckConfig(Config):
+    """A training run's settings, of which `media` and `plugins` count, and the engine's."""
+
+    engine: CheckEngineConfig = Field(
+        CheckEngineConfig(), description="The engine of a certificate."
     )
 
 

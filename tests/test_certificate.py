@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from caprl_native.certificate.checks import CHECKS, certify, run
 from caprl_native.certificate.subject import Subject, built, start_engine
@@ -163,12 +162,19 @@ def test_an_export_with_one_wrong_number_fails(subject, monkeypatch):
     rows = rows_of("export", subject)
     bits = [row for row in rows if row.what == "synced, fresh engine: bits"]
     assert len(bits) == len(CASES) and not any(row.passed for row in bits)
-    print(table(rows))
 
 
-@pytest.mark.parametrize("family", WRITERS)
+def test_a_whole_export_passes(subject, monkeypatch):
+    monkeypatch.setattr(subject, "exported", False)
+    rows = rows_of("export", subject)
+    assert len(rows) == 2 * len(CASES) and all(row.passed for row in rows), table(rows)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in WRITERS if name != "internvl"]
+)  # which has passed above
 def test_every_family_passes(family, tmp_path, dims):
-    torch.manual_seed(0)
+    """All but InternVL, which has passed above, check by check."""
     subject = loaded(family, tmp_path, dims)
     rows = certify(subject)
     subject.close()

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from caprl_native.certificate.table import Row, table
-from caprl_native.check import main
+from caprl_native.check import CheckConfig, main
+from caprl_native.config.cli import parse_cli
 from caprl_native.testing.media_files import write_png
 from tests.ranks import ROOT
 
@@ -45,6 +46,14 @@ def test_nothing_is_loaded_for_a_medium_that_cannot_be_decoded(tiny_policy, tmp_
         main(["--policy", str(tiny_policy), "--media", str(broken)])
     assert end.value.code == 2
     assert "a.png" in capsys.readouterr().err
+
+
+def test_a_runs_config_says_what_becomes_of_media():
+    args = parse_cli(
+        CheckConfig, ["--config", "caprl_internvl.toml", "--media.tiles_max", "6"], "", False
+    )
+    assert args.config.media.image_min_pixels == 1 and args.config.media.tiles_max == 6
+    assert args.config.engine.gpu_memory_utilization == 0.5
 
 
 def test_without_a_directory_there_is_nothing_to_do(capsys):

@@ -24,7 +24,8 @@ from caprl_native.rollout.engine import Generated
 
 Check = Callable[[Subject, Case], Iterator[Row]]
 
-PIXEL_BOUND = 1e-5  # of normalised pixels: the order of a float32 product
+# Of normalised pixels: the order of a float32 product; what an engine rounds its own to.
+PIXEL_BOUND = {"float32": 1e-5, "bfloat16": 0.02}
 # Nats. Against transformers the largest of a few dozen tokens, against the engine their mean.
 LOGPROB_BOUND = {"float32": 1e-4, "bfloat16": 0.1}
 ENGINE_BOUND = {"float32": 1e-4, "bfloat16": 0.01}
@@ -52,11 +53,12 @@ def pixels(subject: Subject, case: Case) -> Iterator[Row]:
     ours = [one.cpu().flatten() for one in subject.policy.family.tower_input(media)]
     engine = _engine_pixels(subject, case)
     gap = max(_pixel_gap(a, b) for a, b in zip(ours, engine, strict=True))
-    yield _row("pixels", case, "trainer, engine", gap, PIXEL_BOUND)
+    yield _row("pixels", case, "trainer, engine", gap, PIXEL_BOUND[subject.engine.settings.dtype])
     theirs = [t.flatten() for t in _reference(subject, case).pixels.values()]
     # It may have videos after images, and pads a batch with zeros.
     both = [(t := torch.cat(of))[t != 0].sort().values for of in (ours, theirs)]
-    yield _row("pixels", case, "trainer, transformers", _pixel_gap(*both), PIXEL_BOUND)
+    gap = _pixel_gap(*both)
+    yield _row("pixels", case, "trainer, transformers", gap, PIXEL_BOUND["float32"])
 
 
 def positions(subject: Subject, case: Case) -> Iterator[Row]:
@@ -108,12 +110,13 @@ def export_loads(subject: Subject, case: Case) -> Iterator[Row]:
     """The moved weights, written as a directory and loaded by a fresh engine: it agrees with the
     trainer, and to the last bit with the engine that they were sent to."""
     synced = subject.written[f"{case.name}, moved"]
-    if subject.engine.settings.path == subject.path:
+    if not subject.exported:
         with tempfile.TemporaryDirectory(prefix="certificate-") as folder:
             target = Path(folder) / "export"
             subject.export(target)
             check_export(target, subject.path, subject.media)
             subject.restart(target)
+        subject.exported = True
     fresh = subject.write(case)
     bound = ENGINE_BOUND[subject.engine.settings.dtype]
     yield _row("export", case, "trainer, fresh engine", _gap(subject, case, fresh), bound)
@@ -212,14 +215,28 @@ def _engine_pixels(subject: Subject, case: Case) -> list[Tensor]:
     found = []
     for one in case.decoded:
         item = next(by_kind["image" if isinstance(one, DecodedImage) else "video"])
-        found.append(next(item[name].data.flatten() for name in PIXELS if name in item))
+        found.append(next(_normalised(subject, item[n].data) for n in PIXELS if n in item))
+    return [pixels.cpu().flatten() for pixels in found]
+
+
+def _normalised(subject: Subject, pixels: Tensor) -> Tensor:
+    """As the engine's model would do it, where its processor leaves pixels from 0 to 255."""
+    if pixels.dtype != torch.uint8:
+        return pixels
+    modules = _engine_model(subject).modules()
+    norm = next(m for m in modules if type(m).__name__ == "FusedMMInputNorm")
+    found: Tensor = norm.forward_native(pixels.to(norm.weight.device), torch.float32)
     return found
+
+
+def _engine_model(subject: Subject) -> Any:
+    worker = subject.engine.llm.llm_engine.model_executor.driver_worker.worker
+    return worker.model_runner.get_model()
 
 
 def _engines(subject: Subject, case: Case) -> Tensor:
     """The positions that the engine gives the prompt's tokens, `[axes, P]`."""
-    runner = subject.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
-    model = type(runner.get_model())
+    model = type(_engine_model(subject))
     original, seen = model.get_mrope_input_positions, []
 
     def spy(*args: Any, **kwargs: Any) -> Any:

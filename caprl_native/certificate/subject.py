@@ -49,6 +49,7 @@ class Subject:
     config: EngineConfig
     written: dict[str, Generated] = field(default_factory=dict)  # before weights moved
     moved: bool = False
+    exported: bool = False  # and the engine is one of the export
     strength: float = MOVED
 
     @classmethod

@@ -155,7 +155,7 @@ def write_qwen3_5(path: Path, seed: int = 0) -> Path:
     vocab = tokenizer.get_vocab()
     text = _text(vocab) | dict(
         num_hidden_layers=4, linear_num_key_heads=2, linear_num_value_heads=4,
-        linear_key_head_dim=32, linear_value_head_dim=32,
+        linear_key_head_dim=128, linear_value_head_dim=128,  # vLLM for CPUs knows no 32
         rope_parameters={
             "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
             "mrope_section": [4, 4, 4], "mrope_interleaved": True,

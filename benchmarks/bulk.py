@@ -27,8 +27,8 @@ from typing import Any
 import torch.distributed as dist
 from common import MODEL, alternated, summary
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.data.listing import Entry
 from caprl_native.data.media import decode
 from caprl_native.inference.engine_model import EngineModel

@@ -28,7 +28,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 from launch import torchrun  # noqa: E402
 
-from caprl_native.config.schema import MediaConfig  # noqa: E402
+from caprl_native.config.media import MediaConfig  # noqa: E402
 from caprl_native.policy.prompt import Prompt, PromptBuilder  # noqa: E402
 from caprl_native.testing.samples import noise_image, noise_video  # noqa: E402
 from caprl_native.types import Group, MediaRef, Rollout, Sample  # noqa: E402

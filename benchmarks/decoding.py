@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data import decode_worker
 from caprl_native.data.media import DecodedVideo, decode
 from caprl_native.testing.media_files import write_noise

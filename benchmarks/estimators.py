@@ -25,8 +25,9 @@ import numpy as np
 from common import ROOT, machine, summary
 from tqdm import tqdm
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import EngineConfig, ReaderConfig
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.loader import LoadedSample, eval_batches
 from caprl_native.data.records import read_records
 from caprl_native.distributed.world import init_distributed

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.policy.families import family_of
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError, read_config

@@ -10,8 +10,9 @@ from pydantic import Field, create_model
 from caprl_native.bounds import UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig, ModelConfig
-from caprl_native.config.schema import MediaConfig, Program
+from caprl_native.config.schema import Program
 from caprl_native.inference.model_problem import model_problem
 from eval.benchmarks import benchmarks
 from eval.report.published import comparison_problem

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedVideo, decode
 from caprl_native.data.timeline import Timeline
 from caprl_native.data.video_file import OutOfStep, VideoFile

@@ -11,8 +11,9 @@ from caprl_native.bounds import Temperature, UserPath
 from caprl_native.config.cli import ConfigError, Origins
 from caprl_native.config.fields import Table
 from caprl_native.config.jobs import InputConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig
-from caprl_native.config.schema import MediaConfig, Program
+from caprl_native.config.schema import Program
 from caprl_native.inference.model_problem import model_problem
 
 Format = Literal["jsonl", "json", "parquet", "llava", "openai"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from caprl_native.certificate.cases import Case, Media
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage
 from caprl_native.policy.families import Family
 

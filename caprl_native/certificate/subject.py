@@ -16,8 +16,9 @@ from torch import Tensor
 
 from caprl_native.certificate.cases import Case, cases
 from caprl_native.certificate.reference import Reference, reference
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import EngineConfig
-from caprl_native.config.schema import MediaConfig, PolicyConfig
+from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.export import export
 from caprl_native.policy.families import Family, Prompt, family_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.curation.config import SolverConfig
 from caprl_native.curation.identity import media_key, seeing_identity
 from caprl_native.curation.prompts import VERSION, solver_messages

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import VisionModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.identity import media_identity, media_settings, model_identity
 from caprl_native.inference.store import key_of
 from caprl_native.types import MediaRef

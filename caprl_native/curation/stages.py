@@ -17,8 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import VisionModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.curation import files, rows, rule
 from caprl_native.curation.answer import QUESTIONS, Answer
 from caprl_native.curation.config import CurationConfig, solvers, stages

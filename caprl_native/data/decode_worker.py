@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.images import read_image
 from caprl_native.data.sizes import Unusable, fit_for_processors
 from caprl_native.data.sources import open_medium

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.decode_worker import LENGTH, READY, Answer
 from caprl_native.types import MediaRef
 

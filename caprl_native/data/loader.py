@@ -23,7 +23,8 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from caprl_native.config.history import HistoryConfig
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.carried import (
     Entry,
     History,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.decoders import DecodeFailed, run_decoder
 from caprl_native.data.sizes import fit
 from caprl_native.data.timeline import sample_frames

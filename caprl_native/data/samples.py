@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, get_worker_info
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.carried import Texts, filled
 from caprl_native.data.fields import DataError
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode, longest

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.sizes import Unusable
 from caprl_native.types import MediaRef
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.images import read_image
 from caprl_native.data.sizes import MAX_IMAGE_PIXELS, Unusable, check_size, fit_for_processors
 from caprl_native.data.sources import open_medium, open_regular

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.models import Model
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import ModelConfig, VisionModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.data.media import DecodedImage, decode
 from caprl_native.inference.endpoint_pool import Connections, servers_of
 from caprl_native.inference.models import (

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig, ModelConfig, VisionModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import decode
 from caprl_native.inference.ahead import Ahead, Ready

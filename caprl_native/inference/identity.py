@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import ModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.endpoint import urls
 from caprl_native.inference.store import fingerprint
 from caprl_native.redact import without_userinfo

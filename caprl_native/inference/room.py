@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import ModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.build import build_model, replies_at_once
 from caprl_native.inference.models import Model
 

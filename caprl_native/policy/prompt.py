@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import Family, Prompt, family_of

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.prompt import Prompt, PromptBuilder
 from caprl_native.types import Group, MediaRef, Rollout, Sample

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from caprl_native.config.history import HistoryConfig
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.carried import Entry, History
 from caprl_native.data.loader import LoadedSample, Loader, build_loader, eval_batches
 from caprl_native.data.picks import left_by

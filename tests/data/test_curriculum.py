@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.curriculum import Schedule
 from caprl_native.data.loader import Loader, build_loader
 from caprl_native.data.records import DataError, read_records

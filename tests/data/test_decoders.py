@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.decoders import close_decoders
 from caprl_native.data.media import DecodedImage, MediaError, decode
 from caprl_native.testing.media_files import write_mp4, write_noise, write_png
@@ -198,7 +198,7 @@ def test_threads_have_a_decoder_each_and_these_are_kept(tmp_path):
 
 PROGRAM = """
 import sys, time
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import decode
 from caprl_native.types import MediaRef, Sample
 

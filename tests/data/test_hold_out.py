@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.hold_out import hold_out
 from caprl_native.data.loader import build_loader
 from caprl_native.data.question_columns import QuestionColumns

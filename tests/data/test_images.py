@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import MediaError, decode
 from caprl_native.data.sizes import fit_for_processors
 from caprl_native.policy.families import FAMILIES

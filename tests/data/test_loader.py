@@ -10,7 +10,8 @@ from functools import partial
 
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.carried import Entry
 from caprl_native.data.loader import (
     LoadedSample,
@@ -215,7 +216,8 @@ def test_an_iterator_that_ends_does_not_end_the_data(records, workers):
 PROGRAM = """
 import os, signal, sys, time
 import caprl_native
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.loader import build_loader
 from caprl_native.data.records import read_records
 print("main module", flush=True)

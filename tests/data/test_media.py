@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import (
     DecodedImage,
     DecodedVideo,

@@ -11,7 +11,8 @@ import pytest
 
 from caprl_native.config.cli import ConfigError, check_sft, load
 from caprl_native.config.data import SftDataConfig
-from caprl_native.config.schema import MediaConfig, SftConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import SftConfig
 from caprl_native.data.loader import build_loader
 from caprl_native.data.mixing import Mixture
 from caprl_native.data.records import DataError, read_records

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data import media_cache, parquet
 from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import LoadedSample, SkippedSample, build_loader, epoch_order

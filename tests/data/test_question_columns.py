@@ -15,8 +15,9 @@ import pytest
 
 from caprl_native import registry
 from caprl_native.config.load import load
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.rules import check, check_sft
-from caprl_native.config.schema import Config, DataConfig, MediaConfig, SftConfig
+from caprl_native.config.schema import Config, DataConfig, SftConfig
 from caprl_native.config.toml import ConfigError
 from caprl_native.data import records as records_module
 from caprl_native.data.invalid import Invalid

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from caprl_native import registry
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data import records as records_module
 from caprl_native.data.loader import LoadedSample, build_loader
 from caprl_native.data.record_formats import FORMATS, PLAIN

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import LoadedSample, SkippedSample, build_loader
 from caprl_native.data.record_formats import FORMATS

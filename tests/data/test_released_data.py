@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.invalid import DropReport, Invalid, write_dropped
 from caprl_native.data.loader import LoadedSample, build_loader
 from caprl_native.data.records import DataError, Records, read_records

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedVideo, MediaError, decode
 from caprl_native.data.sizes import Unusable
 from caprl_native.data.timeline import Timeline, choose

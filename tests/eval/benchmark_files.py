@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.testing.media_files import moving_square, write_mp4, write_png
 from eval.benchmarks import benchmarks
 from eval.benchmarks.base import Files

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.endpoint_model import EndpointModel
 from caprl_native.inference.models import Request as Asked
 from caprl_native.testing.chat_server import ChatServer, Reply, Request, serve

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from caprl_native.config.cli import ConfigError, load
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import CaptionerConfig, ReaderConfig
-from caprl_native.config.schema import Config, MediaConfig
+from caprl_native.config.schema import Config
 from caprl_native.inference import endpoint_pool
 from caprl_native.inference.endpoint import settings_problem
 from caprl_native.inference.endpoint_model import EndpointModel

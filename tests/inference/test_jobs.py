@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from caprl_native.config.cli import ConfigError
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import ModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.data.fields import DataError
 from caprl_native.data.listing import Entry
 from caprl_native.inference.endpoint_model import EndpointModel

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import MediaError, decode
 from caprl_native.inference.models import Request
 from caprl_native.inference.recent import Recent

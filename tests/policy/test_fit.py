@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.loader import LoadedSample, SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.data.reduced import ReducedLedger

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, decode
 from caprl_native.policy.families import Prompt
 from caprl_native.policy.families.qwen import VIDEO, normalised

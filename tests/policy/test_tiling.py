@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import family_of
 from caprl_native.policy.families.internvl import grids

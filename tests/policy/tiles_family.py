@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import FAMILIES, MediaFeatures, Prompt
 from caprl_native.policy.families.text import Text

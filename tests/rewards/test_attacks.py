@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from caprl_native.config.schema import Config, MediaConfig
+from caprl_native.config.media import MediaConfig
+from caprl_native.config.schema import Config
 from caprl_native.data.records import read_records
 from caprl_native.rewards.laboratory.attacks import ATTACKS, Attack
 from caprl_native.rewards.laboratory.subjects import Knowledge, Subject, read_subjects

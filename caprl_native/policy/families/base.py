@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from caprl_native.config.schema import MediaConfig
+    from caprl_native.config.media import MediaConfig
     from caprl_native.data.media import DecodedImage, DecodedVideo
 
 PARTS = ("vision", "projector", "language")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from caprl_native.config.schema import MediaConfig
+    from caprl_native.config.media import MediaConfig
     from caprl_native.data.media import DecodedImage, DecodedVideo
 
 SHUFFLE = 0.5  # one side of the patches that are joined, over that of the token

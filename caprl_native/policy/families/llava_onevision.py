@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from caprl_native.config.schema import MediaConfig
+    from caprl_native.config.media import MediaConfig
     from caprl_native.data.media import DecodedImage, DecodedVideo
 
 SHRINK = 0.8  # of an image's sides, from one step of `reduce` to the next

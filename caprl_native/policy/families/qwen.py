@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from caprl_native.config.schema import MediaConfig
+    from caprl_native.config.media import MediaConfig
     from caprl_native.data.media import DecodedImage, DecodedVideo
 
 VIDEO = 2  # in Prompt.token_types, as the processors have it; images are 1

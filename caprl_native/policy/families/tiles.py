@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from caprl_native.config.schema import MediaConfig
+    from caprl_native.config.media import MediaConfig
     from caprl_native.data.media import DecodedImage, DecodedVideo
 
 IMAGE, VIDEO = 1, 2  # in Prompt.token_types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import DecodedImage, DecodedVideo, MediaError, decode
 from caprl_native.data.sizes import fit
 from caprl_native.inference.models import Decoded

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from caprl_native.bounds import Must, Temperature, UserPath
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import LanguageModelConfig
-from caprl_native.config.schema import MediaConfig
 from caprl_native.inference.addresses import AddressError, read_addresses
 from caprl_native.inference.endpoint import key_problem, settings_problem
 from caprl_native.messages import shown

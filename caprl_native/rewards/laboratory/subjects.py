@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.data.media import MediaError, decode, longest
 from caprl_native.data.records import Records
 from caprl_native.types import Modality, Question, Sample

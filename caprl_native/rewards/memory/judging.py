@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from caprl_native.config.schema import MediaConfig
+from caprl_native.config.media import MediaConfig
 from caprl_native.rewards.base import Caption, Score, missing
 from caprl_native.rewards.judges.base import Case, Verdict
 from caprl_native.rewards.judges.reply import Judgement, read_judgement

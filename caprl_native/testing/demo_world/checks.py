@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from caprl_native.config.media import MediaConfig
 from caprl_native.config.models import EngineConfig, ReaderConfig
-from caprl_native.config.schema import DataConfig, MediaConfig
+from caprl_native.config.schema import DataConfig
 from caprl_native.data.loader import LoadedSample, eval_batches
 from caprl_native.data.records import read_records
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs

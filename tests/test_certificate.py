@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from caprl_native.certificate.checks import CHECKS, certify, run
-from caprl_native.certificate.subject import Subject, built
+from caprl_native.certificate.subject import Subject, built, start_engine
 from caprl_native.certificate.table import Row, table
 from caprl_native.config.models import EngineConfig
 from caprl_native.export import Exporter
-from caprl_native.policy.families import internvl
+from caprl_native.policy.families import family_of, internvl
 from caprl_native.policy.families.internvl import InternVL
+from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rollout import weight_sync
 from caprl_native.rollout.self_check import WeightsDiffer, measure

@@ -28,13 +28,7 @@ CASES = ["image", "images", "video", "mixed"]
 
 def loaded(name: str, folder: Path, dims) -> Subject:
     path = str(WRITERS[name](folder / name))
-    if name != "qwen3_5":
-        return Subject.load(path, [], MEDIA, ENGINE, dims)
-    # vLLM has linear layers on a CPU in bfloat16 alone.
-    with pytest.raises(ModelError, match="linear layers in bfloat16 alone, not in float32"):
-        start_engine(path, ENGINE, family_of(path), MEDIA, "float32")
-    made = Subject.load(path, [], MEDIA, ENGINE, dims, "bfloat16")
-    return dataclasses.replace(made, strength=2.0)  # so that stale weights are far off the bound
+    return Subject.load(path, [], MEDIA, ENGINE, dims)
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +164,14 @@ def test_a_whole_export_passes(subject, monkeypatch):
     assert len(rows) == 2 * len(CASES) and all(row.passed for row in rows), table(rows)
 
 
-@pytest.mark.parametrize(
-    "family", [name for name in WRITERS if name != "internvl"]
-)  # which has passed above
+def test_an_engine_of_linear_layers_is_refused_float32_on_a_cpu(tmp_path):
+    path = str(WRITERS["qwen3_5"](tmp_path / "qwen3_5"))
+    with pytest.raises(ModelError, match="linear layers in bfloat16 alone, not in float32"):
+        start_engine(path, ENGINE, family_of(path), MEDIA, "float32")
+
+
+# Qwen3.5's engine side has not been seen to pass on a CPU (docs/families.md).
+@pytest.mark.parametrize("family", [n for n in WRITERS if n not in ("internvl", "qwen3_5")])
 def test_every_family_passes(family, tmp_path, dims):
     """All but InternVL, which has passed above, check by check."""
     subject = loaded(family, tmp_path, dims)

@@ -122,7 +122,7 @@ def write_export(target: Path, write: Callable[[Path], None]) -> None:
 
     Raises RunError where that fails; `target` is then untouched.
     """
-    temporary = target.with_suffix(".tmp")
+    temporary = target.with_name(f"{target.name}.tmp")  # of "Qwen3.5", "Qwen3.5.tmp"
     with written(target, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
         write(temporary)

@@ -379,3 +379,10 @@ def test_keys_that_are_not_there_are_an_error(monkeypatch, tmp_path: Path) -> No
         judged([], endpoint="http://127.0.0.1:1/v1", api_key_env="CAPRL_TEST_KEY")
     with pytest.raises(ValueError, match="cannot be read"):
         judged([], endpoint_file=str(tmp_path / "none.json"))
+
+
+def test_a_caption_that_opens_objects_without_end_is_quoted_at_once():
+    for text in ('{"a":' * 8000, '{"\\u0061":' * 8000, "\\u0066" * 20000):
+        began = time.perf_counter()
+        quoted(text, KEYS["image"])
+        assert time.perf_counter() - began < 1.0

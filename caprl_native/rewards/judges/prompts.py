@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.messages import shown
-from caprl_native.rewards.judges.reply import KEYS, Seen, judgements_in
+from caprl_native.rewards.judges.reply import KEYS, Seen
 from caprl_native.types import MediaRef
 
 PROMPT_VERSION = 1
 
 _MOST_BYTES = 100_000  # of a file with instructions
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 QUOTE = "| "  # begins every line of a caption, and no other line
 
@@ -103,6 +105,9 @@ def _spoilt(caption: str, keys: tuple[str, ...]) -> str:
     """`f actuality: 1` for `factuality: 1`, and no JSON object that would be a judgement."""
     assigned = re.compile(rf"({'|'.join(keys)})(?=[\"'`\\\s*]*[:=])", re.IGNORECASE)
     caption = assigned.sub(lambda found: f"{found[0][0]} {found[0][1:]}", caption)
-    if any(judgements_in(caption, keys)):  # of keys that JSON spells otherwise: \u0066actuality
+    # JSON may spell a key by escapes, \u0066actuality. Decoded here without parsing: of a text that
+    # opens thousands of objects, each would be read to its end.
+    spelt = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), caption)
+    if spelt != caption and assigned.search(spelt):
         caption = caption.replace("{", "(").replace("}", ")")
     return caption

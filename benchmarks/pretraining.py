@@ -6,7 +6,8 @@ In the demo's world, of images. The tower is that of the demo's captioner, the l
 demo's reader, which has read text alone, and the projector is new (tools/init_vlm.py). Both arms
 share the first stage; then one learns from captions before the instructions
 (`caprl_native.pretrain`). Both answer questions about held-out images, which are in view
-(`eval.prism --mode direct`). What is finished is not run again, what was cut off goes on.
+(`eval.prism --mode direct`, whose answers are read here). What is finished is not run again, what
+was cut off goes on.
 """
 
 from __future__ import annotations
@@ -249,13 +250,20 @@ def run_arm(out: Path, arm: str, seed: int, args: argparse.Namespace) -> Path:
 
 
 def accuracy(out: Path, model: Path, folder: Path) -> float:
-    """Share of right answers, in percent, with the images in view."""
+    """Share of right answers, in percent, with the images in view.
+
+    The language model names the choice in a sentence, as it has learnt to (`answer`); a letter, by
+    which benchmarks score, is more than one of its size can bind to a choice.
+    """
     if not (folder / "summary.json").exists():
         words = ["--config", "prism_demo.toml", "--mode", "direct", "--out", str(folder)]
         words += [f"--captioner.path={model}", "--captioner.n=1", "--captioner.temperature=0"]
         words += [f"--benchmarks.qa.files=['{out}/world/heldout_sft_world.jsonl']"]
         forked(lambda: prism.main([*words, "--run.progress=false"]), folder.parent / "log")
-    return json.loads((folder / "summary.json").read_text())["benchmarks"]["qa"]["mean"]
+    said = [row["captions"][0]["answer"]["text"] for row in lines(folder / "items.jsonl")]
+    asked = items(out / "world/heldout_sft_world.jsonl")
+    right = [text == answer(item) for text, item in zip(said, asked, strict=True)]
+    return 100 * sum(right) / len(right)
 
 
 def losses(run: Path) -> list[float]:

@@ -126,7 +126,7 @@ def test_wrong_pairs_are_refused_with_all_that_is_wrong(tmp_path: Path, capsys) 
         (path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(PartsDiffer, match=next(iter(change)).replace("parameters", "theta")):
             build(Request(models[path.name.removesuffix("_text")], path, target))
-    with pytest.raises(ModelError, match="not one of qwen"):
+    with pytest.raises(ModelError, match="model_type 'qwen3' is not one of"):
         build(Request(texts["qwen3_vl"], texts["qwen3_vl"], target))
     assert not list(tmp_path.glob("made*"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_the_trainers_cache_is_emptied_before_memory_is_taken(
     monkeypatch.setattr(weight_sync, "stream", stream)
     engine.sleep()
     gpu.clear()
-    weight_sync.sync(None, engine, everything=True)
+    weight_sync.sync(SimpleNamespace(adapter=None), engine, everything=True)
     assert gpu == ["empty", "wake weights", "reload_weights", "empty", "wake kv_cache"]
     assert llm.memory("weights") == bytes([7] * 64)
 

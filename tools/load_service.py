@@ -124,9 +124,10 @@ async def client(
     """Sends what is left of the work, one request after the other."""
     rng = random.Random(f"{args.seed}-{id(work)}-{len(work)}")
     while work:
+        mine = work.pop()  # before the others have a turn
         if rng.random() < args.malformed:
             await malformed(http, url, rng, tally)
-        await ask(http, url, work.pop(), tally, told=not args.reader)
+        await ask(http, url, mine, tally, told=not args.reader)
 
 
 async def malformed(http: httpx.AsyncClient, url: str, rng: random.Random, tally: Tally) -> None:

@@ -17,7 +17,7 @@ from caprl_native.observe.pictures import Pictures
 from caprl_native.viewer.run import Run
 
 _PAGE = Path(__file__).with_name("page")
-_SHARED = shared("elements.js", "search.js", "rows.js", "times.js")
+_SHARED = shared("elements.js", "search.js", "rows.js", "times.js", "browsing.js")
 _SCRIPTS = ("source", "runs", "curves", "groups", "list", "evidence", "diff", "group", "events")
 
 

@@ -15,7 +15,7 @@ from caprl_native.observe.page.document import (
 )
 
 _PAGE = Path(__file__).with_name("page")
-_SHARED = shared("elements.js", "search.js", "rows.js", "times.js")
+_SHARED = shared("elements.js", "search.js", "rows.js", "times.js", "browsing.js")
 _SCRIPTS = ("figures", "summary", "items", "list", "item", "events")  # one scope, in this order
 
 

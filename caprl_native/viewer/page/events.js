@@ -1,46 +1,6 @@
 // Events, and the start.
 
-function onListKey(event) {
-  const by = rowsMovedBy(event.key, rowsBox, ROW);
-  if (event.key === "Enter" && state.item) byId("detail").focus();
-  else if (by !== undefined) list.move(by);
-  else return;
-  event.preventDefault();
-}
-
-const TOOLS = {
-  previous: () => list.move(-1),
-  next: () => list.move(1),
-  close: closeGroup,
-  other: () => update({ item: byId("others-form").other.value }),
-};
-
-function closeGroup() {
-  update({ item: "" });
-  list.reveal();
-  list.draw();
-  rowsBox.focus();
-}
-
-function onTool({ target }) {
-  const name = target.closest("[data-tool]")?.dataset.tool;
-  if (!name) return;
-  TOOLS[name]();
-  byId("detail").querySelector(`[data-tool="${name}"]`)?.focus();
-}
-
-function onPageKey(event) {
-  const typing = event.target.closest("input, select, textarea");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
-    event.preventDefault();
-    form.q.focus();
-  }
-  if (event.key === "Escape" && !typing && state.item) closeGroup();
-}
-
-function goTo(id) {
-  byId(id).scrollIntoView({ block: "start" });
-}
+TOOLS.other = () => update({ item: byId("others-form").other.value });
 
 function onPageClick(event) {
   const { goto: part, evidence } = event.target
@@ -60,31 +20,12 @@ function listenToCurves() {
 }
 
 function listenToList() {
-  form.q.addEventListener("input", debounced(() => update({ q: form.q.value }), live ? 250 : 100));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", (event) => {
-    if (event.target !== form.q) onFilter(event);
-  });
-  byId("clear").addEventListener("click", (event) => {
-    event.preventDefault();
-    update({ ...BLANK, item: state.item });
-  });
-  rowsBox.addEventListener("scroll", () => requestAnimationFrame(() => list.draw()));
-  rowsBox.addEventListener("click", ({ target }) => {
-    const row = target.closest(".row");
-    if (row) update({ item: row.dataset.key });
-  });
-  rowsBox.addEventListener("keydown", onListKey);
-  new ResizeObserver(() => list.draw()).observe(rowsBox);
+  listenToRows(live ? 250 : 100, () => list.draw());
 }
 
 function listenToDetail() {
   const detail = byId("detail");
-  for (const name of ["mouseover", "mouseleave", "focusin", "focusout"]) {
-    detail.addEventListener(name, onTimeHover);
-  }
-  detail.addEventListener("click", onTimeClick);
-  detail.addEventListener("click", onTool);
+  listenToItem();
   detail.addEventListener("click", onAnswerClick);
   detail.addEventListener("submit", (event) => event.preventDefault());
   detail.addEventListener("change", ({ target }) => compareOthers(target.name === "other"));

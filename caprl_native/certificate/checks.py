@@ -30,6 +30,7 @@ PIXEL_BOUND = {"float32": 1e-5, "bfloat16": 0.02}
 LOGPROB_BOUND = {"float32": 1e-4, "bfloat16": 0.1}
 ENGINE_BOUND = {"float32": 1e-4, "bfloat16": 0.01}
 STALE = 10  # times the bound: what weights that were not sent must differ by, at least
+MOVES = 8  # at most: of a random model's weights one hardly shows in bfloat16
 
 
 def prompt_tokens(subject: Subject, case: Case) -> Iterator[Row]:
@@ -97,7 +98,7 @@ def weight_sync(subject: Subject, case: Case) -> Iterator[Row]:
     bound = ENGINE_BOUND[subject.engine.settings.dtype]
     before = _written(subject, case)
     if not subject.moved:
-        subject.move()
+        _move(subject, STALE * bound)
         subject.sync()
     stale = _gap(subject, case, before)
     if stale < STALE * bound:
@@ -166,6 +167,16 @@ def _written(subject: Subject, case: Case) -> Generated:
             raise ValueError("the engine was not asked before its weights moved")
         subject.written[case.name] = subject.write(case)
     return subject.written[case.name]
+
+
+def _move(subject: Subject, enough: float) -> None:
+    """Moves the trainer's weights until it disagrees by so much, in nats, with what the engine has
+    written to any of the cases, or they have been moved often."""
+    written = [(case, _written(subject, case)) for case in subject.cases]
+    while subject.moves < MOVES:
+        subject.move()
+        if all(_gap(subject, case, out) >= enough for case, out in written):
+            break
 
 
 def _reference(subject: Subject, case: Case) -> Reference:

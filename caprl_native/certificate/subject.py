@@ -49,9 +49,8 @@ class Subject:
     engine: Engine
     config: EngineConfig
     written: dict[str, Generated] = field(default_factory=dict)  # before weights moved
-    moved: bool = False
+    moves: int = 0
     exported: bool = False  # and the engine is one of the export
-    strength: float = MOVED
 
     @classmethod
     def load(
@@ -97,18 +96,21 @@ class Subject:
         (out,) = self.engine.generate([self.prompts[case.name].for_engine()], sampling, seeds=[0])
         return out
 
+    @property
+    def moved(self) -> bool:
+        """Whether the trainer's weights are others than the directory's."""
+        return self.moves > 0
+
     def move(self) -> None:
         """Changes every weight of the trainer; the engine keeps the old ones."""
-        if self.moved:
-            return
-        self.moved = True
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.moves)
+        self.moves += 1
         with torch.no_grad():
             for parameter in self.policy.hf.parameters():
                 local = parameter.to_local()
                 noise = torch.randn(local.shape, generator=generator).to(local.device)
                 size = local.float().pow(2).mean().sqrt().clamp(min=LEAST / MOVED)
-                local.add_(self.strength * size * noise)
+                local.add_(MOVED * size * noise)
 
     def sync(self) -> None:
         """Sends the trainer's weights to the engine."""

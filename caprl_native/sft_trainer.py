@@ -84,8 +84,8 @@ class SftTrainer(Lifecycle[SftConfig]):
         self.held_out_ledger = SkipLedger(1.0)  # which ends no run
         self.reduced, self.counted = ReducedLedger(), [0, 0]
 
-    @staticmethod
     def _read(
+        self,
         config: SftConfig,
         files: Sequence[str],
         curriculum: str = "",
@@ -100,6 +100,7 @@ class SftTrainer(Lifecycle[SftConfig]):
             shared=shared,
             invalid=Invalid.of(config.data),
             curriculum=curriculum,
+            progress=config.log.progress and self.dims.is_main,
         )
 
     def next_rows(self) -> list[PackedRow]:

@@ -104,6 +104,7 @@ class Trainer(Lifecycle[Config]):
             prompt_override=config.data.prompt,
             max_media=config.media.max_per_prompt,
             invalid=Invalid.of(config.data, says_cannot_answer),
+            progress=config.log.progress and dims.is_main,
         )
         columns = QuestionColumns(config.data.max_blind_accuracy, config.data.question_weights)
         share, shared = config.data.hold_out, SharedMedia() if config.data.hold_out else None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from caprl_native.data.carried import Link
 from caprl_native.data.contents import Contents
@@ -45,6 +46,8 @@ from caprl_native.types import Sample
 __all__ = ["DataError", "ListedRecord", "Records", "read_records"]
 
 log = logging.getLogger(__name__)
+
+BAR_AFTER_S = 3.0  # a reading that takes longer shows how far it is
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ def read_records(
     shared: SharedMedia | None = None,
     invalid: Invalid | None = None,
     curriculum: str = "",
+    progress: bool = False,
 ) -> Records:
     """Opens data files (JSONL, JSON lists or Parquet, told apart by content).
 
@@ -190,7 +194,8 @@ def read_records(
     the data file's own folder if it is empty. More than `max_media` of them in a record are wrong
     (0: any number). Records of which `columns` leave no question are left out; what is `invalid`
     ends the reading (None), or is left out, too. `shared` is told which media each record has.
-    `curriculum`: the column that has the stage of each record.
+    `curriculum`: the column that has the stage of each record. `progress`: a terminal sees how far
+    a long reading is.
     Raises `DataError` with the first 20 of all problems found in any file, or of all that was left
     out where that is too much.
     """
@@ -216,7 +221,7 @@ def read_records(
     rows = [open_file(path) for path in paths]
     stages = array("i") if curriculum else None
     records = Records(rows, parsers, paths, plugins=plugins, invalid=invalid, stages=stages)
-    _Check(records, may_lack_questions=kind != "questions", shared=shared).run()
+    _Check(records, may_lack_questions=kind != "questions", shared=shared).run(progress)
     return records
 
 
@@ -240,14 +245,22 @@ class _Check:
         self.seen: set[str] = set()
         self.digest, self.contents = hashlib.blake2b(digest_size=16), Contents()
 
-    def run(self) -> None:
+    def run(self, progress: bool) -> None:
         index = 0
         for f, rows in enumerate(self.records.files):
             if not len(rows):
                 self._fail(f"{self.records.names[f]}: no records; remove it from data.files")
             if rows.unit == "row":
                 self.contents.add_file(os.stat(self.records.names[f]).st_size)
-            for i, raw in enumerate(rows.scan()):
+            bar = tqdm(
+                rows.scan(),
+                desc=os.path.basename(self.records.names[f]),
+                total=len(rows),
+                unit=f" {rows.unit}s",
+                delay=BAR_AFTER_S,
+                disable=None if progress else True,  # None: where there is no terminal
+            )
+            for i, raw in enumerate(bar):
                 self._look_at(f, i, raw, index)
                 index += 1
         self._finish(index)

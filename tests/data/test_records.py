@@ -1,13 +1,16 @@
 """Data files -> samples: every released format, and what is said about what is wrong."""
 
+import io
 import json
 import pickle
 import shutil
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from caprl_native.data import records
 from caprl_native.data.records import DataError, read_records
 from caprl_native.testing.media_files import write_png
 
@@ -315,3 +318,19 @@ def test_a_file_that_changes_under_the_run_is_noticed(tmp_path):
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(DataError, match="line 2.*did the file change"):
         records[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_a_long_reading_shows_on_a_terminal_how_far_it_is(stream, tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "many.jsonl", [plain() for _ in range(50)])
+    monkeypatch.setattr(records, "BAR_AFTER_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert len(read_records([path], progress=True)) == 50
+    shown = sys.stderr.getvalue()
+    expected = ("many.jsonl", "50/50", " lines/s") if sys.stderr.isatty() else ()
+    assert all(part in shown for part in expected) and bool(shown) == bool(expected)

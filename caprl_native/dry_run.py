@@ -350,11 +350,12 @@ def _adapter_lines(
     if found := problem(model, family, policy.lora):
         Rules(None, origins or Origins()).fail("policy.lora.targets", found)
     numbers = sum(adapter_numbers(model, family, policy.lora).values())
-    sent = numbers * BYTES[policy.dtype] / 2**20
-    return [
-        _row("adapter", f"{numbers:,} parameters, rank {policy.lora.rank}"),
-        _row("", f"a weight sync sends {sent:,.1f} MiB, {numbers / model.total:.2%} of a full one"),
-    ]
+    lines = [_row("adapter", f"{numbers:,} parameters, rank {policy.lora.rank}")]
+    if policy.lora.sync == "adapter":
+        sent = numbers * BYTES[policy.dtype] / 2**20
+        share = f"{numbers / model.total:.2%} of a full one"
+        lines.append(_row("", f"a weight sync sends {sent:,.1f} MiB, {share}"))
+    return lines
 
 
 def _reader_lines(config: Config, sizes: Mapping[str, ModelSize | None]) -> list[str]:

@@ -42,6 +42,7 @@ HEAVY = [
     "activation_size",
     "engine",
     "mixture_run",
+    "family_runs",
     "adapter_engine",
     "prism_engines",
     "demo_models",

@@ -45,6 +45,12 @@ class LoraConfig(Table):
         lt=1,
         description="Supervised runs: share of the adapter's inputs that are dropped.",
     )
+    sync: Literal["adapter", "merged"] = Field(
+        "adapter",
+        description="What the engine is sent: the adapter, for vLLM's own layers with one, or the "
+        "adapted parts' weights with the adapter in them, rounded to policy.dtype; for models that "
+        "vLLM has no adapters for, and where its products cost the engine more than they save.",
+    )
     export: Literal["merged", "adapter"] = Field(
         "merged",
         description="What run.export writes at the end: a whole model with the adapter in its "

@@ -1,8 +1,8 @@
 """A policy's adapter in its engine: vLLM's own layers with one, filled from memory.
 
 The engine computes W x + B (A x) as the trainer does. Adding B A to the engine's weights instead
-would lose most of it: in bfloat16 a weight moves by 1/256 of itself at least, and the first steps
-change it by far less.
+(`policy.lora.sync = "merged"`) loses most of it at first: in bfloat16 a weight moves by 1/256 of
+itself at least, and the first steps change it by far less.
 
 vLLM 0.32 reads adapters from a directory, once for each name; what follows is what its
 `LRUCacheWorkerLoRAManager.add_adapter` does behind that.
@@ -55,11 +55,15 @@ def require_support(path: str, *, tower: bool) -> None:
     if model is None:  # one of transformers', of which vLLM tells only when it starts
         return
     if not getattr(model, "supports_lora", False):
-        raise RunError(f"policy.lora.rank: vLLM has no adapters for a {model.__name__} ({path})")
+        raise RunError(
+            f"policy.lora.rank: vLLM has no adapters for a {model.__name__} ({path}): set "
+            f'policy.lora.sync = "merged"'
+        )
     if tower and not getattr(model, "supports_tower_connector_lora", False):
         raise RunError(
             f"policy.lora.targets: vLLM has no adapters in the vision tower or the projector of a "
-            f"{model.__name__} ({path}): leave them to the language model"
+            f"{model.__name__} ({path}): leave them to the language model, or set "
+            'policy.lora.sync = "merged"'
         )
 
 

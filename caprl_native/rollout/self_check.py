@@ -49,8 +49,8 @@ def policy_engine(config: Config, policy: Policy) -> Engine:
 
 
 def adapter_room(policy: Policy) -> AdapterRoom | None:
-    """The room that an engine needs for the policy's adapter, where it has one."""
-    if policy.adapter is None:
+    """The room that an engine needs for the policy's adapter, where it is sent one."""
+    if policy.adapter is None or policy.adapter.config.sync == "merged":
         return None
     names = policy.adapter.layers
     parts = {policy.family.part_of(f"{name}.weight") for name in names}

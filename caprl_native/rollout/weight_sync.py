@@ -63,8 +63,8 @@ def trainable_parts(policy: Policy) -> set[str]:
 
 def sync(policy: Policy, engine: Engine, *, everything: bool = False) -> int:
     """Gives the engine the policy's weights (those that can have changed, or `everything`); returns
-    how many bytes. Of a policy with an adapter that is always the adapter: the engine has read the
-    rest from the policy's directory.
+    how many bytes. An engine with room for the policy's adapter is given that alone: it has read
+    the rest from the policy's directory. Another one gets weights with the adapter in them.
 
     The KV cache comes back last: while tensors are gathered, its memory is theirs. The optimizer
     has set gradients to None before, and each `wake` empties torch's cache of what that freed.
@@ -72,7 +72,7 @@ def sync(policy: Policy, engine: Engine, *, everything: bool = False) -> int:
     dtype = DTYPES[engine.settings.dtype]
     engine.wake("weights")
     counter = Counter[str]()
-    if policy.adapter is not None:
+    if policy.adapter is not None and engine.settings.adapter is not None:
         tensors = adapter_tensors(policy, dtype)
         settings = peft_config(policy.adapter.config, policy.adapter.layers)
         engine.load_adapter(settings, peft_tensors(tensors))

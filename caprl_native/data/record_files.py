@@ -82,8 +82,10 @@ class JsonLines:
         return self._starts[i + 1] if i + 1 < len(self) else self._end
 
 
-# All that decides where a record of a list ends: strings, and brackets outside of them.
+# What decides where a record of a list ends: strings, and what stands outside of them: commas and
+# brackets between records, the next bracket within one.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+[\[\]{}]', re.DOTALL)
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 
 
@@ -97,22 +99,26 @@ def records_of_list(text: mmap.mmap) -> Iterator[tuple[int, int]]:
     Raises:
         ValueError: the text is no complete list.
     """
-    begin, depth, number = _past_blanks(text, text.find(b"[") + 1), 0, 0
-    for token in _TOKEN.finditer(text, begin):
-        mark = token[0][:1]
+    at = begin = _past_blanks(text, text.find(b"[") + 1)
+    depth = number = 0
+    while token := _TO_BRACKET.match(text, at) if depth else _TOKEN.search(text, at):
+        at = token.end()
+        mark = text[at - 1 : at]
         if depth == 0 and mark in b",]":
-            if begin < token.start() or mark == b"," or number:
-                yield begin, token.start()
+            if begin < at - 1 or mark == b"," or number:
+                yield begin, at - 1
                 number += 1
-            begin = _past_blanks(text, token.start() + 1)
+            begin = _past_blanks(text, at)
             if mark == b"]":
-                if _past_blanks(text, token.end()) < len(text):
+                if begin < len(text):
                     raise ValueError("something follows after the list")
                 return
         elif mark in b"[{":
             depth += 1
         elif mark in b"]}":
             depth -= 1
+    if depth:
+        raise ValueError(f"record {number + 1}, which begins at byte {begin + 1}, has no end")
     raise ValueError("the list has no end")
 
 

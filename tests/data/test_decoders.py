@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -35,9 +36,13 @@ def reason(path, kind="image", **settings) -> str:
 
 
 def decoders() -> list[psutil.Process]:
-    """The decoding processes of this one."""
-    found = psutil.Process().children()
-    return [p for p in found if any("decode_worker" in part for part in p.cmdline())]
+    """The decoding processes of this one, but for those that end meanwhile."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if any("decode_worker" in part for part in child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +167,8 @@ def test_a_file_whose_decoders_are_all_killed_is_skipped(large):
     def kill() -> None:
         while not over.wait(0.05):
             for decoder in decoders():
-                decoder.kill()
+                with suppress(psutil.NoSuchProcess):
+                    decoder.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()

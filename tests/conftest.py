@@ -81,6 +81,7 @@ HEAVY = [
     "views",
     "caption_tables",
     "init_vlm",
+    "convert_internvl",
     "lora_run",
 ]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from caprl_native import check
 from caprl_native.certificate.checks import CHECKS, certify, run
 from caprl_native.certificate.subject import Subject, built, start_engine
 from caprl_native.certificate.table import Row, table
@@ -19,6 +21,7 @@ from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rollout import weight_sync
 from caprl_native.rollout.self_check import WeightsDiffer, measure
+from caprl_native.testing.media_files import write_mp4, write_noise
 from caprl_native.testing.samples import MEDIA
 from caprl_native.testing.tiny_families import WRITERS
 
@@ -170,9 +173,9 @@ def test_an_engine_of_linear_layers_is_refused_float32_on_a_cpu(tmp_path):
         start_engine(path, ENGINE, family_of(path), MEDIA, "float32")
 
 
-@pytest.mark.parametrize("family", [name for name in WRITERS if name != "internvl"])
+@pytest.mark.parametrize("family", [n for n in WRITERS if n not in ("internvl", "qwen3_vl")])
 def test_every_family_passes(family, tmp_path, dims):
-    """All but InternVL, which has passed above, check by check."""
+    """All but InternVL, which has passed above, check by check, and Qwen3-VL, which follows."""
     linear = family == "qwen3_5"  # vLLM for CPUs has such layers in bfloat16 alone
     subject = loaded(family, tmp_path, dims, "bfloat16" if linear else "float32")
     rows = certify(subject)
@@ -184,3 +187,25 @@ def test_every_family_passes(family, tmp_path, dims):
     known = {(row.check, row.case) for row in rows if row.verdict == "known"}
     late = {("positions", "video"), ("positions", "mixed"), ("log-probs", "video")}
     assert known == (late | {("log-probs", "mixed")} if family == "qwen2_5_vl" else set())
+
+
+def test_the_command_certifies_a_model_on_files(tmp_path, capsys, dims):
+    """Qwen3-VL, which writes the times of a video's frames, on a PNG, a JPEG and an MP4."""
+    model = WRITERS["qwen3_vl"](tmp_path / "model")
+    media = [
+        write_noise(tmp_path / "page.png", (96, 64)),
+        write_noise(tmp_path / "photo.jpg", (61, 127), seed=1),
+        write_mp4(tmp_path / "clip.mp4", 24, fps=8.0),
+    ]
+    words = ["--policy", str(model), "--media", *map(str, media)]
+    for table_name, settings in (("engine", ENGINE), ("media", MEDIA)):
+        for name in settings.model_fields_set:
+            words += [f"--{table_name}.{name}", str(getattr(settings, name))]
+    code = check.main(words)
+    said = capsys.readouterr().out
+    assert code == 0, said
+    lines = said[said.index("check ") :].splitlines()
+    rows = [re.split("  +", line) for line in lines]
+    found = {(row[0], row[1]) for row in rows[2:-1]}
+    assert found == {(name, case) for name in CHECKS for case in CASES}, said
+    assert {row[-1] for row in rows[2:-1]} == {"ok"} and rows[-1][0].endswith("rows pass")

@@ -29,7 +29,10 @@ def test_help_is_quick_and_names_what_it_takes():
 
 @pytest.mark.parametrize(
     ("model_type", "problem"),
-    [("internvl_chat", "whose name ends in -HF"), ("blip", "is not one of internvl, ")],
+    [
+        ("internvl_chat", "make one of it with tools/convert_internvl.py"),
+        ("blip", "is not one of internvl, "),
+    ],
 )
 def test_a_directory_of_no_family_says_what_to_use(tmp_path, capsys, model_type, problem):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))

@@ -30,6 +30,7 @@ RUN_BY = {
     "tools/caption.py": "tests/captioning/test_command.py",
     "tools/curate_qa.py": "tests/curation/test_curate_killed.py",
     "tools/init_vlm.py": "tests/test_init_vlm.py",
+    "tools/convert_internvl.py": "tests/test_convert_internvl.py",
     "tools/view_run.py": "tests/viewer/conftest.py",
     "caprl_native.check": "tests/test_check_command.py",
     "caprl_native.pretrain": "tests/train/test_pretrain.py",

@@ -1,30 +1,33 @@
-"""Writes the result tensor by tensor, one shard in memory, under another name until it is whole."""
+"""Writes the result, verified, with a report of what was made of what."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from caprl_native.checkpoint_files import flush, flush_entry, written
-from caprl_native.distributed.errors import RunError
 from caprl_native.init_vlm.plan import Filled, Plan, plan
 from caprl_native.init_vlm.projector import Init, drawn
 from caprl_native.init_vlm.verify import verify
+from caprl_native.model_directory import (
+    SHARD_BYTES,
+    Outgoing,
+    new_directory,
+    read_tensor,
+    refuse_existing,
+    write_weights,
+)
 from caprl_native.policy.fsdp import DTYPES, model_files
 from caprl_native.policy.model_check import check_directory, read_json, weight_files
 
 REPORT = "init.json"
-SHARD_BYTES = 5 * 10**9
 SMALL_BYTES = 2**30  # results up to here are verified unless that is unwished
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 Said = Callable[[str], None]
@@ -54,24 +57,12 @@ def build(request: Request, say: Said = print) -> dict[str, Any]:
             was found not to be what it should be: nothing is left of it.
         RunError: the target is there already, or cannot be written.
     """
-    target = request.target
-    if target.exists():
-        raise RunError(f"{target} exists: give a new directory")
+    refuse_existing(request.target)
     check_directory(request.vision, processor=True)
     check_directory(request.language, chat=False)
     found = plan(request.vision, request.language, keep_projector=request.projector == "keep")
-    temporary = target.with_name(f"{target.name}.tmp")  # of one that was killed, too
-    with written(target, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            report = _fill(request, found, temporary, say)
-            flush(temporary)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        flush_entry(target.parent)
+    with new_directory(request.target) as folder:
+        report = _fill(request, found, folder, say)
     return report
 
 
@@ -105,43 +96,19 @@ def _fill(request: Request, found: Plan, folder: Path, say: Said) -> dict[str, A
 def _write_weights(request: Request, found: Plan, folder: Path) -> None:
     dtype = DTYPES[request.dtype]
     shapes = {f.name: f.shape for f in found.tensors if f.part == "projector"}
-    shards = list(_shards(found.tensors, request.shard_bytes, dtype.itemsize))
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = "model.safetensors"
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {f.name: _tensor(f, shapes, request).to(dtype).contiguous() for f in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, name)
-    if len(shards) > 1:
-        total = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
-        (folder / "model.safetensors.index.json").write_text(text + "\n")
 
+    def outgoing(filled: Filled) -> Outgoing:
+        size = dtype.itemsize * math.prod(filled.shape)
+        return Outgoing(filled.name, size, lambda: _tensor(filled, shapes, request).to(dtype))
 
-def _shards(tensors: list[Filled], limit: int, width: int) -> Iterator[list[Filled]]:
-    """Runs of tensors of at most `limit` bytes each (one larger tensor is alone)."""
-    shard: list[Filled] = []
-    size = 0
-    for filled in tensors:
-        own = width * torch.Size(filled.shape).numel()
-        if shard and size + own > limit:
-            yield shard
-            shard, size = [], 0
-        shard.append(filled)
-        size += own
-    if shard:
-        yield shard
+    write_weights(folder, [outgoing(filled) for filled in found.tensors], request.shard_bytes)
 
 
 def _tensor(filled: Filled, shapes: dict[str, tuple[int, ...]], request: Request) -> Tensor:
     """What fills it: read, or drawn where it has no source."""
     if filled.source is None:
         return drawn(filled.name, shapes, request.init, request.seed)
-    entry, name = filled.source
-    with safe_open(entry.file, "pt") as file:
-        return file.get_tensor(name)
+    return read_tensor(filled.source)
 
 
 def _state_dtype(file: Path, dtype: str) -> None:

@@ -47,7 +47,7 @@ class Filled:
     name: str
     part: str
     shape: tuple[int, ...]
-    source: tuple[TensorEntry, str] | None
+    source: TensorEntry | None
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ def _filled(
         return f"{name}: belongs to no part of a {family.model_type}"
     if part != "language":
         kept = part == "vision" or keep_projector
-        return Filled(name, part, entry.shape, (entry, name) if kept else None)
+        return Filled(name, part, entry.shape, entry if kept else None)
     own = text_name(family, name)
     other = theirs.get(own)
     if other is None:
         return f"{name}: the language model has no {own}"
     if other.shape != entry.shape:
-        return f"{name}: {_shown(entry)} in the vision model, {_shown(other)} in the language model"
-    return Filled(name, part, entry.shape, (other, own))
+        return f"{name}: {entry.sides} in the vision model, {other.sides} in the language model"
+    return Filled(name, part, entry.shape, other)
 
 
 def text_name(family: Family, name: str) -> str:
@@ -131,12 +131,8 @@ def text_name(family: Family, name: str) -> str:
     return name if prefix is None else family.text_names[prefix] + name[len(prefix) :]
 
 
-def _shown(entry: TensorEntry) -> str:
-    return " x ".join(map(str, entry.shape)) or "a number"
-
-
 def _unused_or_twice(filled: list[Filled], theirs: dict[str, TensorEntry]) -> list[str]:
-    used = Counter(f.source[1] for f in filled if f.part == "language" and f.source)
+    used = Counter(f.source.name for f in filled if f.part == "language" and f.source)
     unused = [f"{name}: of the language model, has no place" for name in theirs if not used[name]]
     twice = [f"{name}: would fill {n} tensors" for name, n in used.items() if n > 1]
     return unused + twice

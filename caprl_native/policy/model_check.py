@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,29 @@ class TensorEntry:
     """A tensor of a safetensors file, as the file's header describes it."""
 
     file: Path
+    name: str
     shape: tuple[int, ...]
+    dtype: str  # in the format's words: "BF16", "F32", ...
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        bits = re.search(r"\d+", self.dtype)
+        return self.elements * (int(bits[0]) // 8 if bits else 1)
+
+    @property
+    def sides(self) -> str:
+        """The shape as a message shows it."""
+        return sides(self.shape)
+
+
+def sides(shape: tuple[int, ...]) -> str:
+    """A shape as a message shows it."""
+    return " x ".join(map(str, shape)) or "a number"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -101,12 +121,12 @@ def _header(file: Path) -> dict[str, TensorEntry]:
             raise ModelError(f"{_named(file)}: {PULL_IT}")
         with safe_open(file, "np") as opened:  # which imports no torch
             names = opened.keys()
-            shapes = {name: opened.get_slice(name).get_shape() for name in names}
+            parts = [(name, opened.get_slice(name)) for name in names]
+            return {n: TensorEntry(file, n, tuple(p.get_shape()), p.get_dtype()) for n, p in parts}
     except SafetensorError as error:
         raise ModelError(f"{_named(file)}: {_damage(file, str(error))}") from error
     except OSError as error:
         raise ModelError(f"{_named(file)}: cannot be read: {error.strerror or error}") from error
-    return {name: TensorEntry(file, tuple(shape)) for name, shape in shapes.items()}
 
 
 def _damage(file: Path, reason: str) -> str:
@@ -143,10 +163,9 @@ def check_directory(path: str | Path, *, chat: bool = True, processor: bool = Fa
     found = tensors(folder)
     if not found and not list(folder.glob("*.bin")):
         raise ModelError(f"{folder}: has no weights (*.safetensors)")
-    if _ties(config):
-        _check_tied(folder, found)
-    elif config.get("tie_word_embeddings") is False:
-        _check_untied(folder, found)
+    tied = _ties(config)
+    if tied or config.get("tie_word_embeddings") is False:
+        check_head(folder, found, tied=tied)
     if chat and not has_chat_template(folder, processor=processor):
         raise ModelError(
             f"{folder}: has no chat template; add the chat_template.jinja that the model was "
@@ -175,7 +194,16 @@ def _ties(config: dict[str, Any]) -> bool:
     )
 
 
-def _check_tied(folder: Path, found: dict[str, TensorEntry]) -> None:
+def check_head(folder: Path, found: Mapping[str, TensorEntry], *, tied: bool) -> None:
+    """Raises ModelError unless the weights have a head of their own or, `tied`, no other than the
+    embedding."""
+    if tied:
+        _check_tied(folder, found)
+    else:
+        _check_untied(folder, found)
+
+
+def _check_tied(folder: Path, found: Mapping[str, TensorEntry]) -> None:
     """A file may hold the output matrix beside the embedding it is tied to, if they are the same.
 
     Where they differ the engine, transformers and this trainer would each take another one.
@@ -190,7 +218,7 @@ def _check_tied(folder: Path, found: dict[str, TensorEntry]) -> None:
     same = head.shape == embed.shape
     if same:
         with safe_open(head.file, "pt") as one, safe_open(embed.file, "pt") as other:
-            left, right = one.get_slice(heads[0]), other.get_slice(embeds[0])
+            left, right = one.get_slice(head.name), other.get_slice(embed.name)
             rows = head.shape[0]
             same = all(left[i : i + 4096].equal(right[i : i + 4096]) for i in range(0, rows, 4096))
     if not same:
@@ -201,7 +229,7 @@ def _check_tied(folder: Path, found: dict[str, TensorEntry]) -> None:
         )
 
 
-def _check_untied(folder: Path, found: dict[str, TensorEntry]) -> None:
+def _check_untied(folder: Path, found: Mapping[str, TensorEntry]) -> None:
     """A model that shares no matrix needs one for its output; loaders would fill in noise."""
     embeds = [n for n in found if n.endswith("embed_tokens.weight")]
     if embeds and not any("lm_head" in n or n.startswith("output") for n in found):

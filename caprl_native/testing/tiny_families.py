@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from caprl_native.convert_internvl.chat import turns
 from caprl_native.testing.tiny_models import (
     IM_END,
     IMAGE_PAD,
@@ -23,32 +24,18 @@ from caprl_native.testing.tiny_models import (
 
 HIDDEN, LAYERS, TOWER = 64, 2, 64
 
-_TURNS = """{%- for m in messages -%}
-<|im_start|>{{ m.role }}
-{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content -%}
-{%- if part.type == 'image' -%}%IMAGE%
-{% elif part.type == 'video' -%}%VIDEO%
-{% else -%}{{ part.text }}{%- endif -%}
-{%- endfor %}{% endif %}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant
-{% endif -%}"""
-
-
-def _template(image: str, video: str) -> str:
-    return _TURNS.replace("%IMAGE%", image).replace("%VIDEO%", video)
-
 
 def _text(vocab: dict[str, int], **more: Any) -> dict[str, Any]:
     """The language model's part of a config: heads of 32."""
-    return dict(
+    own: dict[str, Any] = dict(
         vocab_size=len(vocab), hidden_size=HIDDEN, intermediate_size=2 * HIDDEN,
         num_hidden_layers=LAYERS, num_attention_heads=HIDDEN // 32,
         num_key_value_heads=HIDDEN // 32, head_dim=32, max_position_embeddings=32768,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-6,
         bos_token_id=None, eos_token_id=vocab[IM_END], pad_token_id=vocab[PAD],
-        tie_word_embeddings=False, **more,
+        tie_word_embeddings=False,
     )  # fmt: skip
+    return own | more
 
 
 def _shake(model: torch.nn.Module) -> None:
@@ -60,8 +47,10 @@ def _shake(model: torch.nn.Module) -> None:
                 parameter.normal_(std=0.02)
 
 
-def write_internvl(path: Path, seed: int = 0) -> Path:
-    """Tiles of 56 x 56 pixels, 4 tokens each."""
+def write_internvl(
+    path: Path, seed: int = 0, text: str = "qwen3", tied: bool = False, **tower: Any
+) -> Path:
+    """Tiles of 56 x 56 pixels, 4 tokens each. `tower`: settings of another one."""
     from transformers import (
         GotOcr2ImageProcessor,
         InternVLConfig,
@@ -83,18 +72,18 @@ def write_internvl(path: Path, seed: int = 0) -> Path:
         intermediate_size=2 * TOWER, image_size=[56, 56], patch_size=[14, 14], attention_bias=True,
     )  # fmt: skip
     config = InternVLConfig(
-        vision_config=vision,
-        text_config=_text(vocab, model_type="qwen3"),
+        vision_config=vision | tower,
+        text_config=_text(vocab, model_type=text, tie_word_embeddings=tied),
         image_token_id=vocab["<IMG_CONTEXT>"],
         image_seq_length=4,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     pixels = dict(
         size={"height": 56, "width": 56},
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     )
-    template = _template("<IMG_CONTEXT>", "<video>")
+    template = turns("<IMG_CONTEXT>", "<video>")
     tokenizer.chat_template = template
     image, video = GotOcr2ImageProcessor(**pixels), InternVLVideoProcessor(**pixels)
     processor = InternVLProcessor(
@@ -132,7 +121,7 @@ def write_llava_onevision(path: Path, seed: int = 0) -> Path:
         tie_word_embeddings=False,
     )  # fmt: skip
     pixels: dict[str, Any] = dict(size={"height": 56, "width": 56})
-    template = _template("<image>", "<video>")
+    template = turns("<image>", "<video>")
     tokenizer.chat_template = template
     processor = LlavaOnevisionProcessor(
         LlavaOnevisionImageProcessor(image_grid_pinpoints=grids, **pixels),

@@ -14,7 +14,7 @@ _OTHER_ATTENTION = (
 # Directories that somebody is likely to bring, and what to bring instead.
 NEAREST = {
     "internvl_chat": "the same model in transformers' own format, whose name ends in -HF (its "
-    "model_type is internvl)",
+    "model_type is internvl), or make one of it with tools/convert_internvl.py",
     "interns1": "an InternVL directory whose name ends in -HF (model_type internvl)",
     "llava": "a LLaVA-OneVision directory (model_type llava_onevision)",
     "llava_next": "a LLaVA-OneVision directory (model_type llava_onevision)",

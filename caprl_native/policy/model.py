@@ -110,11 +110,12 @@ class Policy(nn.Module):
         """Embeddings `[B, L, D]` with features in the media's places, those places, and the rest
         of the features."""
         features = self._features(batch)
-        embeds = self.hf.get_input_embeddings()(batch.ids)
         pads = torch.tensor(self.family.media_token_ids(self.config), device=batch.ids.device)
         media_mask = torch.isin(batch.ids, pads)
         if not batch.sequences:
             media_mask &= batch.segments == PROMPT
+        # A pad may have no row of the table: InternVL's <video> stands for the image's there.
+        embeds = self.hf.get_input_embeddings()(batch.ids.masked_fill(media_mask, 0))
         if features is None:
             return embeds, media_mask, None
         if batch.inputs is None:

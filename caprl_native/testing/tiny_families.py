@@ -50,7 +50,8 @@ def _shake(model: torch.nn.Module) -> None:
 def write_internvl(
     path: Path, seed: int = 0, text: str = "qwen3", tied: bool = False, **tower: Any
 ) -> Path:
-    """Tiles of 56 x 56 pixels, 4 tokens each. `tower`: settings of another one."""
+    """Tiles of 56 x 56 pixels, 4 tokens each; the video's mark, which was added to the tokenizer
+    alone, has no embedding. `tower`: settings of another one."""
     from transformers import (
         GotOcr2ImageProcessor,
         InternVLConfig,
@@ -63,10 +64,10 @@ def write_internvl(
         "start_image_token": "<img>",
         "end_image_token": "</img>",
         "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
     }
-    tokenizer = build_tokenizer(["Frame"], marks)
+    tokenizer = build_tokenizer(["Frame"], marks, {"video_token": "<video>"})
     vocab = tokenizer.get_vocab()
+    del vocab["<video>"]  # which is the last
     vision = dict(
         hidden_size=TOWER, num_hidden_layers=LAYERS, num_attention_heads=TOWER // 32,
         intermediate_size=2 * TOWER, image_size=[56, 56], patch_size=[14, 14], attention_bias=True,

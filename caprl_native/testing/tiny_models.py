@@ -109,15 +109,19 @@ def pieces(text: str) -> list[str]:
 
 
 def build_tokenizer(
-    vocab_words: Iterable[str] = (), marks: Mapping[str, str] | None = None
+    vocab_words: Iterable[str] = (),
+    marks: Mapping[str, str] | None = None,
+    late: Mapping[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
     """A word-level tokenizer; `vocab_words` may be whole texts, they are cut into words here.
 
-    `marks`: further special tokens, by the names that the tokenizer has them under.
+    `marks`: further special tokens, by the names that the tokenizer has them under; `late`: more of
+    them, after all words.
     """
-    special = (*SPECIAL, *(marks or {}).values())
+    marks, late = marks or {}, late or {}
+    special = (*SPECIAL, *marks.values())
     words = dict.fromkeys([*_ALWAYS, *_WORDS, *(p for text in vocab_words for p in pieces(text))])
-    vocab = {token: i for i, token in enumerate([*special, UNKNOWN, *words])}
+    vocab = {token: i for i, token in enumerate([*special, UNKNOWN, *words, *late.values()])}
     backend = Tokenizer(WordLevel(vocab, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -133,6 +137,7 @@ def build_tokenizer(
             decoders.Replace(Regex(r"(?<=[\n(<]) |^ "), ""),
         ]
     )
+    special += tuple(late.values())
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -141,7 +146,7 @@ def build_tokenizer(
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
         model_max_length=32768,
-        **({"extra_special_tokens": dict(marks)} if marks else {}),
+        **({"extra_special_tokens": named} if (named := {**marks, **late}) else {}),
     )
 
 

@@ -138,7 +138,10 @@ class InternVL(Tiled):
         return config.image_token_id, _marks(config.name_or_path)["video_token"]
 
     def banned_token_ids(self, config: Any) -> tuple[int, ...]:
-        return config.image_token_id, *_marks(config.name_or_path).values()
+        marks = {config.image_token_id, *_marks(config.name_or_path).values()}
+        # A tokenizer's <video> may be one past the head: what has no row cannot be sampled, and
+        # vLLM refuses to be told so.
+        return tuple(sorted(i for i in marks if i < config.get_text_config().vocab_size))
 
     # What the model computes.
 

@@ -7,17 +7,17 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from caprl_native.init_vlm.plan import Filled, Plan, plan
-from caprl_native.init_vlm.projector import Init, drawn
+from caprl_native.init_vlm.projector import drawn
+from caprl_native.init_vlm.request import Request
 from caprl_native.init_vlm.verify import verify
 from caprl_native.model_directory import (
-    SHARD_BYTES,
     Outgoing,
     new_directory,
     read_tensor,
@@ -31,22 +31,6 @@ REPORT = "init.json"
 SMALL_BYTES = 2**30  # results up to here are verified unless that is unwished
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 Said = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be made. `vision`: the model whose tower, config, tokenizer and processor the
-    result has; `language`: the one whose language model it has."""
-
-    vision: Path
-    language: Path
-    target: Path
-    projector: Literal["new", "keep"] = "new"
-    init: Init = "default"
-    seed: int = 0
-    dtype: str = "bfloat16"
-    verify: Literal["small", "always", "never"] = "small"
-    shard_bytes: int = SHARD_BYTES
 
 
 def build(request: Request, say: Said = print) -> dict[str, Any]:

@@ -7,19 +7,17 @@ first, so that nothing but a wrong tensor makes a difference.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from caprl_native.init_vlm.request import Request
 from caprl_native.policy.families import Family, family_of
 from caprl_native.policy.fsdp import DTYPES
 from caprl_native.policy.model import load_hf
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.vision_cache import recorded
-
-if TYPE_CHECKING:
-    from caprl_native.init_vlm.build import Request
 
 TOKENS, SIDE = 32, 4  # of the probes: tokens of a text; features along each side of an image
 

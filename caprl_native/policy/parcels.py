@@ -23,27 +23,46 @@ ALIGNED = 16  # where tensors start: at multiples of this many bytes, so that th
 _Place = tuple[int, torch.dtype, tuple[int, ...]]  # a tensor's first byte, type and shape
 
 
+class _Packer(pickle.Pickler):
+    """Puts tensors aside, and their places into the pickle."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Tensor] = []
+        self.nbytes = 0
+
+    def persistent_id(self, value: object) -> _Place | None:
+        if not isinstance(value, Tensor):
+            return None
+        place = self.nbytes, value.dtype, tuple(value.shape)
+        self.tensors.append(value)
+        self.nbytes += _aligned(value.nbytes)
+        return place
+
+
+class _Unpacker(pickle.Unpickler):
+    """Puts views of `tensors`, bytes one behind the other, into their places."""
+
+    def __init__(self, pickled: bytes, tensors: Tensor) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self.tensors = tensors
+
+    def persistent_load(self, place: _Place) -> Tensor:
+        at, dtype, shape = place
+        size = dtype.itemsize * int(np.prod(shape))
+        return self.tensors[at : at + size].view(dtype).view(shape)
+
+
 class Parcel:
     """A group on its way: all that an update needs of it. Its tensors are not copied before
     `write`."""
 
     def __init__(self, group: Group) -> None:
-        self.tensors: list[Tensor] = []
-        self._offset = 0
         file = io.BytesIO()
-        pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
-        pickler.persistent_id = self._put_aside  # type: ignore[method-assign]
-        pickler.dump(_light(group))
-        self.pickled = file.getvalue()
-        self.nbytes = _start(len(self.pickled)) + self._offset
-
-    def _put_aside(self, value: object) -> _Place | None:
-        if not isinstance(value, Tensor):
-            return None
-        place = self._offset, value.dtype, tuple(value.shape)
-        self.tensors.append(value)
-        self._offset += _aligned(value.nbytes)
-        return place
+        packer = _Packer(file)
+        packer.dump(_light(group))
+        self.tensors, self.pickled = packer.tensors, file.getvalue()
+        self.nbytes = _start(len(self.pickled)) + packer.nbytes
 
     def write(self, out: Tensor) -> None:
         """Fills `out`, `nbytes` bytes."""
@@ -59,16 +78,8 @@ class Parcel:
 def opened(parcel: Tensor) -> Group:
     """The group of a parcel, bytes on the CPU; its tensors are views of them."""
     length = int.from_bytes(parcel[:8].numpy().tobytes(), "little")
-    tensors = parcel[_start(length) :]
-
-    def restored(place: _Place) -> Tensor:
-        at, dtype, shape = place
-        size = dtype.itemsize * int(np.prod(shape))
-        return tensors[at : at + size].view(dtype).view(shape)
-
-    unpickler = pickle.Unpickler(io.BytesIO(parcel[8 : 8 + length].numpy().tobytes()))
-    unpickler.persistent_load = restored  # type: ignore[method-assign]
-    sample, prompt, rollouts = unpickler.load()
+    pickled = parcel[8 : 8 + length].numpy().tobytes()
+    sample, prompt, rollouts = _Unpacker(pickled, parcel[_start(length) :]).load()
     return Group(sample, prompt, [_restored(*rollout) for rollout in rollouts])
 
 

@@ -249,6 +249,8 @@ class _Unpickler(pickle.Unpickler):
     """Knows the classes of a checkpoint's metadata and no other."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "pathlib._local":  # what CPython 3.13 calls it, and no other
+            module = "pathlib"
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not dtype and name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which no checkpoint needs")

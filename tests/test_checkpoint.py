@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import resource
 import runpy
 import shutil
@@ -365,6 +366,20 @@ def forge(folder: Path) -> None:
         data = (folder / name).read_bytes()
         manifest["files"][name] = [len(data), hashlib.sha256(data).hexdigest()]
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_of_another_python_is_loaded(tmp_path, saver):
+    """CPython 3.13 writes pathlib's classes under a name that no other has."""
+    save, load = saver
+    save(tmp_path / "root", 1)
+    folder = checkpoint.directory(tmp_path / "root", 1)
+    file = folder / "shards/.metadata"
+    data = pickle.dumps(pickle.loads(file.read_bytes()), protocol=2)
+    elsewhere = re.sub(rb"cpathlib(\._local)?\n", b"cpathlib._local\n", data)
+    assert b"pathlib._local" in elsewhere
+    file.write_bytes(elsewhere)
+    forge(folder)
+    load(tmp_path / "root")
 
 
 def test_a_checkpoint_runs_no_code(tmp_path, saver):

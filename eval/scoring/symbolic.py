@@ -32,7 +32,7 @@ MAX_CHARS = 500
 MAX_DEPTH = 12  # of brackets
 MAX_POWERS = 30
 MAX_DIGITS = 200  # of one number
-START_S, ANSWER_S = 120.0, 10.0  # the process ends what is too slow long before that
+START_S, ANSWER_S = 120.0, 60.0  # the process ends what is too slow long before that
 
 # Unlike powers and factorials, these are evaluated while they are parsed.
 _EAGER = re.compile(r"binom|\\gcd|\\lcm|\\det|vmatrix")

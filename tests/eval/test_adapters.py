@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -47,8 +48,8 @@ def test_all_are_found():
 
 @pytest.mark.parametrize("name", [*NAMES, *CAPTIONED])
 def test_a_docstring_gives_source_rule_and_citation(name):
-    text = type(benchmarks()[name]).__doc__
-    assert all(f"\n    {part}: " in text for part in ("Source", "Rule", "Citation"))
+    text = inspect.getdoc(type(benchmarks()[name]))
+    assert all(f"\n{part}: " in text for part in ("Source", "Rule", "Citation"))
     assert re.search(r"\b20\d\d\.\s*$", text)
 
 

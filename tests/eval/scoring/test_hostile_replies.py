@@ -8,12 +8,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import pytest
 
 import eval.scoring
@@ -112,6 +114,18 @@ def test_the_process_is_replaced_when_it_is_killed_and_forgotten_by_forks() -> N
         os._exit(0 if math_equal("5/4", "1.250") else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert math_equal("7/4", "1.750")
+
+
+def test_a_busy_machine_does_not_change_an_answer() -> None:
+    """The limit is processor time: while it gets none, no time of the question's passes."""
+    assert math_equal("1/2", "0.50")
+    assert symbolic._PROCESS._running is not None
+    (worker,) = psutil.Process(symbolic._PROCESS._running.pid).children()
+    worker.suspend()
+    goes_on = threading.Timer(1.5, worker.resume)
+    goes_on.start()
+    assert math_equal("9/4", "2.250")
+    goes_on.join()
 
 
 def test_the_process_ends_with_its_parent() -> None:

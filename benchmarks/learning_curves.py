@@ -79,9 +79,9 @@ def lines(file: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, text)
 
 
-def curve(folder: Path) -> Curve:
-    """Held-out accuracy over steps."""
-    return [(m["step"], m[METRIC]) for m in lines(folder / "metrics.jsonl") if METRIC in m]
+def curve(folder: Path, metric: str = METRIC) -> Curve:
+    """Held-out accuracy, or another metric, over steps."""
+    return [(m["step"], m[metric]) for m in lines(folder / "metrics.jsonl") if metric in m]
 
 
 def tokens_of_steps(folder: Path, tokenizer: Any) -> dict[int, int]:

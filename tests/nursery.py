@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import sympy.tensor.tensor  # noqa: F401
@@ -41,13 +42,7 @@ import vllm.distributed.elastic_ep.elastic_execute  # noqa: E402, F401
 import vllm.entrypoints.launchers.cli_args  # noqa: E402, F401
 import vllm.entrypoints.llm  # noqa: E402, F401
 import vllm.model_executor.layers.quantization.online.base  # noqa: E402, F401
-import vllm.v1.worker.cpu_worker  # noqa: E402, F401
-from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration  # noqa: E402
-from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM  # noqa: E402
-from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration  # noqa: E402
-from vllm.model_executor.models.qwen3_vl_moe import (  # noqa: E402
-    Qwen3VLMoeForConditionalGeneration,
-)
+import vllm.v1.worker.gpu_model_runner  # noqa: E402, F401
 from vllm.model_executor.models.registry import ModelRegistry  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.v1.sample import sampler  # noqa: E402
@@ -55,10 +50,10 @@ from vllm.v1.sample import sampler  # noqa: E402
 import caprl_native.trainer  # noqa: E402, F401
 
 MODELS = (
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3ForCausalLM,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMoeForConditionalGeneration,
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3ForCausalLM",
+    "Qwen3VLForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration",
 )
 
 
@@ -82,9 +77,13 @@ def main() -> None:
 def do_what_forks_would_repeat() -> None:
     """What vLLM does at the start of an engine with the same result every time."""
     for model in MODELS:  # else each is inspected in a process of its own, where no cache knows it
-        ModelRegistry.register_model(model.__name__, model)
-    if current_platform.is_cpu():  # else each engine looks through all modules for such kernels
-        current_platform.register_triton_kernel_overrides()
+        ModelRegistry.register_model(model, ModelRegistry.models[model].load_model_cls())
+    if current_platform.is_cpu():
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+
+        with warnings.catch_warnings(action="ignore"):  # of all modules' deprecated attributes
+            current_platform.register_triton_kernel_overrides()
+        # Else each engine looks through all modules for such kernels.
         type(current_platform).register_triton_kernel_overrides = lambda *_: None
         # Without torch.compile, whose backend on a CPU is none: see `prepare_environment`.
         sampler.batched_count_greater_than = (

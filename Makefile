@@ -1,6 +1,6 @@
 # make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
-# make test-fast    the tests that start no engine and no ranks, in about a minute
+# make test-fast    the tests that start no engine and no ranks, in a few minutes
 # make demo-models  make the demo's shipped models again
 # make bench        benchmarks of this machine, into benchmarks/
 # make lint         ruff: rules and format

@@ -1,6 +1,6 @@
 # make demo         train the demo's captioner (CPU, a few minutes) and show what it learnt
 # make test         all tests
-# make test-fast    the tests that start no engine and no ranks, in about a minute
+# make test-fast    the tests that start no engine and no ranks, in a few minutes
 # make demo-models  make the demo's shipped models again
 # make bench        benchmarks of this machine, into benchmarks/
 # make lint         ruff: rules and format
@@ -10,10 +10,12 @@
 #
 # PYTHON=python3.12   the interpreter that .venv is made with (3.11 or later)
 # SET=cpu|cuda        the pinned requirements; by default cuda where nvidia-smi works
+# WORKERS=3           pytest's processes: one more than cores, since tests wait for starts, ends and time-outs
 # ARGS="..."          further arguments of the command
 
 PYTHON ?=
 SET ?=
+WORKERS ?= 3
 ARGS ?=
 RUN = .venv/bin/python
 
@@ -29,10 +31,10 @@ demo: setup
 	@$(RUN) tools/demo.py $(ARGS)
 
 test: setup
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: setup
-	$(RUN) -m pytest -n 2 -m "not heavy" $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) -m "not heavy" $(ARGS)
 
 demo-models: setup
 	$(RUN) tools/make_demo_models.py $(ARGS)

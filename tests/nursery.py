@@ -6,34 +6,59 @@ the first that failed, which ends the others. `{"reap": pid}` is answered with t
 
 Each rank runs `python -m module args` and knows its place from the variables that torchrun sets;
 what else torchrun does is missing: signals are not passed on, and rank 0 keeps the store.
+
+With no ranks the launcher is the module itself: torchrun, which can fork its ranks as well. With
+`"node": {"namespace", "name", "hidden"}` it runs in a network namespace, on a host of that name
+that sees an empty folder in place of the hidden one, if one is named.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
-from typing import Any
+import warnings
+from typing import Any, NoReturn
 
-import transformers  # noqa: F401
+import sympy.tensor.tensor  # noqa: F401
+import torch.distributed.checkpoint._fsspec_filesystem  # noqa: F401
+import torch.distributed.tensor.experimental._func_map  # noqa: F401
+import torch.export._trace  # noqa: F401
+import transformers.models.auto.video_processing_auto  # noqa: F401
+import transformers.models.qwen3_vl.modeling_qwen3_vl  # noqa: F401
+import transformers.tokenization_mistral_common  # noqa: F401
 
 from caprl_native.rollout.engine import prepare_environment
 
 prepare_environment()
 
+import vllm.distributed.elastic_ep.elastic_execute  # noqa: E402, F401
+import vllm.entrypoints.launchers.cli_args  # noqa: E402, F401
 import vllm.entrypoints.llm  # noqa: E402, F401
-import vllm.model_executor.models.qwen2_5_vl  # noqa: E402, F401
-import vllm.model_executor.models.qwen3_vl  # noqa: E402, F401
+import vllm.model_executor.layers.quantization.online.base  # noqa: E402, F401
 import vllm.v1.worker.gpu_model_runner  # noqa: E402, F401
+from vllm.model_executor.models.registry import ModelRegistry  # noqa: E402
+from vllm.platforms import current_platform  # noqa: E402
+from vllm.v1.sample import sampler  # noqa: E402
 
 import caprl_native.trainer  # noqa: E402, F401
 
+MODELS = (
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3ForCausalLM",
+    "Qwen3VLForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration",
+)
+
 
 def main() -> None:
+    do_what_forks_would_repeat()
     keep_what_forks_share()
     for line in sys.stdin:
         request = json.loads(line)
@@ -44,7 +69,26 @@ def main() -> None:
             print(pid, flush=True)
         else:
             os.setsid()
+            if not request["ranks"]:
+                run(request, {})
             os._exit(serve(request))
+
+
+def do_what_forks_would_repeat() -> None:
+    """What vLLM does at the start of an engine with the same result every time."""
+    for model in MODELS:  # else each is inspected in a process of its own, where no cache knows it
+        ModelRegistry.register_model(model, ModelRegistry.models[model].load_model_cls())
+    if current_platform.is_cpu():
+        import vllm.v1.worker.cpu_worker  # noqa: F401
+
+        with warnings.catch_warnings(action="ignore"):  # of all modules' deprecated attributes
+            current_platform.register_triton_kernel_overrides()
+        # Else each engine looks through all modules for such kernels.
+        type(current_platform).register_triton_kernel_overrides = lambda *_: None
+        # Without torch.compile, whose backend on a CPU is none: see `prepare_environment`.
+        sampler.batched_count_greater_than = (
+            sampler.batched_count_greater_than._torchdynamo_orig_callable
+        )
 
 
 def keep_what_forks_share() -> None:
@@ -73,27 +117,43 @@ def serve(request: dict[str, Any]) -> int:
     return code
 
 
+def move_to(namespace: str, name: str, hidden: str) -> None:
+    """Puts this process, and what it starts, onto a node, as `ip netns exec` does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, new_hostname, new_network = 0x20000, 0x4000000, 0x40000000
+    with open(f"/var/run/netns/{namespace}") as network:
+        entered = libc.setns(network.fileno(), new_network)
+    if entered or libc.unshare(new_mounts | new_hostname):
+        raise OSError(ctypes.get_errno(), f"no node {name}")
+    socket.sethostname(name)
+    if hidden:
+        subprocess.run(["mount", "--make-rslave", "/"], check=True)  # nobody else misses it
+        subprocess.run(["mount", "-t", "tmpfs", "none", hidden], check=True)
+
+
 def start(request: dict[str, Any], rank: int, port: int) -> int:
-    """Forks one rank; returns its process id. The rank itself leaves through `SystemExit`."""
+    """Forks one rank; returns its process id."""
     if pid := os.fork():
         return pid
-    become(request, rank, port)
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    sys.exit(0)
+    ranks = str(request["ranks"])
+    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks}
+    places |= {"LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run(request, places)
 
 
-def become(request: dict[str, Any], rank: int, port: int) -> None:
-    """Gives this process the streams, arguments and environment of a rank."""
+def run(request: dict[str, Any], places: dict[str, str]) -> NoReturn:
+    """Makes this process the module, which leaves through `SystemExit`."""
+    if "node" in request:
+        move_to(**request["node"])
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     sys.argv = [request["module"], *request["args"]]
-    ranks = str(request["ranks"])
-    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks}
-    places |= {"LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.clear()
     os.environ.update(request["env"] | places)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

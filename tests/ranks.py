@@ -64,7 +64,8 @@ def run_module(
 class Forked:
     """`python -m module args` on so many ranks, under a launcher: a `Popen` as far as tests need.
 
-    They are forks of one process that has made the slow imports: see tests/nursery.py.
+    They are forks of one process that has made the slow imports: see tests/nursery.py. On 0 ranks
+    it is the module itself, without a launcher.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Forked:
         *args: object,
         log: Path,
         env: dict[str, str] | None = None,
+        node: dict[str, str] | None = None,
     ) -> None:
         request = {
             "module": module,
@@ -81,6 +83,7 @@ class Forked:
             "ranks": ranks,
             "env": {**os.environ, **(env or {})},
             "log": str(log),
+            **({"node": node} if node else {}),
         }
         self.pid, self.returncode = _ask_nursery(request), None
 
@@ -100,11 +103,22 @@ class Forked:
             time.sleep(0.02)
         return code
 
+    def send_signal(self, number: int) -> None:
+        """To the launcher alone."""
+        os.kill(self.pid, number)
+
     def end(self) -> None:
         """Ends what is left of it."""
         if self.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.wait(60)
+
+
+def forking(torchrun: list[str], module: str) -> list[str]:
+    """For `Forked`, torchrun's module and arguments: it starts a module on ranks that it forks."""
+    _, _, launcher, *words = torchrun  # python -m torch.distributed.run ...
+    script = str(ROOT / module.replace(".", "/")) + ".py"
+    return [launcher, *words, "--start-method=fork", "--run-path", script]
 
 
 @cache

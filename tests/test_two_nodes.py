@@ -6,10 +6,11 @@ Skipped where namespaces are not permitted (they need root and iproute2); the re
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.ranks import ROOT
+from tests.ranks import ROOT, Forked, forking
 
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -20,10 +21,26 @@ WHY = two_nodes.problem()
 pytestmark = pytest.mark.skipif(bool(WHY), reason=f"no network namespaces: {WHY}")
 
 
+class Quick(two_nodes.Runs):
+    """Torchrun and its ranks are forks that wait for no imports."""
+
+    def start(self, words: list[str], log: Path) -> Forked:
+        return Forked(two_nodes.MODULE, 2, *words, log=log, env=self.environment())
+
+    def start_on(
+        self, node: two_nodes.Node, port: int, words: list[str], log: Path, hidden: Path | None
+    ) -> Forked:
+        launcher, *first = forking(node.torchrun(port), two_nodes.MODULE)
+        seen = {"namespace": node.namespace, "name": node.name, "hidden": str(hidden or "")}
+        environment = self.environment(node)
+        return Forked(launcher, 0, *first, *words, log=log, env=environment, node=seen)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> two_nodes.Runs:
     small = ["--data.batch_size=4", "--rollout.n=4", "--rollout.max_tokens=32", "--eval.every=0"]
-    return two_nodes.make_runs(tmp_path_factory.mktemp("nodes"), *small, steps=3)
+    made = two_nodes.make_runs(tmp_path_factory.mktemp("nodes"), *small, steps=3)
+    return Quick(made.out, made.settings)
 
 
 def test_a_node_is_killed_and_both_go_on_as_one_would(runs: two_nodes.Runs) -> None:

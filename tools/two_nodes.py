@@ -28,6 +28,7 @@ from launch import free_port, torchrun
 
 LINK = "veth0"  # in both namespaces
 LIMIT_S = 600.0
+MODULE = "caprl_native.train"
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,23 @@ class Node:
     address: str
     is_host: bool  # of the rendezvous
 
-    def command(self, port: int, words: Sequence[str], hidden: Path | None = None) -> list[str]:
-        """torchrun on this node of two. `hidden`: a folder that it sees an empty one in place of.
-
-        `ip netns exec` gives a mount namespace of its own, so nobody else misses the folder.
-        """
+    def torchrun(self, port: int) -> list[str]:
+        """The command that starts a rank on this node of two, and meets the other node's."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
         launcher += ["--nproc-per-node=1", "--rdzv-backend=c10d", f"--local-addr={self.address}"]
         launcher += [f"--rdzv-endpoint={ADDRESSES[0]}:{port}", f"--rdzv-id={port}"]
-        launcher += [f"--rdzv-conf=is_host={int(self.is_host)}"]  # the name resolves to no address
+        # The name resolves to no address.
+        return [*launcher, f"--rdzv-conf=is_host={int(self.is_host)}"]
+
+    def command(self, port: int, words: Sequence[str], hidden: Path | None = None) -> list[str]:
+        """torchrun on this node. `hidden`: a folder that it sees an empty one in place of.
+
+        `ip netns exec` gives a mount namespace of its own, so nobody else misses the folder.
+        """
         first = [f"hostname {self.name}"]
         if hidden is not None:
             first.append(f"mount -t tmpfs none {shlex.quote(str(hidden))}")
-        script = " && ".join([*first, f"exec {shlex.join([*launcher, *words])}"])
+        script = " && ".join([*first, f"exec {shlex.join([*self.torchrun(port), *words])}"])
         return ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", script]
 
 
@@ -102,13 +107,12 @@ class Runs:
     settings: tuple[str, ...]
 
     def words(self, folder: Path, resume: bool = False) -> list[str]:
-        config = str(ROOT / "train_configs" / "demo.toml")
-        words = ["-m", "caprl_native.train", "--config", config, *self.settings]
+        words = ["--config", str(ROOT / "train_configs" / "demo.toml"), *self.settings]
         return [*words, f"--run.dir={folder}", *(["--resume"] if resume else [])]
 
     def one_node(self, folder: Path) -> Path:
         """Two ranks on this machine as it is, to the end."""
-        process = self._start([*torchrun(2), *self.words(folder)], folder, {})
+        process = self.start(self.words(folder), folder.with_suffix(".log"))
         with ended(process):
             finished(process, folder)
         return folder
@@ -121,16 +125,27 @@ class Runs:
         port, processes = free_port(), []
         for node in nodes:
             place = folder if hidden and not node.is_host else None
-            command = node.command(port, self.words(folder, resume), place)
-            own = {"GLOO_SOCKET_IFNAME": LINK, "VLLM_HOST_IP": node.address}
-            log = folder.with_name(f"{folder.name}.{node.name}")
-            processes.append(self._start(command, log, own))
+            log = folder.with_name(f"{folder.name}.{node.name}.log")
+            words = self.words(folder, resume)
+            processes.append(self.start_on(node, port, words, log, place))
         return processes
 
-    def _start(self, command: list[str], folder: Path, own: dict[str, str]) -> subprocess.Popen:
-        variables = {**environment(), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **own}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(folder.suffix + ".log").open("ab") as log:
+    def start(self, words: list[str], log: Path) -> subprocess.Popen:
+        return self._start([*torchrun(2), "-m", MODULE, *words], log, self.environment())
+
+    def start_on(
+        self, node: Node, port: int, words: list[str], log: Path, hidden: Path | None
+    ) -> subprocess.Popen:
+        command = node.command(port, ["-m", MODULE, *words], hidden)
+        return self._start(command, log, self.environment(node))
+
+    def environment(self, node: Node | None = None) -> dict[str, str]:
+        own = {"GLOO_SOCKET_IFNAME": LINK, "VLLM_HOST_IP": node.address} if node else {}
+        return {**environment(), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **own}
+
+    def _start(self, command: list[str], file: Path, variables: dict[str, str]) -> subprocess.Popen:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as log:
             return subprocess.Popen(
                 command, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True
             )

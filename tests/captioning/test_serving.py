@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +13,10 @@ import httpx
 import openai
 
 from caprl_native.testing.media_files import write_png
-from tests.ranks import ROOT
+from tests.ranks import Forked
 
+# The program behind `vllm serve`, whose command line looks for a package of the name vllm.
+SERVER = "vllm.entrypoints.openai.api_server"
 STARTS_S = 240
 
 
@@ -28,30 +26,21 @@ def served(model: Path, log: Path) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    # The program behind `vllm serve`, whose command line looks for a package of the name vllm.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    command += ["--served-model-name", "captioner", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", "256", "--max-num-seqs", "4", "--dtype", "float32"]
-    command += ["--enforce-eager", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
+    words = ["--model", str(model)]
+    words += ["--served-model-name", "captioner", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--max-model-len", "256", "--max-num-seqs", "4", "--dtype", "float32"]
+    words += ["--enforce-eager", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+    settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # tests in this process may have it off
+    process = Forked(SERVER, 1, *words, log=log, env=settings)
     try:
         wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.end()
 
 
-def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_healthy(process: Forked, url: str, log: Path) -> None:
     ends = time.monotonic() + STARTS_S
     while time.monotonic() < ends:
         assert process.poll() is None, log.read_text()[-3000:]

@@ -44,6 +44,14 @@ def actors() -> list[int]:
     return found
 
 
+def name_of(process: psutil.Process) -> str:
+    """Empty once it has ended."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
 @contextmanager
 def random_kills(pause: float) -> Iterator[list[int]]:
     """Kills a copy now and then; gives the list of those that were."""
@@ -126,8 +134,9 @@ def test_a_driver_that_is_killed_takes_its_copies_and_ray_along():
         copies = 0
         while copies < 2 and time.monotonic() < ends:  # the first reply may be before the second
             theirs = psutil.Process(process.pid).children(recursive=True)
-            waited = [each for each in theirs if not each.name().endswith("Agent")]
-            copies = sum("_Worker" in each.name() for each in waited)
+            names = {each: name_of(each) for each in theirs}
+            waited = [each for each, name in names.items() if not name.endswith("Agent")]
+            copies = sum("_Worker" in name for name in names.values())
         assert copies == 2
         process.kill()
         assert psutil.wait_procs(waited, timeout=20)[1] == []

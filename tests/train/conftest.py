@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.world import make_world, rows, tiny_config, write_config, write_rows
+from tests.train.world import Quick, make_world, rows, tiny_config, write_config, write_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def unbroken(
 
     One question of the data cannot be asked, and is left out.
     """
-    from kill_resume import Plan, run_unbroken
+    from kill_resume import run_unbroken
 
     folder = tmp_path_factory.mktemp("runs")
     config = tiny_config(world, tiny_policy, tiny_reader, folder / "unbroken")
@@ -44,5 +44,5 @@ def unbroken(
     config.eval.every, config.data.eval_files = 2, [str(world / "heldout.jsonl")]
     config.alarms.first_steps = config.alarms.blind_every = 2
     file = write_config(config, folder / "run.toml")
-    times = run_unbroken(Plan((str(file),)), folder / "unbroken")
+    times = run_unbroken(Quick((str(file),)), folder / "unbroken")
     return Unbroken(file, folder / "unbroken", times)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kill_resume import Plan, ended, final_state, steps_logged, wait_for
+from kill_resume import ended, final_state, steps_logged, wait_for
 
 from caprl_native import checkpoint
 from caprl_native.config.schema import Config
@@ -16,6 +16,7 @@ from caprl_native.testing.chat_server import Reply, Request, serve
 from caprl_native.testing.media_files import truncate
 from caprl_native.train import main
 from tests.train.world import (
+    Launched,
     Quick,
     rows,
     tiny_config,
@@ -270,7 +271,7 @@ def test_a_second_interrupt_ends_a_run_that_hangs(
         config = endpoint_config(world, tiny_policy, server.url, tmp_path / "run")
         config.reward.reader.timeout_s = 600.0
         file = write_config(config, tmp_path / "run.toml")
-        process = Plan((str(file),)).start(tmp_path / "run")
+        process = Launched((str(file),)).start(tmp_path / "run")
         with ended(process):
             assert wait_for(lambda: len(server.requests) == 32, process)  # both ranks wait
             process.send_signal(signal.SIGINT)

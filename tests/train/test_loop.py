@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 from kill_resume import (
     Moment,
-    Plan,
     differences,
     ended,
     finished,
@@ -30,7 +29,7 @@ from caprl_native.rewards.terms.length import length_reward
 from caprl_native.rewards.terms.timestamps import timestamp_reward
 from caprl_native.viewer.run import Run
 from tests.train.conftest import Unbroken
-from tests.train.world import Quick, rows, tiny_config, train_ok, write_rows
+from tests.train.world import Launched, Quick, rows, tiny_config, train_ok, write_rows
 
 METRICS = [
     "reward/total/mean",
@@ -220,7 +219,7 @@ def test_killed_interrupted_and_killed_while_saving(unbroken: Unbroken, tmp_path
     print(moment, "saved", saved(folder))  # shown where the test fails
     assert steps_logged(folder) in (1, 2) and saved(folder) in ([], [1], [1, 2])
 
-    interrupted = Plan(plan.files, ("--run.save_every=0",))
+    interrupted = Launched(plan.files, ("--run.save_every=0",))
     before = (saved(folder) or [0])[-1]
     forget_after(before, folder)
     process = interrupted.start(folder, resume=bool(before))

@@ -11,11 +11,12 @@ from typing import Any
 from caprl_native.config.cli import dump
 from caprl_native.config.flat import FlatConfig
 from caprl_native.config.schema import Config
-from tests.ranks import ROOT, Forked, run_module
+from tests.ranks import ROOT, Forked, forking, run_module
 
 sys.path.insert(0, str(ROOT / "tools"))  # kill_resume, and the demo's world
 
 from kill_resume import Plan, again  # noqa: E402
+from launch import torchrun  # noqa: E402
 
 
 def make_world(folder: Path, images: int = 20, videos: int = 12) -> Path:
@@ -91,7 +92,18 @@ class Quick(Plan):
     """Starts the same ranks without waiting for their imports, under a launcher of the tests'."""
 
     def start(self, folder: Path, resume: bool = False) -> Forked:
-        words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
-        words += again(folder, resume)
         log = folder.with_suffix(".log")
-        return Forked("caprl_native.train", self.ranks, *words, log=log)
+        return Forked("caprl_native.train", self.ranks, *self.words(folder, resume), log=log)
+
+    def words(self, folder: Path, resume: bool) -> list[str]:
+        words = ["--config", *self.files, *self.settings, f"--run.dir={folder}"]
+        return words + again(folder, resume)
+
+
+class Launched(Quick):
+    """The same under torchrun, which is a fork, too, and forks the ranks."""
+
+    def start(self, folder: Path, resume: bool = False) -> Forked:
+        launcher, *words = forking(torchrun(self.ranks), "caprl_native.train")
+        words += self.words(folder, resume)
+        return Forked(launcher, 0, *words, log=folder.with_suffix(".log"))

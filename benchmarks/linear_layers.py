@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caprl_native.policy import fsdp
-from caprl_native.policy.lora import linear_layers
+from caprl_native.policy.adapting import linear_layers
 from caprl_native.policy.model import Policy
 
 

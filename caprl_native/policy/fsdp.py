@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.distributed.launcher import replicas
 from caprl_native.distributed.world import ParallelDims, from_rank_0, mesh_for
+from caprl_native.policy.adapting import add_adapter, first_values
 from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.families import family_of
-from caprl_native.policy.lora import add_adapter, first_values
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
 

@@ -13,26 +13,19 @@ FSDP would gather of it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
-from caprl_native.config.lora import LoraConfig, part_of
-from caprl_native.policy.model_check import ModelError
+from caprl_native.config.lora import LoraConfig
 from caprl_native.seeds import seed_of
 
-if TYPE_CHECKING:
-    from caprl_native.policy.model import Policy
-
 A, B = "lora_a", "lora_b"
-PROBE_SCALE = 0.17  # s B A x of a probe is about a tenth of x, for weights of common sizes
 
 
 @dataclass
@@ -65,7 +58,7 @@ class Adapter:
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an adapter; one of a model becomes it in place (see `add_adapter`).
+    """A linear layer with an adapter; one of a model becomes it in place (`made_of`).
 
     `draw`: what the dropout of a pass is drawn from, an integer; a tensor, so that layers of one
     kind share what is compiled.
@@ -76,12 +69,16 @@ class LoraLinear(nn.Linear):
     lora_a: nn.Parameter
     lora_b: nn.Parameter
 
-    def adapt(self, adapter: Adapter) -> None:
-        """Makes its A and B, empty."""
-        self.adapter, self.draw = adapter, None
-        rank, device = adapter.config.rank, self.weight.device
-        self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, device=device))
-        self.lora_b = nn.Parameter(torch.empty(self.out_features, rank, device=device))
+    @classmethod
+    def made_of(cls, linear: nn.Linear, adapter: Adapter) -> LoraLinear:
+        """The layer itself, with A and B, empty."""
+        layer: Any = linear
+        layer.__class__ = cls
+        layer.adapter, layer.draw = adapter, None
+        rank, device = adapter.config.rank, layer.weight.device
+        layer.lora_a = nn.Parameter(torch.empty(rank, layer.in_features, device=device))
+        layer.lora_b = nn.Parameter(torch.empty(layer.out_features, rank, device=device))
+        return layer
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         out = super().forward(input)
@@ -113,100 +110,6 @@ def is_adapter(name: str) -> bool:
     return name.endswith((f".{A}", f".{B}"))
 
 
-def add_adapter(policy: Policy, config: LoraConfig) -> None:
-    """Gives the model's targets an adapter, and freezes all else.
-
-    Raises:
-        ModelError: a target is no linear layer of this model.
-    """
-    adapter = Adapter(config)
-    found: dict[str, list[str]] = {}
-    for name, part, module in linear_layers(policy):
-        found.setdefault(part, []).append(name)
-        if config.covers(part, name):
-            layer: Any = module
-            layer.__class__ = LoraLinear
-            layer.adapt(adapter)
-            adapter.layers[name] = layer
-    _check(config, found, policy.family.model_type)
-    policy.adapter = adapter
-    for name, parameter in policy.hf.named_parameters():
-        parameter.requires_grad_(is_adapter(name))
-
-
-def linear_layers(policy: Policy) -> Iterator[tuple[str, str, nn.Linear]]:
-    """(name, part, layer) of what an adapter may be given to: linear layers in the language
-    model's layers, in the vision tower's blocks, and in the projector."""
-    hf, family = policy.hf, policy.family
-    blocks = {
-        "language": {m for layer in family.language_layers(hf) for m in layer.modules()},
-        "vision": {m for block in family.vision_blocks(hf) for m in block.modules()},
-    }
-    for name, module in hf.named_modules():
-        if type(module) is nn.Linear:
-            part = family.part_of(f"{name}.weight")
-            if module in blocks.get(part, (module,)):
-                yield name, part, module
-
-
-def _check(config: LoraConfig, found: Mapping[str, list[str]], model_type: str) -> None:
-    """Raises ModelError for the first target without a layer."""
-    for target in config.targets:
-        part = part_of(target)
-        one = config.replace(targets=[target])
-        if not any(one.covers(part, name) for name in found.get(part, ())):
-            known = sorted({name.rpartition(".")[2] for name in found.get(part, ())})
-            has = f"; in its {part} there are {', '.join(known)}" if known else ""
-            raise ModelError(
-                f"policy.lora.targets = {config.targets}: a {model_type} has no linear layer "
-                f"{target!r} that can have an adapter{has}"
-            )
-
-
-def first_values(policy: Policy, seed: int) -> dict[str, Tensor]:
-    """A and B as training begins, whole, by their parameters' names."""
-    values: dict[str, Tensor] = {}
-    for name, layer in policy.adapter.layers.items() if policy.adapter else ():
-        generator = torch.Generator().manual_seed(seed_of(seed, "lora", name))
-        bound = 1.0 / math.sqrt(layer.in_features)
-        a = torch.empty(layer.lora_a.shape).uniform_(-bound, bound, generator=generator)
-        values |= {f"{name}.{A}": a, f"{name}.{B}": torch.zeros(layer.lora_b.shape)}
-    return values
-
-
 def merged(weight: Tensor, a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """W + s B A of whole tensors, computed in float32."""
     return torch.addmm(weight.float(), b.float(), a.float(), alpha=scale).to(dtype)
-
-
-@contextmanager
-@torch.no_grad()
-def probing(policy: Policy) -> Iterator[None]:
-    """With fixed noise for every B, which is zero when training begins: an adapter that an engine
-    does not apply would not be missed. Afterwards all is as it was, to the bit."""
-    layers = policy.adapter.layers if policy.adapter else {}
-    saved = {name: _local(layer.lora_b).clone() for name, layer in layers.items()}
-    try:
-        for name, layer in layers.items():
-            config = layer.adapter.config
-            deviation = PROBE_SCALE / (config.scale * math.sqrt(config.rank))
-            generator = torch.Generator().manual_seed(seed_of("probe", name, _shard(layer.lora_b)))
-            shape = _local(layer.lora_b).shape
-            noise = torch.randn(shape, generator=generator) * deviation
-            _local(layer.lora_b).copy_(noise)
-        yield
-    finally:
-        for name, layer in layers.items():
-            _local(layer.lora_b).copy_(saved[name])
-
-
-def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.data
-
-
-def _shard(parameter: Tensor) -> int:
-    """Which shard this rank holds; replicas hold the same ones."""
-    if not isinstance(parameter, DTensor):
-        return 0
-    mesh = parameter.device_mesh
-    return mesh.get_local_rank(mesh.ndim - 1)

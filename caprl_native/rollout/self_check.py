@@ -10,7 +10,7 @@ from PIL import Image
 
 from caprl_native.config.schema import Config
 from caprl_native.data.media import DecodedImage
-from caprl_native.policy.lora import probing
+from caprl_native.policy.adapting import probing
 from caprl_native.policy.model import Policy
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import Prompt, PromptBuilder, processor_kwargs

@@ -11,8 +11,8 @@ from caprl_native.config.cli import load
 from caprl_native.config.schema import Config
 from caprl_native.dry_run import needs_of
 from caprl_native.memory_plan import GIB, GPUS, Needs
+from caprl_native.policy.adapting import add_adapter
 from caprl_native.policy.families import family_of
-from caprl_native.policy.lora import add_adapter
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import read_config
 from caprl_native.policy.model_size import ModelSize

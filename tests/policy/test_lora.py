@@ -18,11 +18,12 @@ from caprl_native.config.rules import check, check_sft
 from caprl_native.config.schema import Config, PolicyConfig, SftConfig
 from caprl_native.dry_run import plan_sft
 from caprl_native.export import Exporter
+from caprl_native.policy.adapting import add_adapter, probing
 from caprl_native.policy.compiling import compile_blocks
 from caprl_native.policy.examples import scored_row
 from caprl_native.policy.families import family_of
 from caprl_native.policy.fsdp import load_policy, local_shard
-from caprl_native.policy.lora import add_adapter, kept, probing
+from caprl_native.policy.lora import kept
 from caprl_native.policy.model import Policy, load_hf
 from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer

@@ -24,9 +24,10 @@ from caprl_native.config.schema import AlgorithmConfig, PolicyConfig
 from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import init_distributed
 from caprl_native.export import export
+from caprl_native.policy.adapting import probing
 from caprl_native.policy.fsdp import full_tensor, load_policy
 from caprl_native.policy.learner import Learner
-from caprl_native.policy.lora import is_adapter, probing
+from caprl_native.policy.lora import is_adapter
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import PromptBuilder, processor_kwargs

@@ -94,9 +94,10 @@ def _loaded(image: Image.Image, source: BinaryIO) -> Image.Image:
 
 
 def _without_end(source: BinaryIO, size: tuple[int, int]) -> tuple[Image.Image, int]:
-    """A JPEG whose end is lost, and how many pixels depend on what was lost.
+    """A JPEG whose end is lost, and how many pixels were lost with it.
 
-    It is decoded with two endings: what differs stands on the ending, not on the file.
+    It is decoded with two endings. What differs stands on the ending, not on the file; where either
+    has run out, libjpeg leaves its middle grey (which Pillow inverts of CMYK).
     """
     source.seek(0)
     data = source.read()
@@ -107,9 +108,9 @@ def _without_end(source: BinaryIO, size: tuple[int, int]) -> tuple[Image.Image, 
         image.draft("RGB", size)
         image.load()
         images.append(image)
-    first, second = (np.asarray(image) for image in images)
-    differ = first != second
-    return images[0], int(np.count_nonzero(differ.any(axis=2) if differ.ndim == 3 else differ))
+    first, second = (np.asarray(i).reshape(i.height, i.width, -1) for i in images)
+    lost = (first != second).any(axis=2) | np.isin(first, (127, 128)).all(axis=2)
+    return images[0], int(np.count_nonzero(lost))
 
 
 # Pixels

@@ -85,6 +85,15 @@ def test_a_jpeg_that_lacks_a_part_is_refused(progressive, kept):
     assert "truncated" in refused(data[: int(kept * len(data))])
 
 
+@pytest.mark.parametrize("options", [{}, {"restart_marker_rows": 1}, {"progressive": True}])
+def test_of_a_large_jpeg_all_that_is_behind_its_end_counts_as_lost(options):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 140, 3), np.uint8)
+    data = encoded(Image.fromarray(noise).resize((1400, 900)), "JPEG", **options)
+    for kept in (0.05, 0.5, 0.8):
+        assert "truncated" in refused(data[: int(kept * len(data))])
+    assert image(data[:-3]).shape == (900, 1400, 3)
+
+
 def test_real_grey_from_0_to_1_is_scaled():
     found = image(FAULTS / "float01.tiff")
     with Image.open(FAULTS / "float01.tiff") as plain:

@@ -5,7 +5,8 @@
 - `conversations`: the same (LLaVA's turns are made into it, `record_formats/llava.py`);
 - `problem`: a plain text, as TRL's and R1-V's sets have it.
 
-A record has one of them or none; then it gets the default prompt of its medium.
+A record has one of them or none; then it gets the default prompt of its medium. `system`, a text,
+stands before it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ Medium = Callable[[Any, MediaKind, str], MediaRef]  # of a value, its kind, and 
 PROMPT_FIELDS = ("prompt", "messages", "conversations", "problem")
 LOOK_LIKE_PROMPTS = (
     "instruction", "instructions", "query", "question", "text", "input", "inputs", "user",
-    "user_prompt", "system", "system_prompt", "task", "request", "content", "chat", "chats",
+    "user_prompt", "task", "request", "content", "chat", "chats",
     "conversation", "dialog", "dialogue", "dialogs", "turns", "message", "prompts", "problems",
 )  # fmt: skip
+# Beside the chat: what would change it and is not read, and what to do.
+_NOT_READ = {
+    "system_prompt": 'rename it to "system", or remove it',
+    "tools": "remove it, or the record",
+    "functions": "remove it, or the record",
+    "audios": "remove it, or the record",
+}
 DEFAULT_PROMPTS = {
     "image": "Please describe this image in detail.",
     "video": "Please describe this video in detail.",
@@ -75,6 +83,7 @@ def prompt_of(
             "the parts name files, and the record has media fields, too",
             "keep one of the two",
         )
+    _take_system(raw, chat)
     media = media or chat.files
     reply = _reply(chat) if takes_reply else None
     turns = chat.turns[:-1] if reply is not None else chat.turns
@@ -87,11 +96,30 @@ def prompt_of(
     return *_placed(chat.name, turns, media), reply
 
 
+def _take_system(raw: dict[str, Any], chat: Chat) -> None:
+    """The record's field `system` as the chat's first turn. Raises `FieldError`, as for other
+    fields of which the chat would not be told."""
+    for name, fix in _NOT_READ.items():
+        if raw.get(name) not in (None, "", [], "[]"):
+            raise FieldError(name, "is no part of the prompt, and would be lost", fix)
+    system = raw.get("system")
+    if system in (None, "", []):
+        return
+    if not isinstance(system, str):
+        raise FieldError("system", f"expected a text, got {kind_of(system)}", "give a text")
+    if any(turn["role"] == "system" for turn in chat.turns):
+        raise FieldError("system", "the chat has a system turn, too", "keep one of the two")
+    chat.turns.insert(0, _turn("system", [{"type": "text", "text": system}]))
+
+
 def _reply(chat: Chat) -> str | None:
-    """What the assistant says at the end, if that is text alone."""
+    """What the assistant says at the end. Raises `FieldError` unless that is text alone."""
     last = chat.turns[-1]
-    if last["role"] != "assistant" or any(p["type"] != "text" for p in last["content"]):
+    if last["role"] != "assistant":
         return None
+    if kind := next((p["type"] for p in last["content"] if p["type"] != "text"), None):
+        problem = f"the last answer has a placeholder <{kind}>, where nothing can be learnt"
+        raise FieldError(chat.name, problem, "remove it, or the record")
     return "".join(p["text"] for p in last["content"])
 
 

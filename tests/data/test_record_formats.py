@@ -99,6 +99,21 @@ def test_openai_messages(tmp_path: Path) -> None:
     assert said(embedded)[0] == ("system", "Be kind.") and text.response == "Hello."
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"image": "a.png", "conversations": [HUMAN, GPT]},
+        {"images": ["a.png"], "messages": [ASKED, ANSWERED], "tools": "[]"},
+        {"image": "a.png", "prompt": "<image>\nWhat?", "response": "A cat."},
+    ],
+)
+def test_a_field_for_the_system_stands_before_the_chat(tmp_path: Path, record: Any) -> None:
+    """As LLaMA-Factory's ShareGPT sets have it."""
+    kind, plain = read(tmp_path, record | {"system": "Be kind."}, record | {"system": ""})
+    assert said(plain) == [("user", "<image>\nWhat?")]
+    assert said(kind) == [("system", "Be kind."), *said(plain)] and kind.response == "A cat."
+
+
 def test_captions_with_the_path_of_an_image(tmp_path: Path) -> None:
     record = {"image_path": "a.png", "caption": "A cat."}
     (sample,) = read(tmp_path, record)
@@ -153,7 +168,7 @@ HOSTILE = {
     "empty image": (chat(HUMAN, GPT, image=""), "image: expected a path"),
     "image of an answer": (
         chat({**HUMAN, "value": "x"}, {**GPT, "value": "<image>"}),
-        "conversations: the last turn is not the user's",
+        "conversations: the last answer has a placeholder <image>, where nothing can be learnt",
     ),
     "half a JSON text": (chat(conversations='[{"from": "human"'), "conversations: is a text that"),
     "deep": (chat(HUMAN, {**GPT, "value": json.loads("[" * 200 + "]" * 200)}), "nested too deeply"),
@@ -173,6 +188,28 @@ HOSTILE = {
         "messages[1].tool_calls: a list, which is not learnt",
     ),
     "weight": (messages(ASKED, ANSWERED | {"weight": 0}), "messages[1].weight: all answers of a"),
+    "weight of llava": (
+        chat(HUMAN, GPT | {"weight": 0}),
+        "conversations[1].weight: all answers of a",
+    ),
+    "loss": (chat(ASKED, ANSWERED | {"loss": False}), "conversations[1].loss: all answers of a"),
+    "thoughts": (
+        chat(ASKED, ANSWERED | {"reasoning_content": "Well."}),
+        "conversations[1].reasoning_content: a text, which is not learnt",
+    ),
+    "assistant first in conversations": (
+        chat(ANSWERED, ASKED, ANSWERED),
+        "conversations[0].role: the assistant speaks first",
+    ),
+    "tools": (chat(HUMAN, GPT, tools='[{"name": "f"}]'), "tools: is no part of the prompt"),
+    "sounds": (messages(ASKED, ANSWERED, audios=["a.wav"]), "audios: is no part of the prompt"),
+    "system_prompt": (chat(HUMAN, GPT, system_prompt="x"), 'rename it to "system"'),
+    "two systems": (
+        chat({"from": "system", "value": "x"}, HUMAN, GPT, system="y"),
+        "system: the chat has a system turn, too",
+    ),
+    "system of turns": (chat(HUMAN, GPT, system=["x"]), "system: expected a text, got a list"),
+    "image and images": (chat(HUMAN, GPT, images=["a.png"]), "images: the record has image, too"),
     "tool": (messages(ASKED, {"role": "tool", "content": "x"}), "messages[1].role: 'tool' is no"),
     "not a list": (messages(messages={"role": "user"}), "messages: missing or empty"),
     "a web address": (
@@ -204,5 +241,5 @@ def test_wrong_records_are_left_out_where_that_is_wished(tmp_path: Path) -> None
     found = read_records([file], kind="response", invalid=Invalid(records="drop", max_share=1))
     assert len(found) == 2 and found.dropped.dropped_records == len(wrong)
     reasons = found.dropped.reasons
-    assert reasons["records: first turn the assistant's"] == 3
+    assert reasons["records: first turn the assistant's"] == 4
     assert reasons["records: empty answer"] >= 5

@@ -15,7 +15,7 @@ from caprl_native.data.chats import PROMPT_FIELDS, chat_in
 from caprl_native.data.fields import FieldError, kind_of
 from caprl_native.data.record_formats.base import FORMATS, Reading, RecordFormat
 from caprl_native.data.record_formats.plain import parse_plain
-from caprl_native.data.record_formats.turns import check_turns
+from caprl_native.data.record_formats.turns import check_turns, has_turns
 from caprl_native.types import Sample
 
 LLAVA = "llava"
@@ -32,10 +32,10 @@ class Llava(RecordFormat):
     """LLaVA's and ShareGPT's: `conversations` of `from` and `value`."""
 
     def matches(self, raw: dict[str, Any]) -> bool:
-        return any(_has_turns(raw.get(name)) for name in PROMPT_FIELDS)
+        return any(has_turns(raw.get(name), "from") for name in PROMPT_FIELDS)
 
     def parse(self, raw: dict[str, Any], reading: Reading) -> Sample:
-        name = next(name for name in PROMPT_FIELDS if _has_turns(raw.get(name)))
+        name = next(name for name in PROMPT_FIELDS if has_turns(raw.get(name), "from"))
         turns = chat_in(raw[name], name)
         if isinstance(turns, list):
             turns = [_turn(turn, f"{name}[{i}]") for i, turn in enumerate(turns)]
@@ -44,12 +44,6 @@ class Llava(RecordFormat):
 
 
 FORMATS.add(LLAVA, Llava())
-
-
-def _has_turns(value: Any) -> bool:
-    if isinstance(value, str):  # a JSON text, which is decoded once it is known to be one
-        return value.lstrip().startswith("[{") and '"from"' in value
-    return isinstance(value, list) and any(_is_turn(turn) for turn in value)
 
 
 def _is_turn(turn: Any) -> bool:
@@ -66,5 +60,6 @@ def _turn(turn: Any, where: str) -> Any:
         said = f"{speaker!r:.60}" if isinstance(speaker, str) else kind_of(speaker)
         raise FieldError(f"{where}.from", f"{said} is no role", "one of human, gpt, system")
     if not isinstance(value, str | list) or not value:
-        raise FieldError(f"{where}.value", "missing or empty", "give a text")
-    return {"role": role, "content": value}
+        reason = "empty answer" if role == "assistant" else ""
+        raise FieldError(f"{where}.value", "missing or empty", "give a text", reason)
+    return turn | {"role": role, "content": value}

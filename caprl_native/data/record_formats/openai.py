@@ -13,43 +13,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from caprl_native.data.chats import chat_in
-from caprl_native.data.fields import FieldError, kind_of
+from caprl_native.data.chats import PROMPT_FIELDS, chat_in
 from caprl_native.data.record_formats.base import FORMATS, Reading, RecordFormat
 from caprl_native.data.record_formats.plain import parse_plain
-from caprl_native.data.record_formats.turns import check_turns
+from caprl_native.data.record_formats.turns import check_turns, has_turns
 from caprl_native.types import Sample
 
 OPENAI = "openai"
-_UNLEARNABLE = ("tool_calls", "function_call", "tool_call_id", "audio", "refusal")
 
 
 class OpenAI(RecordFormat):
-    """OpenAI's: `messages` of `role` and `content`, a text or parts."""
+    """OpenAI's: turns of `role` and `content`, a text or parts, in whichever field."""
 
     def matches(self, raw: dict[str, Any]) -> bool:
-        return raw.get("messages") is not None
+        return any(has_turns(raw.get(name), "role") for name in PROMPT_FIELDS)
 
     def parse(self, raw: dict[str, Any], reading: Reading) -> Sample:
-        turns = chat_in(raw["messages"], "messages")
+        name = next(name for name in PROMPT_FIELDS if has_turns(raw.get(name), "role"))
+        turns = chat_in(raw[name], name)
         if isinstance(turns, list):
-            turns = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(turns)]
-            check_turns(turns, "messages", speaker="role", content="content")
-        return parse_plain(raw | {"messages": turns}, reading)
+            turns = [_turn(turn) for turn in turns]
+            check_turns(turns, name, speaker="role", content="content")
+        return parse_plain(raw | {name: turns}, reading)
 
 
 FORMATS.add(OPENAI, OpenAI())
 
 
-def _turn(turn: Any, where: str) -> Any:
-    """The message; what it says beside its content would be lost, and is an error."""
-    if not isinstance(turn, dict):
-        return turn
-    for name in _UNLEARNABLE:
-        if turn.get(name) not in (None, "", []):
-            fix = "remove it, or the record"
-            raise FieldError(f"{where}.{name}", f"{kind_of(turn[name])}, which is not learnt", fix)
-    if turn.get("weight") not in (None, 1):
-        problem = "all answers of a record are learnt alike"
-        raise FieldError(f"{where}.weight", problem, "remove it, or the record")
-    return turn | {"role": "system"} if turn.get("role") == "developer" else turn
+def _turn(turn: Any) -> Any:
+    """The message, `developer` as `system`."""
+    is_developer = isinstance(turn, dict) and turn.get("role") == "developer"
+    return turn | {"role": "system"} if is_developer else turn

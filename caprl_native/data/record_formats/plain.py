@@ -113,11 +113,15 @@ def _media(
     fields: Mapping[str, Literal["image", "video"]] = MEDIA_FIELDS,
 ) -> list[MediaRef]:
     """The record's media: all images, then all videos."""
-    found = []
+    found: list[MediaRef] = []
+    used: dict[str, str] = {}  # which field has those of a kind
     for field, kind in fields.items():
         value = raw.get(field)
-        if value is None:
+        if value in (None, []) or (kind in used and field in _PATHS):
             continue
+        if kind in used:
+            raise FieldError(field, f"the record has {used[kind]}, too", "keep one of the two")
+        used[kind] = field
         several = isinstance(value, list)
         for i, item in enumerate(value if several else [value]):
             where = f"{field}[{i}]" if several else field

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caprl_native.config.data import DataConfig, SftDataConfig
-from caprl_native.data.records import Records
+from caprl_native.data.records import DataError, Records
 from caprl_native.files import matching
 
 _MIXING = 1  # apart from the shuffling of an epoch, which has a seed of two numbers
@@ -48,7 +48,15 @@ class Mixture:
         entry = np.searchsorted(ends, records.file_numbers(), side="right")
         sources = [np.flatnonzero(entry == i) for i in range(len(config.files))]
         counts = epoch_sizes([len(source) for source in sources], config)
-        return None if counts is None else cls(sources, counts)
+        if counts is None:
+            return None
+        for name, source in zip(config.files, sources, strict=True):
+            if not len(source):
+                raise DataError(
+                    f"{name}: data.mix takes records of it, and none is left (of those that were not "
+                    "left out or held out); remove it from data.files and data.mix"
+                )
+        return cls(sources, counts)
 
     def __len__(self) -> int:
         """Records of an epoch."""

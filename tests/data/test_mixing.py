@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from caprl_native.config.cli import ConfigError, check_sft, load
 from caprl_native.config.data import SftDataConfig
 from caprl_native.config.media import MediaConfig
 from caprl_native.config.schema import SftConfig
+from caprl_native.data.invalid import Invalid
 from caprl_native.data.loader import build_loader
 from caprl_native.data.mixing import Mixture
 from caprl_native.data.records import DataError, read_records
@@ -75,6 +77,18 @@ def test_a_loader_mixes_files_and_goes_on_in_mid_epoch(tmp_path: Path) -> None:
     assert [answers(next(resumed)) for _ in range(3)] == found[2:]
     with pytest.raises(DataError, match=r"mix was \[6, 16\]"):
         loader(mix=[1.0, 1.0]).load_state_dict(fresh.state_dict())
+
+
+@pytest.mark.parametrize("mix", [{"mix": [1.0, 1.0]}, {"mix_records": [2, 2]}])
+def test_an_entry_of_which_nothing_is_left_is_named(tmp_path: Path, mix: dict[str, Any]) -> None:
+    files = write_lists(tmp_path, {"a": 6, "b": 4, "": 3})[::2]  # an answer that is empty is wrong
+    invalid = Invalid(records="drop", max_share=1.0)
+    records = read_records(files, kind="response", invalid=invalid)
+    config = SftDataConfig(files=files, batch_size=2, workers=0, **mix)
+    with pytest.raises(
+        DataError, match=r"/\.json: data\.mix takes records of it, and none is left"
+    ):
+        build_loader(records, config, MediaConfig(), seed=1, shard=0, num_shards=1)
 
 
 def test_the_plan_counts_what_an_epoch_has(tmp_path: Path) -> None:

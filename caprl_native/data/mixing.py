@@ -53,8 +53,8 @@ class Mixture:
         for name, source in zip(config.files, sources, strict=True):
             if not len(source):
                 raise DataError(
-                    f"{name}: data.mix takes records of it, and none is left (of those that were not "
-                    "left out or held out); remove it from data.files and data.mix"
+                    f"{name}: data.mix takes records of it, and none is left to be trained on (all "
+                    "were left out, or held out); remove it from data.files and data.mix"
                 )
         return cls(sources, counts)
 

@@ -86,7 +86,7 @@ def test_an_entry_of_which_nothing_is_left_is_named(tmp_path: Path, mix: dict[st
     records = read_records(files, kind="response", invalid=invalid)
     config = SftDataConfig(files=files, batch_size=2, workers=0, **mix)
     with pytest.raises(
-        DataError, match=r"/\.json: data\.mix takes records of it, and none is left"
+        DataError, match=r"/\.json: data\.mix takes records of it, and none is left to"
     ):
         build_loader(records, config, MediaConfig(), seed=1, shard=0, num_shards=1)
 

@@ -17,6 +17,7 @@ from caprl_native.policy.model import load_hf
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow, collate
 from caprl_native.policy.prompt import PromptBuilder
+from caprl_native.policy.side_by_side import lay_out
 from caprl_native.testing.samples import MEDIA, group, prompt, relative, responses
 from caprl_native.testing.tiny_families import WRITERS
 
@@ -92,6 +93,22 @@ def test_kinds_may_share_a_micro_batch(policy, hf, path):
     with torch.no_grad():
         ours = policy(collate(rows, policy.positions), ban=False).logprobs
     assert (ours - torch.cat(theirs)).abs().max() < 1e-5
+
+
+def test_whole_sequences_may_stand_side_by_side(policy, hf, path):
+    """As in supervised training, where nothing is a prompt of several."""
+    rows, theirs = [], []
+    for i, case in enumerate(CASES.values()):
+        (tokens,) = responses(policy.config, policy.banned, 1, seed=i)
+        rows.append(PackedRow(built(path, case), [tokens], [i]))
+        theirs.append(separate(policy, hf, path, case, tokens))
+    ours = policy(lay_out(rows, policy.positions), ban=False).logprobs
+    wanted = torch.cat(theirs)
+    assert (ours - wanted).abs().max() < 1e-5
+    scale = torch.linspace(-1.0, 1.0, len(wanted))
+    (ours * scale).sum().backward()
+    (wanted * scale).sum().backward()
+    assert relative(gradients(policy.hf), gradients(hf)) < 5e-5
 
 
 def test_a_frozen_tower_that_is_remembered_changes_nothing(policy, path):

@@ -60,16 +60,9 @@ def _forked(net: Any, inputs: tuple[Tensor, Tensor, Tensor], parts: Parts) -> Te
     """Outputs `[B, L, heads, D]` of q, k and v, decays and rates, each `[B, L, ...]`."""
     import torch
 
-    mixed, length = inputs[0], inputs[0].shape[1]
+    mixed, (rows, length) = inputs[0], inputs[0].shape[:2]
     ends = torch.tensor([prompt for prompt, _ in parts.spans], device=mixed.device)
-    longest = max(prompt for prompt, _ in parts.spans)
-    inside = (torch.arange(longest, device=mixed.device) < ends[:, None])[..., None]
-    prompts = [t[:, :longest] for t in inputs]
-    # Past a prompt's end nothing decays and nothing is written: its state stays.
-    found, state = _delta(
-        net, _convolved(net, prompts[0]), prompts[1] * inside, prompts[2] * inside
-    )
-    out = torch.nn.functional.pad(found, (0, 0, 0, 0, 0, length - longest)).flatten(0, 1)
+    of_prompts, state = _over_prompts(net, inputs, ends, max(p for p, _ in parts.spans))
 
     index = parts.slots // parts.shape[1]
     row = torch.zeros(parts.shape[0], dtype=torch.long, device=mixed.device)
@@ -77,9 +70,28 @@ def _forked(net: Any, inputs: tuple[Tensor, Tensor, Tensor], parts: Parts) -> Te
     own, decay, rate = (parts.table(t) for t in inputs)
     before = net.conv_kernel_size - 1
     led = torch.cat([_tail(mixed, ends, before)[row], own], dim=1)
-    found, _ = _delta(net, _convolved(net, led)[:, before:], decay, rate, state[row])
-    out = out.index_put((parts.places,), found.flatten(0, 1)[parts.slots])
-    return out.unflatten(0, (-1, length))
+    begun = None if state is None else state[row]
+    found, _ = _delta(net, _convolved(net, led)[:, before:], decay, rate, begun)
+    out = found.new_zeros(rows, length, *found.shape[2:])
+    if of_prompts is not None:
+        out[:, : of_prompts.shape[1]] = of_prompts
+    out = out.flatten(0, 1).index_put((parts.places,), found.flatten(0, 1)[parts.slots])
+    return out.unflatten(0, (rows, length))
+
+
+def _over_prompts(
+    net: Any, inputs: tuple[Tensor, Tensor, Tensor], ends: Tensor, longest: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Outputs `[B, P, heads, D]` over the rows' prompts, and the state behind the end of each;
+    neither where no row has one: whole sequences are responses without a prompt."""
+    import torch
+
+    if not longest:
+        return None, None
+    inside = (torch.arange(longest, device=ends.device) < ends[:, None])[..., None]
+    mixed, decay, rate = (t[:, :longest] for t in inputs)
+    # Past a prompt's end nothing decays and nothing is written: its state stays.
+    return _delta(net, _convolved(net, mixed), decay * inside, rate * inside)
 
 
 def _tail(mixed: Tensor, ends: Tensor, count: int) -> Tensor:

@@ -77,12 +77,18 @@ class Lifecycle(Generic[C]):
             records.keep_decoded(Path(data.cache_dir) if data.cache_dir else self.folder / "cache")
 
     def open_log(self) -> None:
-        """Writes the resolved config into the run's folder, and opens the log."""
-        config, resolved = self.config, redact(dump(self.config))
-        self.place.write_config(resolved)
+        """Opens the log, and writes the resolved config of a new run into its folder."""
+        if not self.step:
+            self.place.write_config(self.resolved)
+        config, main = self.config, self.dims.is_main
         self.log = RunLog(
-            self.folder, config.log, main=self.dims.is_main, name=config.run.name, resolved=resolved
+            self.folder, config.log, main=main, name=config.run.name, resolved=self.resolved
         )
+
+    @property
+    def resolved(self) -> str:
+        """The config with all its settings, keys left out."""
+        return redact(dump(self.config))
 
     @property
     def parts(self) -> dict[str, Stateful]:
@@ -100,8 +106,11 @@ class Lifecycle(Generic[C]):
         return run.steps or run.epochs * self.loader.batches_per_epoch
 
     def begin(self) -> None:
-        """Resumes where asked."""
+        """Resumes where asked. The folder's config is then this one, and not before: a checkpoint
+        that these settings cannot go on from keeps its own."""
         checkpoint.begin(self.place.checkpoints, self.step, self.policy, self.optimizer, self.parts)
+        if self.step:
+            self.place.write_config(self.resolved)
         if self.loader.history is not None:
             self.loader.history.write_all()
         self.log.start(self.step, self.total_steps, self.first_metrics)

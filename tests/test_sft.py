@@ -206,7 +206,8 @@ def test_a_batch_without_a_usable_sample_is_counted_and_changes_nothing(
 def test_a_run_that_is_stopped_is_not_lost_or_taken_for_done(
     tiny_reader: Path, tmp_path: Path
 ) -> None:
-    """One signal; then it goes on, with other settings, to a step that ruins the weights."""
+    """One signal; then it goes on, not with settings of another model, and with others to a step
+    that ruins the weights."""
     rows = [{"prompt": "What is it?", "response": text} for text in ["a", "the", "it", "is"]]
     file, folder = write_run(tmp_path, tiny_reader, rows, 100_000), tmp_path / "run"
     metrics, saved = folder / "metrics.jsonl", folder / "checkpoints"
@@ -225,6 +226,10 @@ def test_a_run_that_is_stopped_is_not_lost_or_taken_for_done(
     assert len(metrics.read_text().splitlines()) == step
     said = f"stopped: SIGUSR1 came, and step {step} of 100000 is done and saved in {saved}"
     assert said in (tmp_path / "log").read_text()
+    own = (folder / "config.toml").read_text()
+    code, output = run_module("caprl_native.sft", 1, *given, "--resume", "--policy.lora.rank=2")
+    assert code == 1 and "was saved without an adapter: restore policy.lora.rank" in output
+    assert (folder / "config.toml").read_text() == own and not list(folder.glob("config.step*"))
     changed = ["--resume", "--policy.lr=1e39", "--policy.weight_decay=0.5", "--run.save_every=1"]
     code, output = run_module("caprl_native.sft", 1, *given, *changed)
     assert code == 1 and "Traceback" not in output, output[-4000:]

@@ -172,6 +172,10 @@ def _common(rules: Rules) -> None:
     _adapter(rules)
     frozen = rules.value("policy.freeze")
     rules.require(len(frozen) < len(PARTS), "policy.freeze", "at least one part left to be trained")
+    adapted = rules.value("policy.lora").is_on
+    for part in sorted(rules.config.policy.fixed_parts & {"vision", "projector"}):
+        key, other = f"policy.lr_{part}", "policy.lora.targets" if adapted else "policy.freeze"
+        rules.require(rules.value(key) < 0, key, f"-1: nothing of the {part} is trained", other)
 
 
 def _adapter(rules: Rules) -> None:
@@ -180,7 +184,7 @@ def _adapter(rules: Rules) -> None:
     lora: LoraConfig = rules.value(table)
     rank = f"{table}.rank"
     if not lora.is_on:
-        for name in ("alpha", "targets", "dropout", "export"):
+        for name in ("alpha", "targets", "dropout", "sync", "export"):
             unset = getattr(LoraConfig(), name)
             key = f"{table}.{name}"
             rules.require(getattr(lora, name) == unset, key, f"{unset!r} without an adapter", rank)

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from caprl_native.config.schema import PolicyConfig
 from caprl_native.policy.fsdp import DTYPES, local_shard
+from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.stored_adamw import StoredAdamW
 
 
@@ -19,11 +20,11 @@ def build_optimizer(model: nn.Module, config: PolicyConfig) -> torch.optim.AdamW
     """AdamW over the parameters that train, its state allocated; biases and norms do not decay.
 
     Raises:
-        ValueError: every parameter is frozen.
+        ModelError: every parameter is frozen; or a part that has a rate of its own is not there.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
-        raise ValueError(f"policy.freeze = {config.freeze} leaves nothing to train")
+        raise ModelError(f"policy.freeze = {config.freeze} leaves nothing to train")
     parts = _by_rate(model, config, trainable)
     groups = [
         {"params": [p for p in part if (p.ndim >= 2) == matrices], "weight_decay": decay} | peak
@@ -53,6 +54,9 @@ def _by_rate(
     own = {part: rate for part, rate in rates.items() if rate >= 0}
     if not own:
         return [(trainable, {})]
+    if missing := sorted(own.keys() - model.family.parts.keys()):
+        kind, part = model.family.model_type, missing[0]
+        raise ModelError(f"policy.lr_{part}: a {kind} has no {part}: leave it at -1")
     part_of = {
         parameter: model.family.part_of(name)
         for name, parameter in model.hf.named_parameters()

@@ -308,6 +308,15 @@ def test_stray_words_and_no_config_are_errors(write, capsys):
             ["--policy.schedule_steps=9", "--policy.schedule=cosine", "--policy.warmup_steps=9"],
             ["policy.schedule_steps", "warmup_steps = 9"],
         ),
+        (
+            ["--policy.lr_vision=0.1", "--policy.freeze=['vision']"],
+            ["policy.lr_vision", "nothing of the vision is trained", "policy.freeze"],
+        ),
+        (
+            ["--policy.lr_projector=0.1", "--policy.lora.rank=4"],
+            ["policy.lr_projector", "nothing of the projector", "policy.lora.targets"],
+        ),
+        (["--policy.lora.sync=merged"], ["policy.lora.sync", "'adapter' without an adapter"]),
         (["--log.rollouts=-2"], ["log.rollouts", "-1 or more"]),
     ],
 )

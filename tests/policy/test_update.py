@@ -12,6 +12,7 @@ from caprl_native.observe.metrics import Norm
 from caprl_native.policy.families import FAMILIES
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
+from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import (
     apply_gradients,
     build_optimizer,
@@ -315,8 +316,14 @@ def test_biases_and_norms_have_no_weight_decay():
     }  # fmt: skip
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    with pytest.raises(ValueError, match="leaves nothing to train"):
+    with pytest.raises(ModelError, match="leaves nothing to train"):
         build_optimizer(model, PolicyConfig(freeze=["language"]))
+
+
+def test_a_rate_of_a_part_that_is_not_there_is_refused(tiny_reader, dims):
+    policy = load_policy(PolicyConfig(path=str(tiny_reader)), dims)
+    with pytest.raises(ModelError, match="policy.lr_vision: a qwen3 has no vision"):
+        build_optimizer(policy, PolicyConfig(lr_vision=1e-5))
 
 
 @pytest.mark.parametrize(

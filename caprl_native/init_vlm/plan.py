@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caprl_native.policy.families import Family, family_of
+from caprl_native.policy.families import FAMILIES, Family, family_of
 from caprl_native.policy.model_check import ModelError, TensorEntry, tensors
 
 HEAD = "lm_head.weight"
@@ -79,7 +79,10 @@ def plan(vision: Path, language: Path, *, keep_projector: bool) -> Plan:
     """
     family = family_of(vision)
     if not (family.sees_media and family.text_names):
-        raise ModelError(f"{vision}: a {family.model_type} is not put together from parts here")
+        known = ", ".join(name for name in FAMILIES if FAMILIES[name].value.text_names)
+        raise ModelError(
+            f"{vision}: a {family.model_type} is not put together from parts here, but {known}"
+        )
     theirs, ours = tensors(language), tensors(vision)
     for folder, found in ((vision, ours), (language, theirs)):
         if not found:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.policy.families import FAMILIES, Family, family_of
-from caprl_native.policy.model_check import ModelError, TensorEntry, tensors
+from caprl_native.policy.model_check import ModelError, TensorEntry, loading, tensors
 
 HEAD = "lm_head.weight"
 # Of both language models' configs.
@@ -146,7 +146,10 @@ def _settings_differ(vision: Path, language: Path) -> tuple[list[str], bool]:
     is its embedding."""
     from transformers import AutoConfig
 
-    config, other = (AutoConfig.from_pretrained(folder) for folder in (vision, language))
+    with loading(vision, "config.json"):
+        config = AutoConfig.from_pretrained(vision)
+    with loading(language, "config.json"):
+        other = AutoConfig.from_pretrained(language)
     ours, theirs = config.get_text_config(), other.get_text_config()
     pairs = {name: (_setting(ours, name), _setting(theirs, name)) for name in _SETTINGS}
     pairs |= {name: (_rope(ours, name), _rope(theirs, name)) for name in _ROPE}

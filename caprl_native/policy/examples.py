@@ -18,6 +18,7 @@ from caprl_native.policy.exchanges import (
     scored_row,
 )
 from caprl_native.policy.families import family_of
+from caprl_native.policy.model_check import loading
 from caprl_native.policy.packing import PackedRow
 from caprl_native.policy.prompt import (
     PromptBuilder,
@@ -146,4 +147,5 @@ def _loaded(path: str, plugins: tuple[str, ...]) -> tuple[Any, bool]:
 
     for plugin in plugins:
         load_plugin(plugin)
-    return AutoTokenizer.from_pretrained(path), family_of(path, or_text=True).sees_media
+    with loading(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path), family_of(path, or_text=True).sees_media

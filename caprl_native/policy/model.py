@@ -14,7 +14,7 @@ from caprl_native.messages import shown
 from caprl_native.policy import attention
 from caprl_native.policy.families import FAMILIES, Family, MediaFeatures, Prompt, family_of
 from caprl_native.policy.logprobs import TokenScores, token_logprobs
-from caprl_native.policy.model_check import ModelError, read_config
+from caprl_native.policy.model_check import ModelError, loading, read_config
 from caprl_native.policy.packing import PROMPT, MicroBatch
 from caprl_native.policy.vision_cache import States, joined, recorded, replayed
 
@@ -164,7 +164,8 @@ def load_hf(path: str | Path, *, empty: bool = False) -> nn.Module:
     family = family_of(path, or_text=True)
     auto_class = getattr(transformers, family.auto_class)
     known = family.model_type in transformers.CONFIG_MAPPING
-    config = transformers.AutoConfig.from_pretrained(path) if known else None
+    with loading(path, "config.json"):
+        config = transformers.AutoConfig.from_pretrained(path) if known else None
     if type(config) not in auto_class._model_mapping:
         raise ModelError(
             f"{path}: model_type {shown(family.model_type)} is neither a family of captioners "

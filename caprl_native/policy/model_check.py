@@ -7,13 +7,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from caprl_native.files import PULL_IT, is_lfs_pointer
+from caprl_native.messages import cut
 
+# What holds a tokenizer's vocabulary, in one form or another.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # Where a chat template may stand; only the first two serve a tokenizer without a processor.
 _TOKENIZER_TEMPLATES = ("chat_template.jinja", "additional_chat_templates/default.jinja")
 _PROCESSOR_TEMPLATES = ("chat_template.json", "processor_config.json")
@@ -21,6 +25,22 @@ _PROCESSOR_TEMPLATES = ("chat_template.json", "processor_config.json")
 
 class ModelError(ValueError):
     """A model directory cannot be used; the message names the file and what is wrong with it."""
+
+
+@contextmanager
+def loading(path: str | Path, what: str) -> Iterator[None]:
+    """Raises ModelError for what transformers raises (it may be anything) where files are missing
+    or damaged."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise ModelError(
+            f"{path}: transformers cannot load its {what} ({type(error).__name__}: "
+            f"{cut(told, 200)}): take these files whole from where the model comes from"
+        ) from error
 
 
 def _named(file: Path) -> str:
@@ -149,7 +169,8 @@ def _damage(file: Path, reason: str) -> str:
 
 
 def check_directory(path: str | Path, *, chat: bool = True, processor: bool = False) -> None:
-    """Raises ModelError unless config, weights and (with `chat`) the chat template look usable.
+    """Raises ModelError unless config, weights and (with `chat`) the tokenizer and its chat
+    template look usable.
 
     `processor`: images are prepared, too, and the template may be the processor's.
     """
@@ -166,6 +187,11 @@ def check_directory(path: str | Path, *, chat: bool = True, processor: bool = Fa
     tied = _ties(config)
     if tied or config.get("tie_word_embeddings") is False:
         check_head(folder, found, tied=tied)
+    if chat and not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise ModelError(  # transformers makes an empty one of its own
+            f"{folder}: has no tokenizer ({', '.join(_TOKENIZERS)}); take it from where the model "
+            "comes from"
+        )
     if chat and not has_chat_template(folder, processor=processor):
         raise ModelError(
             f"{folder}: has no chat template; add the chat_template.jinja that the model was "

@@ -15,6 +15,7 @@ from caprl_native.config.media import MediaConfig
 from caprl_native.data.loader import SampleSkipped
 from caprl_native.data.media import DecodedImage, DecodedVideo
 from caprl_native.policy.families import Family, Prompt, family_of
+from caprl_native.policy.model_check import loading
 from caprl_native.registry import PLUGINS, load_plugin
 from caprl_native.text.control_tokens import control_token_in
 from caprl_native.types import Sample
@@ -33,7 +34,8 @@ def _loaded(path: str, plugins: tuple[str, ...]) -> tuple[Family, Any]:
     for plugin in plugins:
         load_plugin(plugin)
     family = family_of(path)
-    return family, family.load_processor(path)
+    with loading(path, "tokenizer and processor"):
+        return family, family.load_processor(path)
 
 
 @contextmanager

@@ -173,6 +173,20 @@ def test_a_reader_without_a_template_is_said_before_models_load(model, tiny_read
         check_machine(config_of(model, reader))
 
 
+def test_what_transformers_cannot_load_is_an_error_that_names_the_directory(model):
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (model / name).unlink()
+    with pytest.raises(ModelError, match=f"^{model}: transformers cannot load its tokenizer and"):
+        PromptBuilder(str(model), MEDIA)(sample("image"), [noise_image(0)])
+
+
+def test_without_a_tokenizer_transformers_would_make_an_empty_one(model):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=f"^{model}: has no tokenizer \\(tokenizer.json, "):
+        check_directory(model)
+    check_directory(model, chat=False)
+
+
 def test_a_family_needs_a_config_that_is_one(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="expected a JSON object"):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from caprl_native.policy.families.base import FAMILIES, MediaFeatures, Prompt
 from caprl_native.policy.families.qwen import channel_norms
-from caprl_native.policy.families.tiles import Tiled, normalised, parts, thinned
+from caprl_native.policy.families.tiles import Tiled, normalised, parts, shared_out
 
 if TYPE_CHECKING:
     import torch
@@ -106,33 +106,21 @@ class InternVL(Tiled):
         tokens: int,
     ) -> list[DecodedImage | DecodedVideo] | None:
         """Images with fewer tiles, videos with fewer frames."""
-        from caprl_native.data.media import DecodedImage, DecodedVideo, resized
-        from caprl_native.data.sizes import share_out
+        from caprl_native.data.media import DecodedImage
 
         side, per_tile = _side(processor), processor.image_seq_length
-        steps: list[dict[int, tuple[int, int]]] = []  # by a medium's tokens: its grid, or frames
+        steps: list[dict[int, tuple[int, int]]] = []
         for one in decoded:
-            if isinstance(one, DecodedImage):
+            if isinstance(one, DecodedImage):  # what has a grid's very size is cut into that grid
                 of = grids(one.size, side, media)
-                steps.append({tiles * per_tile: grid for tiles, grid in of.items()})
+                steps.append({n * per_tile: (w * side, h * side) for n, (w, h) in of.items()})
                 continue
             most = len(one.frames)
             marks = len(self._shown(processor, most, video=True)) - most * per_tile
             frame = per_tile + math.ceil(marks / most)  # with its number and its marks
             tokens += marks
             steps.append({count * frame: (count, 1) for count in range(1, most + 1)})
-        shared = share_out([[(t, 1) for t in sorted(of)] for of in steps], [1] * len(steps), tokens)
-        if shared is None or not decoded:
-            return None
-        made: list[DecodedImage | DecodedVideo] = []
-        for one, of, (count, _) in zip(decoded, steps, shared, strict=True):
-            if isinstance(one, DecodedVideo):
-                made.append(thinned(one, of[count][0]))
-            elif count == max(of):
-                made.append(one)
-            else:  # what has a grid's very size is cut into that grid
-                made.append(resized(one, (of[count][0] * side, of[count][1] * side)))
-        return made
+        return shared_out(decoded, steps, tokens)
 
     def media_token_ids(self, config: Any) -> tuple[int, ...]:
         return config.image_token_id, _marks(config.name_or_path)["video_token"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from caprl_native.policy.families.base import FAMILIES, MediaFeatures, Prompt
 from caprl_native.policy.families.qwen import channel_norms
-from caprl_native.policy.families.tiles import Tiled, normalised, parts, thinned
+from caprl_native.policy.families.tiles import Tiled, normalised, parts, shared_out
 from caprl_native.policy.model_check import ModelError, tensors
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ class LlavaOneVision(Tiled):
         tokens: int,
     ) -> list[DecodedImage | DecodedVideo] | None:
         """Smaller images, which get fewer tiles, and videos with fewer frames."""
-        from caprl_native.data.media import DecodedImage, DecodedVideo, resized
-        from caprl_native.data.sizes import share_out
+        from caprl_native.data.media import DecodedImage
 
         frame = math.ceil(math.isqrt(processor.num_image_tokens) / 2) ** 2
         steps: list[dict[int, tuple[int, int]]] = [
@@ -126,17 +125,7 @@ class LlavaOneVision(Tiled):
             else {count * frame + 1: (count, 0) for count in range(1, len(one.frames) + 1)}
             for one in decoded
         ]
-        ladders = [[(count, 1) for count in sorted(of)] for of in steps]
-        shared = share_out(ladders, [1] * len(ladders), tokens)
-        if shared is None or not decoded:
-            return None
-        made: list[DecodedImage | DecodedVideo] = []
-        for one, of, (count, _) in zip(decoded, steps, shared, strict=True):
-            if isinstance(one, DecodedVideo):
-                made.append(thinned(one, of[count][0]))
-            else:
-                made.append(one if of[count] == one.size else resized(one, of[count]))
-        return made
+        return shared_out(decoded, steps, tokens)
 
     def _smaller(self, processor: Any, one: DecodedImage) -> dict[int, tuple[int, int]]:
         """Widths and heights that an image may be reduced to, the largest of each number of

@@ -191,6 +191,30 @@ def thinned(video: DecodedVideo, count: int) -> DecodedVideo:
     return DecodedVideo(video.frames[kept], video.metadata | {"frames_indices": indices})
 
 
+def shared_out(
+    decoded: Sequence[DecodedImage | DecodedVideo],
+    steps: Sequence[Mapping[int, tuple[int, int]]],
+    tokens: int,
+) -> list[DecodedImage | DecodedVideo] | None:
+    """The media, each at one of its `steps`, which take so many tokens together; None where they
+    take more at the least. A step, by its tokens: the width and height of an image, which stays as
+    it is at the largest; or of a video how many frames."""
+    from caprl_native.data.media import DecodedVideo, resized
+    from caprl_native.data.sizes import share_out
+
+    ladders = [[(count, 1) for count in sorted(of)] for of in steps]
+    shared = share_out(ladders, [1] * len(ladders), tokens)
+    if shared is None or not decoded:
+        return None
+    made: list[DecodedImage | DecodedVideo] = []
+    for one, of, (count, _) in zip(decoded, steps, shared, strict=True):
+        if isinstance(one, DecodedVideo):
+            made.append(thinned(one, of[count][0]))
+        else:
+            made.append(one if count == max(of) else resized(one, of[count]))
+    return made
+
+
 def parts(*projector: str) -> dict[str, tuple[str, ...]]:
     """The parts of such a model. Published files have the names of older versions, without
     `model.`."""

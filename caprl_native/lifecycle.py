@@ -16,18 +16,27 @@ from caprl_native.base_model import BaseModel
 from caprl_native.config.cli import dump
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.data.invalid import write_dropped
-from caprl_native.data.loader import Loader, SkipLedger
-from caprl_native.data.records import Records
-from caprl_native.distributed.errors import report_failure_once, writing
+from caprl_native.data.loader import Loader, SkipLedger, TooManySkipped
+from caprl_native.data.records import DataError, Records
+from caprl_native.distributed.errors import RunError, report_failure_once, writing
 from caprl_native.distributed.signals import Interrupts
 from caprl_native.distributed.world import ParallelDims
 from caprl_native.export import Exporter, export
 from caprl_native.observe.log import RunLog
 from caprl_native.policy.model import Policy
+from caprl_native.policy.model_check import ModelError
 from caprl_native.redact import redact
 from caprl_native.run_folder import RunFolder
 
 C = TypeVar("C", Config, SftConfig)
+EXPLAINED = (
+    DataError,
+    TooManySkipped,
+    FileNotFoundError,
+    FloatingPointError,
+    ModelError,
+    RunError,
+)  # failures of any run whose message says it all
 DROPPED = "dropped.jsonl"  # in the run's folder: what was left out of the data
 
 log = logging.getLogger(__name__)
@@ -184,16 +193,16 @@ L = TypeVar("L", bound=Lifecycle[Any])
 
 
 def run_to_end(
-    build: Callable[[], L], loop: Callable[[L], None], *explained: type[Exception]
+    build: Callable[[], L], loop: Callable[[L], None], *further: type[Exception]
 ) -> None:
     """Builds a trainer, runs its loop, and closes it: all ranks together, at a good end.
 
-    On a failure every rank ends its process at once, see `report_failure_once`; `explained` are
-    the exceptions whose message says it all.
+    On a failure every rank ends its process at once, see `report_failure_once`; the message of
+    `EXPLAINED` exceptions, and of `further` ones, says it all.
     """
     trainer: L | None = None
     try:
-        with report_failure_once(*explained) as failure:
+        with report_failure_once(*EXPLAINED, *further) as failure:
             trainer = build()
             failure.flush = trainer.flush
             loop(trainer)

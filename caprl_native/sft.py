@@ -73,14 +73,14 @@ def run(config: SftConfig) -> None:
     from caprl_native.distributed.signals import set_parent_death_signal
     from caprl_native.distributed.world import init_distributed
     from caprl_native.lifecycle import run_to_end
-    from caprl_native.sft_trainer import EXPLAINED, SftTrainer
+    from caprl_native.sft_trainer import SftTrainer
 
     set_parent_death_signal()
     try:
         dims = init_distributed(threads=config.run.threads)
     except ValueError as error:
         exit_with_error(ConfigError(str(error)))
-    run_to_end(lambda: SftTrainer(config, dims), train, *EXPLAINED)
+    run_to_end(lambda: SftTrainer(config, dims), train)
 
 
 if __name__ == "__main__":

@@ -12,34 +12,22 @@ from caprl_native.data.loader import (
     LoadedSample,
     LoaderItem,
     SkipLedger,
-    TooManySkipped,
     build_loader,
     eval_batches,
 )
-from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.records import Records, read_records
 from caprl_native.data.reduced import ReducedLedger
 from caprl_native.data.shared_media import SharedMedia
-from caprl_native.distributed.errors import RunError
 from caprl_native.distributed.world import ParallelDims, sum_counts
 from caprl_native.lifecycle import Lifecycle
 from caprl_native.policy.examples import ExampleBuilder
 from caprl_native.policy.fsdp import load_policy
-from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.packing import PackedRow
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.policy.supervised import SupervisedLearner
 
 log = logging.getLogger(__name__)
-
-EXPLAINED = (
-    DataError,
-    TooManySkipped,
-    FileNotFoundError,
-    FloatingPointError,
-    ModelError,
-    RunError,
-)  # failures whose message says it all
 
 
 class SftTrainer(Lifecycle[SftConfig]):

@@ -19,13 +19,12 @@ from caprl_native.data.loader import (
     LoadedSample,
     LoaderItem,
     SkipLedger,
-    TooManySkipped,
     build_loader,
     eval_batches,
 )
 from caprl_native.data.picks import left_by
 from caprl_native.data.question_columns import QuestionColumns
-from caprl_native.data.records import DataError, Records, read_records
+from caprl_native.data.records import Records, read_records
 from caprl_native.data.reduced import ReducedLedger
 from caprl_native.data.shared_media import SharedMedia
 from caprl_native.distributed.errors import RunError
@@ -39,7 +38,6 @@ from caprl_native.policy.advantages import assign_advantages
 from caprl_native.policy.fsdp import load_policy
 from caprl_native.policy.learner import Learner
 from caprl_native.policy.model import Policy
-from caprl_native.policy.model_check import ModelError
 from caprl_native.policy.optim import build_optimizer
 from caprl_native.policy.prompt import PromptBuilder
 from caprl_native.rewards.base import any_needs_questions
@@ -57,16 +55,7 @@ from caprl_native.types import Group
 log = logging.getLogger(__name__)
 
 MISMATCH = "mismatch/logprob_abs_mean"
-EXPLAINED = (
-    DataError,
-    TooManySkipped,
-    FileNotFoundError,
-    PromptMismatch,
-    WeightsDiffer,
-    FloatingPointError,
-    RunError,
-    ModelError,
-)  # failures whose message says it all
+EXPLAINED = (PromptMismatch, WeightsDiffer)  # whose message says it all, too
 
 
 class Trainer(Lifecycle[Config]):

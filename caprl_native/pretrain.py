@@ -8,14 +8,13 @@ skips the stages that are finished and resumes the one that was interrupted (sta
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 
 import tomli
 
-from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.cli import ConfigError
 from caprl_native.config.pretrain import PretrainConfig
-from caprl_native.distributed.launcher import adopt_slurm
-from caprl_native.stages import Stage, check_stages, train, verify
+from caprl_native.stages import Stage, check_stages, command_line, train, verify
 
 _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config pretrain.toml [--table.key value ...]
@@ -32,21 +31,8 @@ usage: torchrun --nproc-per-node N -m {prog} --config pretrain.toml [--table.key
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: exits 2 on what cannot be used, else with the code of the stage that ends
-    it."""
-    adopt_slurm()
-    words = sys.argv[1:] if argv is None else argv
-    args = parse_cli(PretrainConfig, words, "caprl_native.pretrain", usage=_USAGE)
-    try:
-        chain = stages(args.config)
-        if args.dry_run:
-            print_once(*(f"# stage {s.number}\n{dump(s.config())}" for s in chain))
-            return
-        for stage in chain:
-            check_origin(stage)
-        run(chain)
-    except ConfigError as error:
-        exit_with_error(error)
+    """The command line."""
+    command_line(PretrainConfig, "caprl_native.pretrain", _USAGE, argv, stages, run)
 
 
 def stages(config: PretrainConfig) -> list[Stage]:
@@ -77,8 +63,10 @@ def check_origin(stage: Stage) -> None:
         )
 
 
-def run(chain: list[Stage]) -> None:
+def run(_: PretrainConfig, chain: Sequence[Stage]) -> None:
     """The stages, one after the other; leaves by SystemExit where one fails."""
+    for stage in chain:
+        check_origin(stage)
     for number, stage in enumerate(chain):
         if number and not stage.is_finished:
             before = chain[number - 1]

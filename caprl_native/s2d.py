@@ -8,14 +8,13 @@ skips a finished stage and resumes the other.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from caprl_native.config.cli import ConfigError, dump, exit_with_error, parse_cli, print_once
+from caprl_native.config.cli import ConfigError
 from caprl_native.config.s2d import S2dConfig
 from caprl_native.distributed.children import appears
-from caprl_native.distributed.launcher import adopt_slurm
-from caprl_native.stages import Stage, check_stages, train, verify
+from caprl_native.stages import Stage, check_stages, command_line, train, verify
 
 _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config s2d.toml [--table.key value ...]
@@ -31,19 +30,8 @@ usage: torchrun --nproc-per-node N -m {prog} --config s2d.toml [--table.key valu
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: exits 2 on what cannot be used, else with the code of the stage that ends
-    it."""
-    adopt_slurm()
-    words = sys.argv[1:] if argv is None else argv
-    args = parse_cli(S2dConfig, words, "caprl_native.s2d", usage=_USAGE)
-    try:
-        image, video = stages(args.config)
-        if args.dry_run:
-            print_once(*(f"# stage {s.number}\n{dump(s.config())}" for s in (image, video)))
-            return
-        run(args.config, image, video)
-    except ConfigError as error:
-        exit_with_error(error)
+    """The command line."""
+    command_line(S2dConfig, "caprl_native.s2d", _USAGE, argv, stages, run)
 
 
 def stages(config: S2dConfig) -> tuple[Stage, Stage]:
@@ -84,8 +72,9 @@ def require_start(image: Stage, start: str) -> Path:
     )
 
 
-def run(config: S2dConfig, image: Stage, video: Stage) -> None:
+def run(config: S2dConfig, chain: Sequence[Stage]) -> None:
     """The stages that are asked for, one after the other; leaves by SystemExit where one fails."""
+    image, video = chain
     if config.stages != "video":
         train(image)
     if config.stages == "image":

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from caprl_native.config.cli import (
     ConfigError,
     check,
     check_sft,
+    dump,
     exit_with_error,
     load_with_origins,
+    parse_cli,
+    print_once,
     warn_once,
 )
+from caprl_native.config.fields import Table
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.distributed.children import appears, in_child, rendezvous
+from caprl_native.distributed.launcher import adopt_slurm
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,28 @@ def check_stages(stages: list[Stage]) -> None:
                 f"stage {stage.number}: run.resume, run.overwrite: expected neither: what is there "
                 "is gone on with by itself"
             )
+
+
+def command_line(
+    schema: type[Table],
+    prog: str,
+    usage: str,
+    argv: list[str] | None,
+    chain_of: Callable[[Any], Sequence[Stage]],
+    run: Callable[[Any, Sequence[Stage]], None],
+) -> None:
+    """The program of a chain: exits 2 on what cannot be used, else with the code of the stage that
+    ends it. `run` is given the config and its stages."""
+    adopt_slurm()
+    args = parse_cli(schema, sys.argv[1:] if argv is None else argv, prog, usage=usage)
+    try:
+        chain = chain_of(args.config)
+        if args.dry_run:
+            print_once(*(f"# stage {s.number}\n{dump(s.config())}" for s in chain))
+            return
+        run(args.config, chain)
+    except ConfigError as error:
+        exit_with_error(error)
 
 
 def train(stage: Stage) -> None:

@@ -14,7 +14,7 @@ import tomli
 
 from caprl_native.config.cli import ConfigError
 from caprl_native.config.pretrain import PretrainConfig
-from caprl_native.stages import Stage, check_stages, command_line, train, verify
+from caprl_native.stages import Stage, check_stages, command_line, require_data, train, verify
 
 _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config pretrain.toml [--table.key value ...]
@@ -67,6 +67,7 @@ def run(_: PretrainConfig, chain: Sequence[Stage]) -> None:
     """The stages, one after the other; leaves by SystemExit where one fails."""
     for stage in chain:
         check_origin(stage)
+    require_data(chain)
     for number, stage in enumerate(chain):
         if number and not stage.is_finished:
             before = chain[number - 1]

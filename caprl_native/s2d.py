@@ -14,7 +14,7 @@ from pathlib import Path
 from caprl_native.config.cli import ConfigError
 from caprl_native.config.s2d import S2dConfig
 from caprl_native.distributed.children import appears
-from caprl_native.stages import Stage, check_stages, command_line, train, verify
+from caprl_native.stages import Stage, check_stages, command_line, require_data, train, verify
 
 _USAGE = """\
 usage: torchrun --nproc-per-node N -m {prog} --config s2d.toml [--table.key value ...]
@@ -75,6 +75,8 @@ def require_start(image: Stage, start: str) -> Path:
 def run(config: S2dConfig, chain: Sequence[Stage]) -> None:
     """The stages that are asked for, one after the other; leaves by SystemExit where one fails."""
     image, video = chain
+    wanted = {"image": [image], "video": [video], "both": [image, video]}
+    require_data(wanted[config.stages])
     if config.stages != "video":
         train(image)
     if config.stages == "image":

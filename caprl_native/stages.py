@@ -30,6 +30,7 @@ from caprl_native.config.fields import Table
 from caprl_native.config.schema import Config, SftConfig
 from caprl_native.distributed.children import appears, in_child, rendezvous
 from caprl_native.distributed.launcher import adopt_slurm
+from caprl_native.files import matching
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,22 @@ def check_stages(stages: list[Stage]) -> None:
                 f"stage {stage.number}: run.resume, run.overwrite: expected neither: what is there "
                 "is gone on with by itself"
             )
+
+
+def require_data(chain: Sequence[Stage]) -> None:
+    """Raises ConfigError where a stage that is not finished lacks a data file: it would be noticed
+    when the stages before it have been trained."""
+    for stage in chain:
+        if stage.is_finished:
+            continue
+        config = stage.config()
+        asked = {"data.files": config.data.files}
+        if config.eval.every:
+            asked["data.eval_files"] = config.data.eval_files
+        for key, names in asked.items():
+            for name in names:
+                if not any(map(os.path.exists, matching(name))):
+                    raise ConfigError(f"stage {stage.number}: {key}: {name}: no file matches")
 
 
 def command_line(

@@ -57,6 +57,19 @@ def test_what_is_there_decides_what_is_done(config, tmp_path):
     assert image.is_finished and not video.is_finished
 
 
+def test_a_later_stages_data_is_missed_before_the_first_one_trains(config, tmp_path):
+    """That of a finished one, or of one that is not asked for, is not."""
+    image, video = s2d.stages(config)
+    name = video.config().data.files[0]
+    with pytest.raises(ConfigError, match=rf"stage 1: data\.files: {name}: no file matches"):
+        s2d.run(config, (image, video))
+    (tmp_path / "image/export").mkdir(parents=True)
+    (tmp_path / "image/export/config.json").touch()
+    with pytest.raises(ConfigError, match=rf"stage 2: data\.files: {name}: no file matches"):
+        s2d.run(config, (image, video))
+    s2d.run(config.replace(stages="image"), (image, video))
+
+
 def test_contradictions_end_with_code_2(config, tmp_path, capsys):
     file = tmp_path / "image.toml"
     text = file.read_text()

@@ -92,6 +92,9 @@ def write_hf(folder: Path, weights: dict[str, Tensor], source: str | Path, dtype
     """Weights by their Hugging Face names, laid out as its family stores them, with the other files
     of the directory `source`."""
     model: Any = load_hf(source, empty=True).to(DTYPES[dtype])  # config.json says its dtype
+    for name in model.config.sub_configs:  # and that of its parts, where it says any
+        part = getattr(model.config, name)
+        part.dtype = part.dtype and DTYPES[dtype]
     # transformers would undo what is laid out otherwise than its model is.
     convert = not family_of(source, or_text=True).stores_otherwise
     model.save_pretrained(folder, state_dict=weights, save_original_format=convert)

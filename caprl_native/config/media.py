@@ -56,7 +56,8 @@ class MediaConfig(Table):
     decode_seconds: float = Field(
         120.0,
         gt=0,
-        description="A file that takes longer to decode is skipped; its decoder is ended.",
+        description="A file that takes more seconds of a core to decode is skipped; so is one that "
+        "takes 10 times as many, and a minute, by the clock.",
     )
     decode_gib: float = Field(
         4.0,

@@ -40,6 +40,7 @@ DEFAULT_PROMPTS = {
     "image": "Please describe this image in detail.",
     "video": "Please describe this video in detail.",
 }
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _PLACEHOLDER = re.compile(r"<(image|video)>")
 _ROLES = ("system", "user", "assistant")
 _MEDIA_PARTS: dict[str, MediaKind] = {
@@ -164,9 +165,12 @@ def _chat(raw: dict[str, Any], media: list[MediaRef], overridden: bool, medium: 
 
 def chat_in(value: Any, name: str) -> Any:
     """The value of a field, or the chat that it is a JSON text of. Raises `FieldError`."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        return decoded(value, name)
-    return value
+    return decoded(value, name) if isinstance(value, str) and is_text_of_chat(value) else value
+
+
+def is_text_of_chat(text: str) -> bool:
+    """Whether a text is a list of objects by how it begins, on one line or indented."""
+    return _LIST_OF_OBJECTS.match(text) is not None
 
 
 def _default(raw: dict[str, Any], media: list[MediaRef], overridden: bool) -> str:

@@ -28,6 +28,7 @@ from caprl_native.types import MediaRef
 READY = b"ready\n"
 LENGTH = 8
 _GRACE = 30  # seconds after the limit, when the other side should have ended this process
+_WAITS = (10.0, 60.0)  # times the limit, and seconds, that a decoder may take by the clock
 GIB = 2**30
 
 
@@ -44,8 +45,17 @@ class Answer:
     broken: bool = False
 
 
+def clock_limit(config: MediaConfig) -> float:
+    """Seconds by the clock after which a decoder is taken to wait for ever, for a disk or a
+    network. Its limit is one of a core's time: what is skipped must not depend on what else a
+    machine does."""
+    times, least = _WAITS
+    return max(times * config.decode_seconds, least)
+
+
 def main() -> None:
     """Decodes until its input ends."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what they mean is for the other side to decide
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
@@ -55,10 +65,12 @@ def main() -> None:
     answers.flush()
     while (request := _read(requests)) is not None:
         medium, config = request
+        signal.setitimer(signal.ITIMER_PROF, config.decode_seconds)
         # Where even the other side has died, the kernel ends what hangs.
-        signal.setitimer(signal.ITIMER_REAL, config.decode_seconds + _GRACE)
+        signal.setitimer(signal.ITIMER_REAL, clock_limit(config) + _GRACE)
         answer, pixels = _answer(medium, config)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
         _write(answers, answer, pixels)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from caprl_native.config.media import MediaConfig
-from caprl_native.data.decode_worker import LENGTH, READY, Answer
+from caprl_native.data.decode_worker import LENGTH, READY, Answer, clock_limit
 from caprl_native.types import MediaRef
 
 _MEDIA = 1000  # that a process decodes: libraries do not give all of their memory back
@@ -98,7 +98,8 @@ class Decoder:
 
     def decode(self, medium: MediaRef, config: MediaConfig) -> tuple[np.ndarray, Answer]:
         """Pixels and metadata of one medium. Raises `DecodeFailed`."""
-        until = time.monotonic() + config.decode_seconds
+        limit = clock_limit(config)
+        until = time.monotonic() + limit
         self.usable = False  # until it has answered in full
         try:
             body = pickle.dumps((medium, config))
@@ -109,10 +110,10 @@ class Decoder:
             pixels = np.empty(answer.shape if not answer.reason else 0, np.uint8)
             self._receive(pixels, until)
         except _Late:
-            limit = f"{config.decode_seconds:g} s to decode (media.decode_seconds)"
-            raise DecodeFailed(f"took over {limit}") from None
+            waited = f"no answer within {limit:g} s; it may wait for a disk or a network"
+            raise DecodeFailed(f"{waited} (media.decode_seconds)") from None
         except _Ended:
-            raise self._death() from None
+            raise self._death(config) from None
         self._decoded += 1
         self.usable = not answer.broken and self._decoded < _MEDIA
         if answer.reason:
@@ -151,7 +152,7 @@ class Decoder:
         if left <= 0 or not poll.poll(1000 * left):
             raise _Late
 
-    def _death(self) -> DecodeFailed:
+    def _death(self, config: MediaConfig) -> DecodeFailed:
         """How the process ended, in words about the file."""
         try:
             code = self._process.wait(5)
@@ -159,6 +160,9 @@ class Decoder:
             return DecodeFailed("the decoder stopped answering")
         if code == -signal.SIGKILL:
             return _Killed("the decoder was killed twice: the machine may be short of memory")
+        if code == -signal.SIGPROF:
+            limit = f"{config.decode_seconds:g} s to decode (media.decode_seconds)"
+            return DecodeFailed(f"took over {limit}")
         if code < 0:
             return DecodeFailed(f"the decoder crashed on it (signal {-code})")
         return DecodeFailed(f"the decoder ended on it (exit code {code})")

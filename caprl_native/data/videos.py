@@ -129,6 +129,8 @@ def _frame_of_folder(file: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _natural(file: Path) -> list[str | int]:
-    """Sorts "2.jpg" before "10.jpg": every second piece of a name is a number."""
-    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", file.name))]
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """Sorts "2.jpg" before "10.jpg": every second piece of a name is a number. "02.jpg" is before
+    "2.jpg", in whichever order a file system lists the two."""
+    pieces = re.split(r"(\d+)", file.name)
+    return [int(p) if i % 2 else p for i, p in enumerate(pieces)], file.name

@@ -66,6 +66,14 @@ def test_parts_name_videos_and_images_in_their_order(tmp_path):
         {"problem": "<image>\nGo.", "image": "a.png"},
         {"prompt": "<image>\nGo.", "image": "a.png"},
         {"messages": json.dumps([{"role": "user", "content": "<image>\nGo."}]), "image": "a.png"},
+        {
+            "prompt": json.dumps([{"role": "user", "content": "<image>\nGo."}], indent=2),
+            "image": "a.png",
+        },
+        {
+            "prompt": json.dumps([{"from": "human", "value": "<image>\nGo."}], indent=2),
+            "image": "a.png",
+        },
     ],
 )
 def test_the_layouts_say_the_same(tmp_path, record):

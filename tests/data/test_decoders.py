@@ -123,6 +123,20 @@ def test_a_decoder_that_takes_too_long_is_ended_and_the_next_file_is_decoded(tmp
     assert decoded(write_png(tmp_path / "a.png")).image.size == (64, 48)
 
 
+def test_the_limit_is_of_a_cores_time_not_of_a_busy_machines_clock(tmp_path):
+    path = write_png(tmp_path / "a.png")
+    decoded(path)
+    (decoder,) = decoders()
+    decoder.suspend()
+    goes_on = threading.Timer(0.8, decoder.resume)
+    goes_on.start()
+    began = time.monotonic()
+    assert decoded(path, decode_seconds=0.4).image.size == (64, 48)
+    assert time.monotonic() - began > 0.4
+    goes_on.join()
+    assert decoders() == [decoder]
+
+
 def test_a_file_that_needs_too_much_memory_is_named_and_the_next_is_decoded(tmp_path, large):
     assert reason(large, decode_gib=0.5) == "needs over 0.5 GiB to be decoded (media.decode_gib)"
     assert decoded(write_png(tmp_path / "a.png")).image.size == (64, 48)

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tarfile
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,30 @@ def test_a_tar_that_is_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:20000])
     *good, last = listed(path)
     assert ids(good)[:3] == ["0", "1", "2"] and "is damaged after this" in last.problem
+
+
+MEMBER = 512 + 512  # a header, and up to 512 bytes
+
+DAMAGED: dict[str, tuple[Callable[[bytes], bytes], int, str]] = {
+    "a header": (lambda tar: tar[:4096] + b"?" + tar[4097:], 1, "bad checksum"),
+    "cut in a header": (lambda tar: tar[: 4 * MEMBER + 100], 1, "truncated header"),
+    "cut between members": (lambda tar: tar[: 4 * MEMBER], 1, "empty header"),
+    "cut within a sample": (lambda tar: tar[: 3 * MEMBER], 1, "1, which may lack members"),
+    "another archive behind it": (lambda tar: tar + tar, 4, "something follows after its end"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_no_member_of_a_damaged_tar_is_lost_without_a_word(tmp_path: Path, how: str) -> None:
+    ends = (("png", b"x"), ("json", b'{"n": 1}'))
+    members = {f"{i}.{end}": data for i in range(4) for end, data in ends}
+    path = write_tar(tmp_path / "a.tar", members)
+    damage, whole, said = DAMAGED[how]
+    path.write_bytes(damage(path.read_bytes()))
+    *good, last = listed(path)
+    assert ids(good) == [str(i) for i in range(whole)]
+    assert all(entry.columns == {"n": 1} for entry in good)
+    assert "is damaged after this" in last.problem and said in last.problem
 
 
 def test_shards_share_the_entries_out(tmp_path: Path) -> None:

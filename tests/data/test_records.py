@@ -49,6 +49,26 @@ def plain(**extra):
     return {"image": "a.png", "prompt": "Describe.", "questions": [RED_OR_BLUE]} | extra
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("choices", [["A. Red", "B. Blue"], {"A": "Red", "B": "Blue"}])
+def test_choices_may_be_a_json_text(tmp_path, choices, indent):
+    question = QUESTION | {"choices": json.dumps(choices, indent=indent)}
+    (sample,) = read_records([jsonl(tmp_path / "d.jsonl", [plain(questions=[question])])])
+    assert sample.questions[0].choices == ("Red", "Blue") and sample.questions[0].answer == 1
+    broken = plain(questions=[QUESTION | {"choices": '["A. Red",\n"B. Blue"'}])
+    with pytest.raises(DataError, match=r"questions\[0\].choices: is a text that is not JSON"):
+        read_records([jsonl(tmp_path / "d.jsonl", [broken])])
+
+
+def test_start_and_end_choose_the_clip_that_questions_are_about(tmp_path):
+    record = {"video": "v.mp4", "prompt": "Describe.", "questions": [QUESTION]}
+    clip = record | {"start": 1, "end": 2.5}
+    (sample,) = read_records([jsonl(tmp_path / "d.jsonl", [clip])])
+    assert (sample.media[0].start, sample.media[0].end) == (1, 2.5)
+    with pytest.raises(DataError, match="end: 1 is not after start, 3"):
+        read_records([jsonl(tmp_path / "d.jsonl", [record | {"start": 3, "end": 1}])])
+
+
 @pytest.mark.parametrize("truth", ["as is", "json reward_model", "json ground_truth"])
 def test_caprl_qa_in_jsonl(tmp_path, truth):
     record = caprl_image(id="x1")

@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from caprl_native.data.fields import DataError, loads
 from caprl_native.data.inputs.kinds import kind_of_name
@@ -20,6 +20,20 @@ from caprl_native.types import MediaRef
 
 _MOST_BYTES = 1 << 30  # of a member
 _TEXTS = ("txt", "cls", "text", "caption")
+
+
+class _Header(tarfile.TarInfo):
+    """A header; of one that is damaged or missing, which tarfile takes for the archive's end, an
+    error: nobody would see what lies behind it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not any(buf) and len(buf) == tarfile.BLOCKSIZE:
+                raise  # blocks of zeros are the end
+            raise tarfile.ReadError(f"{error}, where a member or the end should be") from error
 
 
 @dataclass
@@ -42,7 +56,7 @@ class TarFile:
         self.path, self.size, self.read = path, max(1, os.path.getsize(path)), 0
         self._alone = alone
         try:
-            with tarfile.open(path, "r|*"):
+            with tarfile.open(path, "r|*", tarinfo=_Header):
                 pass
         except (OSError, tarfile.TarError, EOFError) as error:
             raise DataError(f"{path}: cannot be read as a tar file: {error}") from error
@@ -56,7 +70,10 @@ class TarFile:
         """Every sample; where the file is damaged, an entry that says so is the last one."""
         gathered: _Gathered | None = None
         try:
-            with open(self.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            with (
+                open(self.path, "rb") as file,
+                tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as tar,
+            ):
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
@@ -67,13 +84,14 @@ class TarFile:
                         gathered = _Gathered(key)
                     self._add(gathered, tar, member, extension)
                     self.read = file.tell()
+                if gathered:
+                    yield self._entry(gathered)
+                    gathered = None
+                _check_nothing_follows(tar)
         except (OSError, tarfile.TarError, EOFError) as error:
-            if gathered:
-                yield self._entry(gathered)
-            yield problem(self.path, self.path, f"is damaged after this: {error}")
+            lost = f"; {gathered.key}, which may lack members, is left out" if gathered else ""
+            yield problem(self.path, self.path, f"is damaged after this: {error}{lost}")
             return
-        if gathered:
-            yield self._entry(gathered)
         self.read = self.size
 
     def _add(
@@ -109,6 +127,14 @@ class TarFile:
         default = found.key if self._alone else where
         name = str(identity) if isinstance(identity, str | int) and identity != "" else default
         return Entry(name, tuple(found.media), found.columns, where)
+
+
+def _check_nothing_follows(tar: tarfile.TarFile) -> None:
+    """Raises ReadError where more than zeros are behind the end: another archive, by `cat`."""
+    assert tar.fileobj is not None
+    while block := tar.fileobj.read(tarfile.RECORDSIZE):
+        if any(block):
+            raise tarfile.ReadError("something follows after its end, which is not read")
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -6,8 +6,9 @@
 - Plain: `image` | `images` | `video` | `videos`, a prompt (see `data/chats.py`), `questions`.
 - Any of these without questions, where no term of the reward asks them.
 - Supervised: any of these with `response` (or `caption`, or a chat that the assistant ends)
-  instead of questions; media optional, also as `image_path` or `video_path`; `start` and `end`
-  (seconds) choose a clip of its videos.
+  instead of questions; media optional, also as `image_path` or `video_path`.
+
+In all of them `start` and `end` (seconds) choose a clip of the record's videos.
 
 Nothing is read from disk here, and nothing is repaired: what is wrong is a `FieldError`.
 """
@@ -38,6 +39,7 @@ MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "video": "video",
     "videos": "video",
 }
+_LIST_OR_MAPPING = re.compile(r'\s*(?:\[\s*["\]]|\{\s*["}])')  # "[A] x" is a labelled choice
 _PATHS: dict[str, Literal["image", "video"]] = {"image_path": "image", "video_path": "video"}
 ALL_MEDIA_FIELDS = MEDIA_FIELDS | _PATHS
 
@@ -68,8 +70,7 @@ def parse_plain(raw: dict[str, Any], reading: Reading) -> Sample:
     )
     reading.check_some_media(media)
     reading.check_not_too_many(media)
-    if kind == "response":
-        media = clips_of(raw, media)
+    media = clips_of(raw, media)
     return Sample(
         id=identity_of(raw.get("id"), reading.default_id),
         media=tuple(media),
@@ -225,7 +226,7 @@ def _question(item: Any, where: str, no_answer: Callable[[str], bool]) -> Questi
     if not isinstance(text, str) or not text.strip():
         fix = "give the question's text"
         raise QuestionError(f"{where}.question", "missing or empty", fix, "empty text")
-    raw = item.get("choices")
+    raw = _choices_in(item.get("choices"), f"{where}.choices")
     if isinstance(raw, dict):  # Parquet gives every record the keys of all
         raw = {label: choice for label, choice in raw.items() if choice is not None}
     if not isinstance(raw, list | dict | str):
@@ -241,6 +242,16 @@ def _question(item: Any, where: str, no_answer: Callable[[str], bool]) -> Questi
         problem = f"{choices[answer]!r:.100} is the right choice: it would reward an empty caption"
         raise QuestionError(f"{where}.answer", problem, "remove the question", CANNOT_BE_ANSWERED)
     return Question(text.strip(), choices, answer)
+
+
+def _choices_in(value: Any, where: str) -> Any:
+    """The value of the field, or the list or mapping that it is a JSON text of."""
+    if isinstance(value, str) and _LIST_OR_MAPPING.match(value):
+        try:
+            return decoded(value, where)
+        except FieldError as error:
+            raise QuestionError(where, error.problem, error.fix, "no choices") from error
+    return value
 
 
 def _given_response(raw: dict[str, Any]) -> Any:

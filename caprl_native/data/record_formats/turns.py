@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caprl_native.data.chats import is_text_of_chat
 from caprl_native.data.fields import FieldError, kind_of
 
 # Of a turn, beside what it says: what would be lost, and what would make answers count differently.
@@ -19,7 +20,7 @@ _WEIGHTS = ("weight", "loss", "train")
 def has_turns(value: Any, speaker: str) -> bool:
     """Whether a field holds a chat of this layout, or a JSON text of one."""
     if isinstance(value, str):  # decoded once it is known to be one
-        return value.lstrip().startswith("[{") and f'"{speaker}"' in value
+        return is_text_of_chat(value) and f'"{speaker}"' in value
     return isinstance(value, list) and any(
         isinstance(turn, dict) and turn.get(speaker) is not None for turn in value
     )

@@ -95,6 +95,20 @@ def test_those_that_hang_hold_nobody_up() -> None:
     assert [r.rewards["ours"] for g in groups for r in g.rollouts] == [1.0] * 10
 
 
+def test_how_long_others_are_written_is_no_part_of_a_captions_time() -> None:
+    ours, g = rubric(ours=custom("Batched", timeout_s=0.1)), group(TEXTS)
+    with closing(ours):
+        for step in (1, 2):
+            scoring = ours.begin(step)
+            for index, rollout in enumerate(g.rollouts):
+                rollout.failure = None
+                scoring.add(g.sample, index, rollout)
+            time.sleep(0.2)
+            scoring.finish()
+            assert [r.rewards["ours"] for r in g.rollouts] == VALUES
+            assert not any(r.failure for r in g.rollouts)
+
+
 def test_closing_ends_the_threads() -> None:
     scored(custom("words_async"))
     scored(custom("hangs_async", timeout_s=0.05))

@@ -8,8 +8,8 @@
 A function takes a `Caption` (and `options` as keyword arguments), and returns a number, a `Score`,
 or None where it has none; it may be async. A class is made once, with `options=...`; its instances
 are called likewise, or have `submit(caption)`, which returns a future of the same, and what else of
-`RewardTerm` they need. A call that takes longer than `timeout_s`, fails, or returns no number is a
-missing reward with its reason, and the run goes on.
+`RewardTerm` they need. A call that takes longer than `timeout_s` (what was submitted: counted from
+`finish`), fails, or returns no number is a missing reward with its reason, and the run goes on.
 """
 
 from __future__ import annotations
@@ -82,17 +82,28 @@ class Custom(RewardTerm[CustomOptions]):
         self._submits = hasattr(self.scorer, "submit")
         called = [self.scorer, type(self.scorer).__call__] if callable(self.scorer) else []
         self._is_async = any(map(inspect.iscoroutinefunction, called))
-        for hook in ("begin", "work", "finish", "sleep", "wake"):
+        for hook in ("begin", "work", "sleep", "wake"):
             if hasattr(self.scorer, hook):
                 setattr(self, hook, getattr(self.scorer, hook))
+        self._all_submitted: asyncio.Event | None = None
         self._clock: LoopThread | None = None
         self._coroutines: LoopThread | None = None
 
     def submit(self, caption: Caption) -> Future[Score]:
         clock = self._clock or self._open()
         if self._submits:
-            return clock.run(self._outcome(self.scorer.submit(caption)))
+            self._all_submitted = self._all_submitted or asyncio.Event()
+            return clock.run(self._outcome(self.scorer.submit(caption), self._all_submitted))
         return clock.run(self._call(caption))
+
+    def finish(self) -> None:
+        """From now on the time of captions counts that the scorer may have kept for this: how long
+        others took to be written is no part of it."""
+        if hasattr(self.scorer, "finish"):
+            self.scorer.finish()
+        if self._clock is not None and self._all_submitted is not None:
+            self._clock.loop.call_soon_threadsafe(self._all_submitted.set)
+        self._all_submitted = None
 
     def _open(self) -> LoopThread:
         self._gate = asyncio.Semaphore(self.options.concurrency)
@@ -121,10 +132,14 @@ class Custom(RewardTerm[CustomOptions]):
         threading.Thread(target=call, name="reward", daemon=True).start()
         return future
 
-    async def _outcome(self, future: Future[Any]) -> Score:
-        """What came within the time limit."""
+    async def _outcome(self, future: Future[Any], begins: asyncio.Event | None = None) -> Score:
+        """What came within the time limit, which `begins` now, or with an event."""
         path, limit = self.options.import_path, self.options.timeout_s
         waiting = asyncio.wrap_future(future)
+        if begins is not None:
+            begun = asyncio.ensure_future(begins.wait())
+            await asyncio.wait({waiting, begun}, return_when=asyncio.FIRST_COMPLETED)
+            begun.cancel()
         done, _ = await asyncio.wait({waiting}, timeout=limit)
         if not done:
             waiting.cancel()

@@ -157,17 +157,17 @@ class Trainer(Lifecycle[Config]):
             items = next(self.loader)
         return items
 
-    def rollout(self, prompts: Sequence[LoaderItem], step: int, *, extra: bool = False) -> Batch:
+    def rollout(self, prompts: Sequence[LoaderItem], step: int, *, extra: int = 0) -> Batch:
         """n captions for each prompt; a tensor-parallel group shares them out among its ranks.
 
-        `extra`: the step has had a batch already, and its alarms have asked what they ask.
+        `extra`: the step has had so many batches already, and its alarms have asked what they ask.
         """
         is_tp_leader = self.dims.tp_rank == 0
         local = prompts if is_tp_leader else []
         counts = [*self.ledger.counts(local), self.reduced.count(local)]
         self.engine.reset_caches()  # of an evaluation, which a resumed run does not repeat
         scoring = self.rubric.begin(step)
-        groups = self._captions(self.captioner, prompts, step, scoring)
+        groups = self._captions(self.captioner, prompts, step, scoring, extra)
         blind = None if extra else self._blind(prompts, step)
         return Batch(step, groups, scoring, counts, blind=blind)
 
@@ -183,12 +183,17 @@ class Trainer(Lifecycle[Config]):
         return blind
 
     def _captions(
-        self, captioner: Captioner, items: Sequence[LoaderItem], step: int, scoring: Scoring
+        self,
+        captioner: Captioner,
+        items: Sequence[LoaderItem],
+        step: int,
+        scoring: Scoring,
+        extra: int = 0,
     ) -> list[Group]:
         """This rank's captions. Each goes to the reward as soon as it is finished."""
         tp_rank, tp_size = self.dims.tp_rank, self.dims.tp_size
         written: list[Written] = []
-        with closing(captioner.stream(items, step)) as stream:
+        with closing(captioner.stream(items, step, extra)) as stream:
             while True:
                 with self.log.timed("rollout"):
                     finished = next(stream, None)
@@ -246,7 +251,8 @@ class Trainer(Lifecycle[Config]):
                     "rollout.n"
                 )
             tries -= 1
-            fresh = self.rollout(self.next_prompts(), batch.step, extra=True)
+            extra = self.config.rollout.refill_tries - tries
+            fresh = self.rollout(self.next_prompts(), batch.step, extra=extra)
             self.score(fresh)
             fresh.drop_flat(flat)
             batch.absorb(fresh)

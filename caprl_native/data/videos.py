@@ -107,7 +107,7 @@ def _read_folder(folder: str, medium: MediaRef, config: MediaConfig) -> Video:
         raise Unusable(f"the folder has no frames ({', '.join(FRAME_FILES)})")
     if not (math.isfinite(fps) and fps > 0):
         raise Unusable(f"no usable frame rate ({fps})")
-    files.sort(key=_natural)
+    files.sort(key=natural_order)
     chosen = choose_by_rate(len(files), float(fps), medium, config)
     frames, size = _Frames(chosen, config), None
     for number in sorted(set(chosen.numbers)):
@@ -129,7 +129,7 @@ def _frame_of_folder(file: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _natural(file: Path) -> tuple[list[str | int], str]:
+def natural_order(file: Path) -> tuple[list[str | int], str]:
     """Sorts "2.jpg" before "10.jpg": every second piece of a name is a number. "02.jpg" is before
     "2.jpg", in whichever order a file system lists the two."""
     pieces = re.split(r"(\d+)", file.name)

@@ -28,7 +28,8 @@ class Written:
 
 @dataclass
 class Captioner:
-    """Writes `n` captions per prompt with an engine. Seeds depend on run, step and sample alone."""
+    """Writes `n` captions per prompt with an engine. Seeds depend on run, step and sample alone,
+    and on which of a step's batches it is: the same sample may be in two of them."""
 
     engine: Engine
     sampling: Sampling
@@ -43,8 +44,11 @@ class Captioner:
         """
         return grouped(written for passed in self.stream(items, step) for written in passed)
 
-    def stream(self, items: Sequence[LoaderItem], step: int) -> Generator[list[Written]]:
+    def stream(
+        self, items: Sequence[LoaderItem], step: int, extra: int = 0
+    ) -> Generator[list[Written]]:
         """Writes the same captions; after each pass of the engine, those that ended with it.
+        `extra`: the number of the step's further batch; 0: it is the first.
 
         A prompt is submitted when the engine's next pass has room for it, so that the first
         captions grow while later prompts are rendered. When that is depends on the prompts' lengths
@@ -61,7 +65,7 @@ class Captioner:
             while len(places) < len(loaded) or self.engine.unfinished:
                 while len(places) < len(loaded) and waiting < room:
                     item = loaded[len(places)]
-                    places[self._submit(item, rendering, step)] = len(places)
+                    places[self._submit(item, rendering, step, extra)] = len(places)
                     waiting += len(item.prepared)
                 ended = ((places[f.request], f) for f in self.engine.step())
                 waiting = max(0, waiting - room)
@@ -70,10 +74,11 @@ class Captioner:
             self.engine.abort()
             rendering.close()
 
-    def _submit(self, item: LoadedSample, rendering: Rendering, step: int) -> str:
+    def _submit(self, item: LoadedSample, rendering: Rendering, step: int, extra: int) -> str:
         """Queues a prompt. The trainer's processor took it, so that an engine that does not holds
         another model: an error that names the sample, not a skip."""
-        seed = seed_of("caption", self.seed, step, item.sample.id)
+        further = ("extra", extra) if extra else ()
+        seed = seed_of("caption", self.seed, step, item.sample.id, *further)
         try:
             return self.engine.add(rendering.next(), self.sampling, seed)
         except Exception as error:

@@ -1,5 +1,7 @@
 """Files -> pixels: sizes, orientation, frames and their times; and what is said of broken files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from caprl_native.data.media import (
     fit,
     sample_frames,
 )
+from caprl_native.data.videos import natural_order
 from caprl_native.testing.media_files import (
     moving_square,
     truncate,
@@ -278,6 +281,13 @@ def frame_folder(folder, count=12, suffix=".png"):
         Image.fromarray(frame).save(folder / f"{i}{suffix}")
     (folder / "notes.txt").write_text("no frame")
     return folder
+
+
+def test_frames_are_in_one_order_however_their_folder_lists_them():
+    names = ["1.png", "01.png", "02.png", "2.png", "10.png"]
+    for listed in (names, names[::-1]):
+        files = sorted(map(Path, listed), key=natural_order)
+        assert [f.name for f in files] == ["01.png", "1.png", "02.png", "2.png", "10.png"]
 
 
 def test_a_folder_of_images_is_a_video(tmp_path):

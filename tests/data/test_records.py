@@ -55,6 +55,12 @@ def test_choices_may_be_a_json_text(tmp_path, choices, indent):
     question = QUESTION | {"choices": json.dumps(choices, indent=indent)}
     (sample,) = read_records([jsonl(tmp_path / "d.jsonl", [plain(questions=[question])])])
     assert sample.questions[0].choices == ("Red", "Blue") and sample.questions[0].answer == 1
+    lines = QUESTION | {"choices": "[A] Red\n[B] Blue"}
+    (sample,) = read_records([jsonl(tmp_path / "d.jsonl", [plain(questions=[lines])])])
+    assert sample.questions[0].choices == ("Red", "Blue")
+    numbers = QUESTION | {"choices": json.dumps([3, 4], indent=indent)}
+    (sample,) = read_records([jsonl(tmp_path / "d.jsonl", [plain(questions=[numbers])])])
+    assert sample.questions[0].choices == ("3", "4")
     broken = plain(questions=[QUESTION | {"choices": '["A. Red",\n"B. Blue"'}])
     with pytest.raises(DataError, match=r"questions\[0\].choices: is a text that is not JSON"):
         read_records([jsonl(tmp_path / "d.jsonl", [broken])])

@@ -29,6 +29,7 @@ class CountingEngine:
     left: dict[str, int] = field(default_factory=dict)
     prompts: dict[str, list[int]] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
+    seeds: list[int] = field(default_factory=list)
     rendered: int = 0
 
     def render(self, prompt: dict[str, Any]) -> list[int]:
@@ -43,6 +44,7 @@ class CountingEngine:
         name = str(len(self.prompts))
         self.prompts[name], self.left[name] = rendered, 3
         self.told.append(f"add {len(rendered)}")
+        self.seeds.append(seed)
         return name
 
     @property
@@ -88,6 +90,18 @@ def test_long_prompts_come_while_the_engine_steps() -> None:
     assert told(250, 60, 200, 10)[:9] == [
         *("add 250", "step", "step", "add 60", "step", "add 200", "step", "step", "add 10"),
     ]
+
+
+def test_a_sample_that_comes_again_within_a_step_is_captioned_anew() -> None:
+    """Of a small data set a further batch of `rollout.refill` has the samples of the first."""
+    engine = CountingEngine()
+    captioner = Captioner(engine, Sampling(), 0, ahead=0)
+    for extra in (0, 1, 2, 1):
+        list(captioner.stream(items(5), 3, extra))
+    first, second, third, again = engine.seeds
+    assert len({first, second, third}) == 3 and again == second
+    captioner.write(items(5), step=3)
+    assert engine.seeds[-1] == first
 
 
 @pytest.mark.parametrize("lengths", [(), (5,), (250, 60, 200, 10, 99, 1, 400)])

@@ -39,7 +39,7 @@ MEDIA_FIELDS: dict[str, Literal["image", "video"]] = {
     "video": "video",
     "videos": "video",
 }
-_LIST_OR_MAPPING = re.compile(r'\s*(?:\[\s*["\]]|\{\s*["}])')  # "[A] x" is a labelled choice
+_LIST_OF_TEXTS = re.compile(r'\s*[\[{]\s*"')  # and of mappings; in JSON, whole or not
 _PATHS: dict[str, Literal["image", "video"]] = {"image_path": "image", "video_path": "video"}
 ALL_MEDIA_FIELDS = MEDIA_FIELDS | _PATHS
 
@@ -246,12 +246,14 @@ def _question(item: Any, where: str, no_answer: Callable[[str], bool]) -> Questi
 
 def _choices_in(value: Any, where: str) -> Any:
     """The value of the field, or the list or mapping that it is a JSON text of."""
-    if isinstance(value, str) and _LIST_OR_MAPPING.match(value):
-        try:
-            return decoded(value, where)
-        except FieldError as error:
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return decoded(value, where)
+    except FieldError as error:
+        if _LIST_OF_TEXTS.match(value):
             raise QuestionError(where, error.problem, error.fix, "no choices") from error
-    return value
+        return value  # "[A] red", a choice per line
 
 
 def _given_response(raw: dict[str, Any]) -> Any:

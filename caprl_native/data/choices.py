@@ -19,12 +19,14 @@ class ChoiceError(ValueError):
         self.reason = reason
 
 
-# "A) x", "A. x", "A: x", "(A) x", "A - x", with or without the space; not "A.M.". Those in `sure`
-# open nothing but a label; "A. Lincoln" may be a name.
+# "A) x", "A. x", "A: x", "(A) x", "A - x", with or without the space, "Option A: x", "**A.** x";
+# not "A.M.". Those in `sure` open nothing but a label; "A. Lincoln" may be a name.
 _A = r"[A-Za-z\uff21-\uff3a\uff41-\uff5a]"
 _LABEL = re.compile(
     rf"\s*(?:(?P<sure>[(\uff08\[\u3010]\s?(?P<inner>{_A})\s?[)\uff09\]\u3011]"
-    rf"|(?P<outer>{_A})\s?[):\uff09\uff1a])"
+    rf"|(?P<outer>{_A})\s?[):\uff09\uff1a]"
+    rf"|(?i:option|choice)\s+(?P<word>{_A})\s?[).:\uff1a]"
+    rf"|\*\*\(?(?P<bold>{_A})\s?[).:]?\*\*[).:]?)"
     rf"|(?P<dotted>{_A})(?:[\uff0e\u3001\u3002]|\.(?!{_A}\.))|(?P<dashed>{_A})\s+[-\u2013]\s)"
     r"(?!\s*(?:and|or|only|&|,)(?:\s|$))\s*"  # "(A) and (B)" is a text
 )
@@ -158,7 +160,8 @@ def _not_in_order(letters: Sequence[str], count: int) -> ChoiceError:
 
 
 def _letter(match: re.Match[str]) -> str:
-    letter = match["inner"] or match["outer"] or match["dotted"] or match["dashed"]
+    kinds = ("inner", "outer", "word", "bold", "dotted", "dashed")
+    letter = next(match[kind] for kind in kinds if match[kind])
     return unicodedata.normalize("NFKC", letter).upper()
 
 

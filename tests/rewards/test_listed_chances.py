@@ -57,6 +57,16 @@ def test_texts_that_begin_alike_are_told_apart_by_an_answer() -> None:
     assert hot.text == " the right." and len(server.requests) == 3  # above 1 nothing is listed
 
 
+@pytest.mark.parametrize("mark", [" (", " **", '"', " [", " $\\"])
+def test_a_mark_may_open_the_label_of_any_choice(mark: str) -> None:
+    """Counted as no answer, it would take a reward's size from all captions alike."""
+    with serve(
+        lambda r: listing({mark: 0.7, " A": 0.3}) if "logprobs" in r else Reply(f"{mark}B")
+    ) as s:
+        (found,) = answer([ask("x", choices=CHOICES)], s.url, temperature=1.0)
+    assert found.probabilities is None and found.text == f"{mark}B"
+
+
 def test_words_that_open_an_answer_are_no_choice_where_the_turn_was_not_opened() -> None:
     """ "The answer is C" does not choose "the left" by its first word."""
 

@@ -57,6 +57,11 @@ def saying(**texts: float):
     return follow
 
 
+def test_a_label_in_bold_is_a_label() -> None:
+    found, _ = weighed(("red", "blue"), saying(**{"**B": 0.7, "(A": 0.2, "A": 0.1}))
+    assert found == pytest.approx([0.3, 0.7])
+
+
 def test_a_label_and_a_text_mean_the_same_choice() -> None:
     found, passes = weighed(("red", "blue"), saying(A=0.3, red=0.2, b=0.1, blue=0.1, green=0.3))
     assert found == pytest.approx([0.5, 0.2]) and passes == 1

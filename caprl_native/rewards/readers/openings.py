@@ -24,7 +24,7 @@ _ARTICLES = "AI"  # in lower case a word ("a man")
 def label_forms(letter: str) -> Iterator[str]:
     """What a reader may write for a label after "The answer is", the likeliest first."""
     letters = [letter] if letter in _ARTICLES else [letter, letter.lower()]
-    for form in (" {}", "{}", " ({}", "({}"):
+    for form in (" {}", "{}", " ({}", "({}", " **{}", "**{}"):
         yield from (form.format(one) for one in letters)
 
 

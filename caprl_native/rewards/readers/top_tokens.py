@@ -14,6 +14,8 @@ LISTED = 20  # tokens that servers list at most
 
 _LABEL = re.compile(r"[\W_]*([A-Z]|[b-hj-z])[\W_]*")  # "a" and "i" are words
 
+_MARKS = re.compile(r"[(\[{\u3010*_`\"'$\\<]+")  # what stands before a label
+
 
 def at_temperature(
     logprobs: Sequence[float], temperature: float, top_p: float = 1.0
@@ -45,14 +47,14 @@ def chances(
     """The probability of each choice; None where a likely token may stand for several of them.
 
     A token is a choice's when it is its label, whatever marks are around it, or when no other
-    choice's text begins like it.
+    choice's text begins like it. A mark alone (" (", " **") may open the label of any.
     """
     of_choices, shared = [0.0] * len(choices), 0.0
     for token, probability in zip(tokens, probabilities, strict=True):
         meant = _meant(normal_form(token).strip(), choices)
         if len(meant) == 1:
             of_choices[meant[0]] += probability
-        elif meant:
+        elif meant or _MARKS.fullmatch(normal_form(token).strip()):
             shared += probability
     return None if shared > SHARED else tuple(of_choices)
 

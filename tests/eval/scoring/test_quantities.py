@@ -59,6 +59,17 @@ SAME = [
     ("5 μm", "5 µm"),
     ("5 µm", "0.005 mm"),
     ("3:2", "3:2"),
+    ("1.5 million", "1,500,000"),
+    ("1.5 million", "1.5"),
+    ("2 thousand dollars", "2000"),
+    ("2.5\\text{ billion}", "2500 million"),
+    ("three", "3"),
+    ("twenty-five", "25"),
+    ("12", "twelve"),
+    ("¾", "0.75"),
+    ("1⅓", "4/3"),
+    ("约12个", "12"),
+    ("答案是12。", "12"),
 ]
 OTHER = [
     ("5 m", "5 cm"),
@@ -89,6 +100,12 @@ OTHER = [
     ("The distance is 5 m", "5 cm"),
     ("5 m.", "5 cm"),
     ("It is 2 hours long", "2 minutes"),
+    ("1.5 million", "1.5 billion"),
+    ("1.5 million", "1500"),
+    ("one third", "1"),
+    ("twenty-five", "5"),
+    *((text, "8") for text in ("over 8", "8 or more", "up to 8 apples", "8 people and above")),
+    *((text, "8") for text in ("超过8", "大于 8", "8个以上", "至少8个", "不是8")),
 ]
 
 

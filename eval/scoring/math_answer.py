@@ -74,6 +74,7 @@ _WORD = re.compile(
 MAX_SENTENCE = 1000  # characters
 _DOLLARS = re.compile(r"\A\$([^$]*)\$(?=[^$]{0,40}\Z)")
 _NUMBER = re.compile(rf"(?<![^\W\u3040-\uffdc])(?<!\.){NUMERAL}%?")
+_HALF_DAY = re.compile(r"(?<=\d)(?P<clock>:\d\d)?\s?(?P<half>[ap])\.?\s?m\.?$", re.IGNORECASE)
 _MATH_SIGN = re.compile(r"[\d\\^_=+*/<>{}$]")
 
 
@@ -118,6 +119,10 @@ def math_equal(prediction: str, answer: str) -> bool:
     alike = bool(gold) and _folded(given) == _folded(gold)
     if given == gold != "" or (_WORD.search(gold) and not _MATH_SIGN.search(gold)):
         return alike
+    halves = [_HALF_DAY.search(text) for text in (gold, given)]
+    if len({found["half"].casefold() for found in halves if found}) > 1:
+        return False  # "5 am" and "5 pm"
+    gold, given = (_HALF_DAY.sub(r"\g<clock>", text) for text in (gold, given))
     sides = _Quantity.of(gold), _Quantity.of(given)
     if alike and sides[0].unit == sides[1].unit:
         return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from eval.scoring.cues import is_bound, is_denied
 from eval.scoring.letters import choice_letter
 from eval.scoring.notation import as_latex, unit_within, without_lead, without_unit
 from eval.scoring.numerals import (
+    FRACTIONS,
     NUMERAL,
     number_words_as_digits,
     numeral,
@@ -53,10 +53,7 @@ MAX_WRAPPERS = 20  # around one another
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 # Signs that math-verify does not read; a root sign takes the number or the group after it.
-_FRACTIONS = {
-    sign: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", sign).split("\u2044"))
-    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-}
+_FRACTIONS = {sign: rf"\frac{{{above}}}{{{below}}}" for sign, (above, below) in FRACTIONS.items()}
 _SIGNS = str.maketrans(
     {"°": r"^\circ ", "²": "^2", "³": "^3", "∞": r"\infty ", "√": r"\sqrt", **_FRACTIONS}
 )

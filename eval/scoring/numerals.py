@@ -28,6 +28,10 @@ _WHOLE = re.compile(NUMERAL)
 _TEN = re.compile(rf"(?P<sign>[-+]?){_TEN_TO}")
 
 
+FRACTIONS = {  # "½" as ("1", "2")
+    sign: tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
+    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+}
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]

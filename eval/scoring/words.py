@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from caprl_native.text.plain_text import bounded, normal_form
 from caprl_native.text.thoughts import without_thoughts
-from eval.scoring.numerals import number_words_as_digits
+from eval.scoring.numerals import FRACTIONS, number_words_as_digits
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -22,6 +22,10 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DO
 _BOX = re.compile(r"\\boxed\s*\{")
 
 _ESCAPED = re.compile(r"\\([%$&#_])")
+_FRAC = re.compile(  # \\frac{1}{2}, \\frac12
+    r"\\[dt]?frac\s?(?:\{([^{}]{1,40})\}\s?\{([^{}]{1,40})\}|(\d)\s?(\d))"
+)
+_FRACTIONS = str.maketrans({sign: f" {'/'.join(parts)} " for sign, parts in FRACTIONS.items()})
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\],;! ]|<\|[^|<>]*\|>")
 _TAG = re.compile(r"<(/?)([a-z]{1,20})(?:\s[^<>]*)?>", re.IGNORECASE)
 _MARKDOWN = re.compile(r"[*`$#_~]")
@@ -81,7 +85,8 @@ def _last_boxed(text: str) -> list[str]:
 
 def cleaned(text: str) -> str:
     """`text` in Unicode's NFKC form without invisible characters, markdown, LaTeX and tags."""
-    text = normal_form(bounded(text, MAX_CHARS)).translate(_PLAIN_MARKS)
+    text = normal_form(bounded(text, MAX_CHARS).translate(_FRACTIONS)).translate(_PLAIN_MARKS)
+    text = _FRAC.sub(lambda found: f"{found[1] or found[3]}/{found[2] or found[4]}", text)
     text = _LATEX_COMMAND.sub(" ", _ESCAPED.sub(r"\1", text))
     text = _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", _untagged(text)))
     return _MINUS.sub(_negative, number_words_as_digits(text))

@@ -12,7 +12,12 @@ from caprl_native.config.models import TEMPLATE
 from caprl_native.data.formats import DEFAULT_PROMPTS
 from caprl_native.data.records import DataError
 from caprl_native.files import matching
-from caprl_native.inference.identity import media_identity, media_settings, model_identity
+from caprl_native.inference.identity import (
+    media_identity,
+    media_settings,
+    model_identity,
+    penalty_identity,
+)
 from caprl_native.inference.models import Request
 from caprl_native.inference.store import key_of
 from caprl_native.rewards.prompts import PROMPT_VERSION
@@ -107,7 +112,8 @@ class Captions:
         shown = model.video_as if model.endpoint else ""
         media = media_settings(self.config.media)
         system = [] if model.system == TEMPLATE else [model.system]
-        return [model_identity(model), media, shown, self.config.run.seed, *system]
+        rest = [*system, *penalty_identity(model)]
+        return [model_identity(model), media, shown, self.config.run.seed, *rest]
 
     def unit(self, item: Item) -> Unit:
         """What must be captioned for an item."""

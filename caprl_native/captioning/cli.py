@@ -167,7 +167,8 @@ def write(config: CaptionConfig, ledger: Ledger) -> Path:
     failures = output.with_name(output.stem + ".failed.jsonl")
     count = write_output(output, config.output.format, ledger.results(), model)
     write_failures(failures, ledger.results())
-    print(f"{output}: {count:,} {'captions' if config.captioner.n == 1 else 'entries'}")
+    each = config.captioner.n == 1 or config.output.format in ("llava", "openai")
+    print(f"{output}: {count:,} {'captions' if each else 'entries'}")
     return failures
 
 

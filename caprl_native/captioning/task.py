@@ -12,7 +12,7 @@ from caprl_native.captioning.quality import is_degenerate
 from caprl_native.config.models import TEMPLATE
 from caprl_native.data.chats import DEFAULT_PROMPTS
 from caprl_native.data.listing import Entry
-from caprl_native.inference.identity import media_settings, model_identity
+from caprl_native.inference.identity import media_settings, model_identity, penalty_identity
 from caprl_native.inference.jobs.task import Outcome, Task
 from caprl_native.inference.models import Drawn, Request
 from caprl_native.inference.store import Reply
@@ -52,6 +52,7 @@ class CaptionTask(Task):
             *tries,
             self.config.run.seed,
             media,
+            *penalty_identity(model),
         ]
 
     def _prompt(self, modality: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from caprl_native.data.choices import LETTERS
 from caprl_native.rewards.questions import ShownQuestion, read_answer
 from caprl_native.seeds import rng_of
 
+_QUOTED = re.compile(r"[\"'\u201c\u2018\u300c\u300a](.{1,100}?)[\"'\u201d\u2019\u300d\u300b]")
+_LATIN = re.compile(r"[A-Za-z]+")
+_CHARACTERS = 1.6  # of a Chinese word
 KINDS: tuple[Kind, ...] = ("media", "text")
 Offered = Literal["both", "image", "neither"]
 
@@ -97,5 +101,7 @@ def _shown(
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a text is written in Chinese characters, in part at least."""
-    return any("\u4e00" <= character <= "\u9fff" for character in text)
+    """Whether a text is written in Chinese; one that quotes some ("What is 出口?") is not."""
+    text = _QUOTED.sub(" ", text)
+    characters = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return characters > _CHARACTERS * len(_LATIN.findall(text))

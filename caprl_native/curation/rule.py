@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from caprl_native.curation.config import FilterConfig
-from caprl_native.curation.rounds import KINDS, is_chinese
+from caprl_native.curation.rounds import KINDS
 
 KEPT = "kept"
 MISSING = "rounds missing"
@@ -29,6 +30,8 @@ class Share:
     def exact(self) -> Fraction:
         return Fraction(self.right, self.rounds)
 
+
+_WORD = re.compile("[\u4e00-\u9fff]|[^\\s\u4e00-\u9fff]+")
 
 Shares = dict[str, Share]  # by kind, "media" and "text"
 
@@ -60,7 +63,5 @@ def verdict(question: str, found: Sequence[Shares | None], rule: FilterConfig) -
 
 
 def words(text: str) -> int:
-    """Words, or of Chinese the characters."""
-    if is_chinese(text):
-        return sum(not character.isspace() for character in text)
-    return len(text.split())
+    """Words; every Chinese character is one."""
+    return len(_WORD.findall(text))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caprl_native.curation.extraction.checks import stamps
-from caprl_native.curation.rule import Shares
+from caprl_native.curation.rule import GUESSED, KEPT, LONG, MISSING, Shares
 from caprl_native.data.choices import LETTERS
 
 _ORDER = re.compile(
@@ -79,7 +79,7 @@ class Tally:
 
     def steps(self) -> list[tuple[str, int]]:
         """The yield, step by step."""
-        seen = self.verdicts["kept"] + self.verdicts["answered without the media"]
+        seen = self.verdicts[KEPT] + self.verdicts[GUESSED]
         return [
             ("inputs", self.inputs),
             ("inputs with a writer's output", self.generated),
@@ -87,7 +87,7 @@ class Tally:
             ("questions that can be asked", self.extracted),
             ("answered in all rounds", self.answered),
             ("answered with the media", seen),
-            ("and not without: kept", self.verdicts["kept"]),
+            ("and not without: kept", self.verdicts[KEPT]),
             ("questions in the output", sum(k * n for k, n in self.per_row.items())),
             ("rows in the output", self.rows),
         ]
@@ -95,7 +95,7 @@ class Tally:
     @property
     def answered(self) -> int:
         """Questions whose rounds all have an answer, and that are not too long."""
-        return sum(self.verdicts.values()) - self.verdicts["rounds missing"]
+        return sum(self.verdicts.values()) - self.verdicts[MISSING] - self.verdicts[LONG]
 
     def histogram(self, place: int) -> list[int]:
         """Questions by right rounds, with the media (0) or without (1)."""

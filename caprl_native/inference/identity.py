@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caprl_native.config.media import MediaConfig
-from caprl_native.config.models import ModelConfig
+from caprl_native.config.models import ModelConfig, VisionModelConfig
 from caprl_native.inference.endpoint import urls
 from caprl_native.inference.store import fingerprint
 from caprl_native.redact import without_userinfo
@@ -70,3 +70,9 @@ def model_identity(model: ModelConfig, *, servers: bool = True) -> list[Any]:
         return []
     engine = [fingerprint(model.path), model.dtype, model.top_k, model.max_model_len]
     return ["engine", *engine, *sampling]
+
+
+def penalty_identity(model: VisionModelConfig) -> list[Any]:
+    """What captions depend on beside `model_identity`; nothing, as in older keys, where it is 1."""
+    penalty = model.repetition_penalty
+    return [["repetition_penalty", penalty]] if penalty != 1 else []

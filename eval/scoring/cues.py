@@ -55,6 +55,23 @@ _NEGATION = re.compile(
     r"\b|n't\b|不|非|没|無|无|排除|除了",
     re.IGNORECASE,
 )
+# "The colour that does not appear is B": what was asked for is described so, and B is not denied.
+_DESCRIBED = re.compile(
+    r"^\W*(?:the\s(?:[\w'-]+\s){1,4})?(?:that|which|who)\s(?:(?:is|are|was|were|does|do|did|has|have|can)"
+    r"(?:\snot|n't)|cannot)\s(?:[\w'-]+\s){1,6}(?:is|are|was|were)\s"
+    r"(?:\W|\b(?:options?|choices?|letter|the|an?)\b)*$",
+    re.IGNORECASE,
+)
+_BOUND_BEFORE = re.compile(
+    r"(?:\b(?:over|under|above|below|beyond|up to|exceed(?:s|ed|ing)?|as (?:many|much|few) as)"
+    r"|大于|小于|多于|少于|高于|低于|超过|至少|至多|最多|最少)\W*$",
+    re.IGNORECASE,
+)
+_BOUND_AFTER = re.compile(
+    r"[\s%]*(?:(?:[a-z]+\s)?\b(?:or|and)\s(?:more|less|fewer|above|below|over|under|up|greater|higher|lower)\b"
+    r"|多?个?(?:以上|以下|以内))",
+    re.IGNORECASE,
+)
 _TENTATIVE = re.compile(
     r"\b(?:could|might|may|maybe|perhaps|possibly|initially|at first|first|considered|thought)\b"
     r"|可能",
@@ -110,9 +127,15 @@ def is_denied(text: str, start: int, end: int, by_letter: bool) -> bool:
     """
     after = _LETTER_DENIED if by_letter else _TEXT_DENIED
     clause, words = _clause(text, start), foreign(text)
-    if _NEGATION.search(clause) or after.match(text, end):
+    if (_NEGATION.search(clause) and not _DESCRIBED.match(clause)) or after.match(text, end):
         return True
     return bool(words and (words.no.search(clause) or words.wrong.match(text, end)))
+
+
+def is_bound(text: str, start: int, end: int) -> bool:
+    """True for the number of "over 8", "8 or more", "超过8": it is not the value."""
+    before = _BOUND_BEFORE.search(text, max(0, start - _WINDOW), start)
+    return bool(before or _BOUND_AFTER.match(text, end))
 
 
 def is_tentative(text: str, start: int, end: int) -> bool:

@@ -89,9 +89,18 @@ def _whole(text: str, options: Mapping[str, str]) -> str | None:
     if letter and letter.group(1).upper() in options:
         return letter.group(1).upper()
     said, stems = squashed(text), content_stems(text)
+    same = [k for k, option in options.items() if option and _is_same(option, text)]
     equal = [k for k, option in options.items() if said and squashed(option) == said]
     alike = [k for k, option in options.items() if stems and content_stems(option) == stems]
-    return _only(equal) or _only(alike)
+    return _only(same) or _only(equal) or _only(alike)
+
+
+def _is_same(option: str, text: str) -> bool:
+    """Whether both are the same, their marks included: "x<2" is "x < 2" and not "x > 2"."""
+    one, other = (
+        "".join(t.casefold().split()).lstrip("\"'").rstrip(".\"'") for t in (option, text)
+    )
+    return one == other != ""
 
 
 # What refusals, "none" and "all" look like, in options and in answers.

@@ -7,16 +7,27 @@ with mathematical answers (MathVerse, MathVision, We-Math), by math-verify.
 from __future__ import annotations
 
 import re
+import string
 from fractions import Fraction
 from typing import NamedTuple
 
 from caprl_native.text.plain_text import bounded
 from caprl_native.text.thoughts import without_thoughts
-from eval.scoring.cues import is_denied
+from eval.scoring.cues import is_bound, is_denied
+from eval.scoring.letters import choice_letter
 from eval.scoring.notation import as_latex, unit_within, without_lead, without_unit
-from eval.scoring.numerals import NUMERAL, numeral, plain_digits, same_number
+from eval.scoring.numerals import (
+    FRACTIONS,
+    NUMERAL,
+    number_words_as_digits,
+    numeral,
+    plain_digits,
+    same_number,
+    scales_as_digits,
+)
 from eval.scoring.symbolic import any_equal
 from eval.scoring.units import Unit
+from eval.scoring.words import NUMERALS
 
 MAX_CHARS = 20_000  # of an answer that are read
 # Longer than any final answer: an output without one of the marks, and longer, has not answered.
@@ -24,7 +35,10 @@ MAX_UNMARKED_CHARS = 200
 
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)", re.DOTALL)
-_PHRASE = re.compile(r"(?<!\bno )\banswer\s*(?:is\b|[:：])\s*[:：]?\s*", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:(?<!\bno )\banswer\s*(?:is\b|[:：])|答案(?:是(?!否)|为|為|[:：]))\s*[:：]?\s*",
+    re.IGNORECASE,
+)
 # What follows "the answer is" and is none: "based on the chart", "clear."
 _NO_ANSWER = re.compile(
     r"(?:based|clear|available|given|found|shown|provided|obvious|evident|derived|determined|"
@@ -39,19 +53,25 @@ MAX_WRAPPERS = 20  # around one another
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 # Signs that math-verify does not read; a root sign takes the number or the group after it.
+_FRACTIONS = {sign: rf"\frac{{{above}}}{{{below}}}" for sign, (above, below) in FRACTIONS.items()}
 _SIGNS = str.maketrans(
-    {"°": r"^\circ ", "²": "^2", "³": "^3", "∞": r"\infty ", "½": r"\frac{1}{2}", "√": r"\sqrt"}
+    {"°": r"^\circ ", "²": "^2", "³": "^3", "∞": r"\infty ", "√": r"\sqrt", **_FRACTIONS}
 )
 _ROOT = re.compile(r"√\s*(\d+|\w)")
 
 _LETTER = re.compile(r"\(?([A-Za-z])\)?(?:\s*[.:)].*)?", re.DOTALL)
+_NAMED_LETTER = re.compile(
+    r"(?i:point|vertex|angle|line|graph|curve|plot|figure|diagram|shape|image|picture|panel|part|"
+    r"position|path|set|box|object) \(?([A-Z])\)?"
+)
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|exp|sqrt"
 _WORD = re.compile(
     rf"(?<![\\a-z])(?!(?:{_FUNCTIONS})(?![a-z]))[^\W\d_]{{3,}}|[\u3040-\uffdc]", re.IGNORECASE
 )
 MAX_SENTENCE = 1000  # characters
 _DOLLARS = re.compile(r"\A\$([^$]*)\$(?=[^$]{0,40}\Z)")
-_NUMBER = re.compile(rf"(?<![\w.]){NUMERAL}%?")
+_NUMBER = re.compile(rf"(?<![^\W\u3040-\uffdc])(?<!\.){NUMERAL}%?")
+_HALF_DAY = re.compile(r"(?<=\d)(?P<clock>:\d\d)?\s?(?P<half>[ap])\.?\s?m\.?$", re.IGNORECASE)
 _MATH_SIGN = re.compile(r"[\d\\^_=+*/<>{}$]")
 
 
@@ -89,18 +109,44 @@ def math_equal(prediction: str, answer: str) -> bool:
 
     Raises ValueError for a gold that neither parses nor is a word. Time: see `symbolic`.
     """
-    gold = final_answer(answer)
-    given = _given_answer(prediction)
+    gold = _spelled_number(final_answer(answer))
+    given = _spelled_number(_given_answer(prediction))
     if re.fullmatch("[A-Z]", gold):
-        letter = _LETTER.fullmatch(given)
-        return letter is not None and letter.group(1).upper() == gold
+        return _letter(given) == gold
     alike = bool(gold) and _folded(given) == _folded(gold)
     if given == gold != "" or (_WORD.search(gold) and not _MATH_SIGN.search(gold)):
         return alike
+    halves = [_HALF_DAY.search(text) for text in (gold, given)]
+    if len({found["half"].casefold() for found in halves if found}) > 1:
+        return False  # "5 am" and "5 pm"
+    gold, given = (_HALF_DAY.sub(r"\g<clock>", text) for text in (gold, given))
     sides = _Quantity.of(gold), _Quantity.of(given)
     if alike and sides[0].unit == sides[1].unit:
         return True
+    scaled = [_with_scales(text) for text in (gold, given)]
+    if scaled != [gold, given]:
+        equal = _equal_values(_Quantity.of(scaled[0]), _Quantity.of(scaled[1]), answer)
+        if equal or (scaled[0] != gold and scaled[1] != given):
+            return equal
     return _equal_values(*sides, answer)
+
+
+def _with_scales(text: str) -> str:
+    return scales_as_digits(text) if len(text) <= MAX_SENTENCE else text
+
+
+def _spelled_number(text: str) -> str:
+    """`text`, in digits where it is a number in words and nothing else."""
+    number = number_words_as_digits(text)
+    if numeral(number) is None:
+        number = NUMERALS.get(text.casefold(), "")
+    return number or text
+
+
+def _letter(given: str) -> str | None:
+    """The letter that an answer is, or means: "B", "b) 12", "point B", "B, because A is wrong"."""
+    alone = _LETTER.fullmatch(given) or _NAMED_LETTER.fullmatch(given)
+    return alone[1].upper() if alone else choice_letter(given, string.ascii_uppercase)
 
 
 class _Quantity(NamedTuple):
@@ -166,7 +212,7 @@ def _mathematics(text: str) -> str:
     """`text` as LaTeX that math-verify reads: the number alone where words stand around it."""
     text = without_lead(plain_digits(text))
     if number := _only_number(text):
-        if is_denied(text, *number.span(), by_letter=False):
+        if is_denied(text, *number.span(), by_letter=False) or is_bound(text, *number.span()):
             return ""
         text = number.group()
     text = text if numeral(text) else as_latex(text)

@@ -48,6 +48,9 @@ _GLUED_BEFORE = re.compile(r"(\w+)[-/&+]$")
 _GLUED_AFTER = re.compile(r"[-/&+](\w+)")
 _JUNK = r"[\s.,:;)(\]\[}{\"'>=\-\u2013\u2014、。]*"
 _BETWEEN_LABEL_AND_TEXT = re.compile(rf"{_JUNK}(?:(?:a|an|the)\s+)?", re.IGNORECASE)
+# "3-4" names neither 3 nor 4.
+_RANGE_BEFORE = re.compile(r"\d\s?[-\u2013\u2014~]\s?$")
+_RANGE_AFTER = re.compile(r"\s?[-\u2013\u2014~]\s?\d")
 _REVERSED = re.compile(r"\b(?:non|un|anti|counter)-$", re.IGNORECASE)
 
 
@@ -93,6 +96,7 @@ def _spelled(text: str, options: Mapping[str, str]) -> list[Mention]:
         if option and not (len(option) == 1 and option[0].upper() in options)
         for start, end in find_stems(option, said)
         if not _REVERSED.search(text, max(0, start - _WINDOW), start)
+        and not (_is_number(option) and _is_in_range(text, start, end))
     ]
     # "The man opens the door and leaves the room" names two.
     return found + [
@@ -101,6 +105,15 @@ def _spelled(text: str, options: Mapping[str, str]) -> list[Mention]:
         for start, end in find_stems(rest, said)
         if not any(m.letter == letter and m.start <= start < m.end for m in found)
     ]
+
+
+def _is_number(stems: tuple[str, ...]) -> bool:
+    return len(stems) == 1 and stems[0][-1].isdigit()
+
+
+def _is_in_range(text: str, start: int, end: int) -> bool:
+    before = _RANGE_BEFORE.search(text, max(0, start - _WINDOW), start)
+    return bool(before or _RANGE_AFTER.match(text, end))
 
 
 def _distinctive(stems: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

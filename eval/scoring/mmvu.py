@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from caprl_native.text.plain_text import bounded
-from eval.scoring.cues import is_denied
+from eval.scoring.cues import is_bound, is_denied
 from eval.scoring.letters import choice_letter
 from eval.scoring.numerals import plain_digits
 from eval.scoring.words import (
@@ -147,7 +147,10 @@ def _quantity(text: str) -> Quantity | None:
 def _says_quantity(said: str, wanted: Quantity) -> bool:
     """True if the only number of `said` is the one `wanted`, with its unit or without any."""
     numbers = list(_NUMBER.finditer(said))
-    if len(numbers) != 1 or is_denied(said, *numbers[0].span(), by_letter=False):
+    if len(numbers) != 1:
+        return False
+    place = numbers[0].span()
+    if is_denied(said, *place, by_letter=False) or is_bound(said, *place):
         return False
     given = _quantity(said[numbers[0].start() :])
     if given is None:

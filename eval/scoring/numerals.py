@@ -28,6 +28,25 @@ _WHOLE = re.compile(NUMERAL)
 _TEN = re.compile(rf"(?P<sign>[-+]?){_TEN_TO}")
 
 
+FRACTIONS = {  # "½" as ("1", "2")
+    sign: tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
+    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+}
+_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SPELLED = re.compile(
+    rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS)}))?|({'|'.join(_TEENS)}))\b",
+    re.IGNORECASE,
+)
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(
+    rf"(?<![\w.,])(?P<value>{NUMERAL})\s?(?:\\(?:text|mathrm)\s?\{{\s?)?"
+    rf"(?P<scale>{'|'.join(_SCALES)})s?\b\}}?",
+    re.IGNORECASE,
+)
+
+
 class Numeral(NamedTuple):
     """A number that was read."""
 
@@ -58,6 +77,31 @@ def numeral(text: str) -> Numeral | None:
         return None
     number = re.sub(_GROUP, "", found["number"])
     return _scaled(number, found["e"] or found["braced"] or found["power"] or "0")
+
+
+def number_words_as_digits(text: str) -> str:
+    """`text` with 13 to 99 in digits where they are spelled out: "twenty-five" is "25"."""
+
+    def digits(found: re.Match[str]) -> str:
+        tens, unit, teen = (word and word.lower() for word in found.groups())
+        if teen:
+            return str(13 + _TEENS.index(teen))
+        return str(20 + 10 * _TENS.index(tens) + (1 + _UNITS.index(unit) if unit else 0))
+
+    return _SPELLED.sub(digits, text)
+
+
+def scales_as_digits(text: str) -> str:
+    """`text` with "1.5 million" as "1500000"."""
+
+    def digits(found: re.Match[str]) -> str:
+        number = numeral(found["value"])
+        if number is None:
+            return found[0]
+        value = number.value * 10 ** _SCALES[found["scale"].lower()]
+        return str(value.numerator) if value.denominator == 1 else found[0]
+
+    return _SCALED.sub(digits, text)
 
 
 def same_number(first: Numeral, second: Numeral) -> bool:

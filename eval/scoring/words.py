@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from caprl_native.text.plain_text import bounded, normal_form
 from caprl_native.text.thoughts import without_thoughts
+from eval.scoring.numerals import FRACTIONS, number_words_as_digits
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -21,6 +22,10 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DO
 _BOX = re.compile(r"\\boxed\s*\{")
 
 _ESCAPED = re.compile(r"\\([%$&#_])")
+_FRAC = re.compile(  # \\frac{1}{2}, \\frac12
+    r"\\[dt]?frac\s?(?:\{([^{}]{1,40})\}\s?\{([^{}]{1,40})\}|(\d)\s?(\d))"
+)
+_FRACTIONS = str.maketrans({sign: f" {'/'.join(parts)} " for sign, parts in FRACTIONS.items()})
 _LATEX_COMMAND = re.compile(r"\\[A-Za-z]+\s*(?=\{)|\\[()\[\],;! ]|<\|[^|<>]*\|>")
 _TAG = re.compile(r"<(/?)([a-z]{1,20})(?:\s[^<>]*)?>", re.IGNORECASE)
 _MARKDOWN = re.compile(r"[*`$#_~]")
@@ -29,12 +34,20 @@ _PLAIN_MARKS = str.maketrans(
 )
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_NUMBER = r"(?:(?<![\w)])-)?\d+(?:,\d{3})*(?:[.:/]\d+)*"
+_NUMBER = r"(?:(?<![\w)])-)?(?:\d+(?:,\d{3})*(?:[.:/]\d+)*|(?<![\w.)])\.\d+)"
 _WORD = re.compile(rf"{_NUMBER}|%|[{_CJK}]|(?:(?![{_CJK}])[^\W\d_])+(?:'[a-z]+)?", re.IGNORECASE)
 _WORD_BEHIND = re.compile(r"\s+\w")
+# "x minus 2" and "5 minus 2" are differences.
+_MINUS = re.compile(
+    r"(?<![\d)])(?<![\d)]\s)(?<!\b\w\s)\b(?:minus|negative)\s+"
+    rf"(?P<number>\.?\d|(?:{'|'.join(NUMERALS)})\b)",
+    re.IGNORECASE,
+)
 _COUNTERCLOCKWISE = re.compile(r"\b(?:anti|counter)[- ]?clockwise\b", re.IGNORECASE)
-_COMPARED = re.compile(r"[^\W_]|(?<![\w)])-(?=\d)|(?<=\d)[.:/,%](?=\d|$)")
+_COMPARED = re.compile(r"[^\W_]|(?<![\w)])(?:-(?=\.?\d)|\.(?=\d))|(?<=\d)[.:/,%](?=\d|$)")
 _ENDING = re.compile(r"(?<=[a-z]{3})(?:ing|ed|es|s|e)$")
+_POINT_FIRST = re.compile(r"(?<![\d.])\.(?=\d)")
+_CLOCK_ZEROS = re.compile(r"^0+(?=\d+:\d)")  # "00:15" is "0:15"
 _DOUBLED = re.compile(r"(?<=[a-z]{2})([b-df-hj-np-tv-z])\1$")
 
 
@@ -72,9 +85,16 @@ def _last_boxed(text: str) -> list[str]:
 
 def cleaned(text: str) -> str:
     """`text` in Unicode's NFKC form without invisible characters, markdown, LaTeX and tags."""
-    text = normal_form(bounded(text, MAX_CHARS)).translate(_PLAIN_MARKS)
+    text = normal_form(bounded(text, MAX_CHARS).translate(_FRACTIONS)).translate(_PLAIN_MARKS)
+    text = _FRAC.sub(lambda found: f"{found[1] or found[3]}/{found[2] or found[4]}", text)
     text = _LATEX_COMMAND.sub(" ", _ESCAPED.sub(r"\1", text))
-    return _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", _untagged(text)))
+    text = _COUNTERCLOCKWISE.sub("counterclockwise", _MARKDOWN.sub(" ", _untagged(text)))
+    return _MINUS.sub(_negative, number_words_as_digits(text))
+
+
+def _negative(found: re.Match[str]) -> str:
+    number = found["number"].lower()
+    return "-" + NUMERALS.get(number, number)
 
 
 def _untagged(text: str) -> str:
@@ -105,11 +125,13 @@ def words(text: str) -> list[Word]:
 def stem(word: str) -> str:
     """`word` in lower case, without the endings of English inflection; numbers in digits.
 
-    "sits", "sitting": "sit"; "Increases": "increas"; "four", "4.0": "4"; "Newton's": "newton".
+    "sits", "sitting": "sit"; "Increases": "increas"; "four", "4.0": "4"; ".5": "0.5";
+    "00:15": "0:15"; "Newton's": "newton".
     """
     word = word.casefold().removesuffix("'s")
     if word[-1:].isdigit():
-        word = word.replace(",", "")
+        word = _POINT_FIRST.sub("0.", word.replace(",", ""))
+        word = _CLOCK_ZEROS.sub("", word)
         return word.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", word) else word
     if word in _SAME:
         return _SAME[word]

@@ -18,7 +18,9 @@ from caprl_native.config.cli import load
 from caprl_native.curation import rows, rule
 from caprl_native.curation.config import CurationConfig, FilterConfig
 from caprl_native.curation.curate_cli import main
-from caprl_native.curation.rounds import permutations, rounds_of
+from caprl_native.curation.prompts import NONE_OF_THE_ABOVE_CHINESE
+from caprl_native.curation.rounds import is_chinese, permutations, rounds_of
+from caprl_native.curation.tally import Tally
 from caprl_native.data.formats import parse_record
 from caprl_native.data.records import read_records
 from caprl_native.testing.chat_server import ChatServer, Reply, serve
@@ -242,6 +244,31 @@ def test_long_questions_and_missing_rounds() -> None:
     assert rule.verdict("one two", [None], config) == rule.MISSING
     assert rule.shares([{"kind": "media", "failure": "x"}]) is None
     assert rule.words("\u56fe\u91cc\u6709\u4ec0\u4e48") == 5
+    assert rule.words("What does the sign \u51fa\u53e3 say?") == 7
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("图里有什么？", True),
+        ("图中的 logo 是什么？", True),
+        ("“EXIT ONLY” 旁边是什么？", True),
+        ("What does the sign 出口 say?", False),
+        ('What does "禁止停车" mean?', False),
+        ("What?", False),
+    ],
+)
+def test_a_question_that_quotes_chinese_is_not_chinese(question: str, expected: bool) -> None:
+    assert is_chinese(question) == expected
+    shown = rounds_of(question, ["a", "b"], 0, 1, "both", 0)[0].shown
+    assert (shown.choices[-1] == NONE_OF_THE_ABOVE_CHINESE) == expected
+
+
+def test_questions_that_are_too_long_are_not_counted_as_answered() -> None:
+    tally = Tally()
+    for verdict in (rule.KEPT, rule.GUESSED, rule.NOT_SEEN, rule.LONG, rule.MISSING):
+        tally.judged(verdict, [shares(4, 4, 0)])
+    assert dict(tally.steps())["answered in all rounds"] == 3
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

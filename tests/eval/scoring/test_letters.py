@@ -20,6 +20,11 @@ COUNTS = {"A": "3", "B": "4", "C": "5", "D": "6", "E": "7"}
 CITIES = {"A": "Paris", "B": "London", "C": "New York", "D": "Berlin", "E": "None of the above"}
 TRENDS = {"A": "Increases", "B": "Decreases", "C": "Stays the same", "D": "Cannot be determined"}
 THINGS = {"A": "An apple", "B": "A banana", "C": "A cat", "D": "A dog"}
+NUMBERS = {"A": "5", "B": "25", "C": "0.5", "D": "-5", "E": "40"}
+SIGNS = {"A": "x > 2", "B": "x < 2", "C": "x = 2", "D": "x >= 2"}
+FRACTIONS = {"A": "1/2", "B": "1½", "C": "2", "D": "3/4"}
+LANGUAGES = {"A": "C++", "B": "C", "C": "C#", "D": "Java"}
+CLOCKS = {"A": "00:05", "B": "01:05", "C": "10:05"}
 TURNS = {"A": "Left", "B": "Right", "C": "Up", "D": "Clockwise", "E": "Counterclockwise"}
 DEEDS = {
     "A": "The man opens the door",
@@ -136,6 +141,23 @@ def test_a_letter_on_the_last_line_is_the_answer() -> None:
         (COUNTS, "4 people and 1 dog", "B"),
         *((COUNTS, text, None) for text in ["45", "5.5", "-5", "3-4", "3 and 4", "5,000", "not 5"]),
         *((COUNTS, text, None) for text in ["at least 5", "more than 5"]),
+        *((NUMBERS, text, "B") for text in ["twenty-five", "Twenty five people", "It is 25."]),
+        *((NUMBERS, text, "C") for text in [".5", "0.50", "It is .5"]),
+        *((NUMBERS, text, "D") for text in ["minus 5", "It is negative five", "-5.0"]),
+        *((NUMBERS, text, None) for text in ["5-25", "5 - 7", "-.5", "x minus 4"]),
+        (NUMBERS, "forty", "E"),
+        *((SIGNS, text, "B") for text in ["x < 2", "x<2", "$x < 2$", r"\boxed{x<2}.", '"x < 2"']),
+        *((SIGNS, text, letter) for letter, text in SIGNS.items()),
+        *((FRACTIONS, text, "A") for text in [r"\frac{1}{2}", r"$\dfrac12$", "½", "It is ½"]),
+        *((FRACTIONS, text, "B") for text in ["1½", "1 1/2"]),
+        *((FRACTIONS, text, "D") for text in ["¾", "3/4", r"\boxed{\frac{3}{4}}"]),
+        (FRACTIONS, "⅓", None),
+        *((LANGUAGES, text, letter) for letter, text in LANGUAGES.items() if letter != "B"),
+        *((CLOCKS, text, "A") for text in ["0:05", "At 00:05.", "It happens at 0:05"]),
+        *((CLOCKS, text, "B") for text in ["1:05", "01:05"]),
+        (COLOURS, "The colour that does not appear is blue.", "B"),
+        (COLOURS, "The option that is not mentioned is B", "B"),
+        (COLOURS, "The car is not red and is not blue", None),
         (CITIES, "None of these", "E"),
         (CITIES, "none", "E"),
         (CITIES, "new york city", "C"),

@@ -129,3 +129,17 @@ def test_other_threads_may_compare() -> None:
 def test_a_full_stop_may_be_part_of_the_answer() -> None:
     assert final_forms("The answer is U.S.") == ["U.S", "U.S."]
     assert final_forms("The answer is 5") == ["5"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["b", "(B)", "B. 12", "option B", "point B", "B, because A is wrong", "option (B) is correct"],
+)
+def test_a_letter_is_read_out_of_what_is_said_of_it(text: str) -> None:
+    assert math_equal(text, "B") and math_equal(f"The answer is {text}.", "B")
+    assert not math_equal(text, "A")
+
+
+@pytest.mark.parametrize("text", ["not B", "B or C", "AB", "point BC", "Because", "neither B"])
+def test_what_names_no_letter(text: str) -> None:
+    assert not math_equal(text, "B")

@@ -59,6 +59,19 @@ SAME = [
     ("5 μm", "5 µm"),
     ("5 µm", "0.005 mm"),
     ("3:2", "3:2"),
+    ("1.5 million", "1,500,000"),
+    ("1.5 million", "1.5"),
+    ("2 thousand dollars", "2000"),
+    ("2.5\\text{ billion}", "2500 million"),
+    ("three", "3"),
+    ("twenty-five", "25"),
+    ("12", "twelve"),
+    ("12:05 p.m.", "12:05 PM"),
+    ("It is 12:05 pm", "12:05"),
+    ("¾", "0.75"),
+    ("1⅓", "4/3"),
+    ("约12个", "12"),
+    ("答案是12。", "12"),
 ]
 OTHER = [
     ("5 m", "5 cm"),
@@ -89,6 +102,16 @@ OTHER = [
     ("The distance is 5 m", "5 cm"),
     ("5 m.", "5 cm"),
     ("It is 2 hours long", "2 minutes"),
+    ("1.5 million", "1.5 billion"),
+    ("12:05 pm", "12:05 am"),
+    ("5 p.m.", "5 a.m."),
+    ("5 pm", "5 AM"),
+    ("12:05 pm", "12:50 pm"),
+    ("1.5 million", "1500"),
+    ("one third", "1"),
+    ("twenty-five", "5"),
+    *((text, "8") for text in ("over 8", "8 or more", "up to 8 apples", "8 people and above")),
+    *((text, "8") for text in ("超过8", "大于 8", "8个以上", "至少8个", "不是8")),
 ]
 
 

@@ -141,6 +141,7 @@ def serve(runs: Sequence[Run], port: int, say: Callable[[str], None]) -> None:
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
+        listening.listen()  # who is told the address may come at once
         settings = uvicorn.Config(
             build_app(runs, token),
             loop="asyncio",

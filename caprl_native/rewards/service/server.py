@@ -84,6 +84,7 @@ def serve(config: ServiceConfig) -> int:
         timeout_graceful_shutdown=max(1, round(server.drain_s)),
     )
     host, port = listening.getsockname()[:2]
+    listening.listen()  # who is told the address may come at once
     print(f"rewards at http://{f'[{host}]' if ':' in host else host}:{port}/get_reward", flush=True)
     _Server(settings, service).run(sockets=[listening])
     return 0

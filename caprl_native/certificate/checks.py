@@ -171,7 +171,7 @@ def _written(subject: Subject, case: Case) -> Generated:
 
 def _move(subject: Subject, enough: float) -> None:
     """Moves the trainer's weights until it disagrees by so much, in nats, with what the engine has
-    written to any of the cases, or they have been moved often."""
+    written to each of the cases, or they have been moved often."""
     written = [(case, _written(subject, case)) for case in subject.cases]
     while subject.moves < MOVES:
         subject.move()

@@ -19,6 +19,7 @@ from eval.scoring.notation import as_latex, unit_within, without_lead, without_u
 from eval.scoring.numerals import (
     FRACTIONS,
     NUMERAL,
+    NUMERALS,
     number_words_as_digits,
     numeral,
     plain_digits,
@@ -27,7 +28,6 @@ from eval.scoring.numerals import (
 )
 from eval.scoring.symbolic import any_equal
 from eval.scoring.units import Unit
-from eval.scoring.words import NUMERALS
 
 MAX_CHARS = 20_000  # of an answer that are read
 # Longer than any final answer: an output without one of the marks, and longer, has not answered.

@@ -15,11 +15,10 @@ from typing import NamedTuple
 from caprl_native.text.plain_text import bounded
 from eval.scoring.cues import is_bound, is_denied
 from eval.scoring.letters import choice_letter
-from eval.scoring.numerals import plain_digits
+from eval.scoring.numerals import NUMERALS, plain_digits
 from eval.scoring.words import (
     ARTICLES,
     MAX_CHARS,
-    NUMERALS,
     answer_parts,
     cleaned,
     content_stems,

@@ -32,7 +32,9 @@ FRACTIONS = {  # "½" as ("1", "2")
     sign: tuple(unicodedata.normalize("NFKC", sign).split("\u2044"))
     for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 }
-_UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"
+NUMERALS = {word: str(number) for number, word in enumerate(_TO_TWELVE.split())}
+_UNITS = _TO_TWELVE.split()[1:10]
 _TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SPELLED = re.compile(

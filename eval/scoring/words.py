@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 from caprl_native.text.plain_text import bounded, normal_form
 from caprl_native.text.thoughts import without_thoughts
-from eval.scoring.numerals import FRACTIONS, number_words_as_digits
+from eval.scoring.numerals import FRACTIONS, NUMERALS, number_words_as_digits
 
 ARTICLES = frozenset({"a", "an", "the"})
 
-_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"
-NUMERALS = {word: str(number) for number, word in enumerate(_TO_TWELVE.split())}
 _SAME = NUMERALS | {"percent": "%", "grey": "gray"}
 
 MAX_CHARS = 6000  # of an answer that are read; of a longer one its beginning and its end
